@@ -1,0 +1,147 @@
+"""The engine's configuration: frozen dataclasses, checked from a plain mapping.
+
+    EngineConfig.from_mapping({"model": "gpt2-large", "stages": [{"kind": "ngram"}]})
+
+An unknown key is an error that names the nearest valid one.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import UnionType
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+from engine.errors import ConfigError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """A group of settings that a mapping can fill."""
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str = "") -> Self:
+        """Build this section; raises ConfigError naming the key, its place and the remedy."""
+        known = [field.name for field in fields(cls)]
+        for key in mapping:
+            if key not in known:
+                raise ConfigError(f"unknown key {where}{key!s}.{_nearest(str(key), known)}")
+        hints = get_type_hints(cls)
+        for key, value in mapping.items():
+            if not _fits(value, hints[key]):
+                expected = _describe(hints[key])
+                raise ConfigError(f"{where}{key} must be {expected}, but it is {value!r}.")
+        try:
+            return cls(**mapping)
+        except TypeError as error:
+            missing = [f.name for f in fields(cls) if f.name not in mapping]
+            raise ConfigError(f"{where or 'configuration'}: {error} (unset: {missing})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStageConfig(_Section):
+    """A draft model: the tree it hands up has at most `budget` nodes.
+
+    A step runs at most `passes` draft passes, each over at most `width` frontier nodes (and what
+    the stage below guesses under them); every evaluated node gets its best `children`.
+    """
+
+    name: ClassVar[str] = "model"
+    model: str
+    budget: int = 32
+    passes: int = 4
+    width: int = 8
+    children: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class NgramStageConfig(_Section):
+    """A Katz trigram table and a live look-up of the text so far; at most `budget` nodes a call.
+
+    Without a `table` the stage is the look-up alone, which needs no training and fits any target.
+    """
+
+    name: ClassVar[str] = "ngram"
+    table: str | None = None
+    budget: int = 8
+    children: int = 2
+    lookup: bool = True
+
+
+StageConfig = ModelStageConfig | NgramStageConfig
+STAGE_KINDS: Mapping[str, type[ModelStageConfig] | type[NgramStageConfig]] = {
+    ModelStageConfig.name: ModelStageConfig,
+    NgramStageConfig.name: NgramStageConfig,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig(_Section):
+    """What to load and how to decode with it.
+
+    `model` and a stage's `model` or `table` are a Hugging Face id, a folder, or `embedded/...` for
+    the family that ships with the engine. `stages` run from the one nearest the target downwards;
+    none is plain decoding. `threads` 0 leaves the number of CPU threads to torch.
+    """
+
+    model: str
+    stages: tuple[StageConfig, ...] = ()
+    dtype: Dtype = "auto"
+    device: str = "auto"
+    max_model_len: int | None = None
+    prefill_chunk: int = 512
+    threads: int = 0
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any], where: str = "") -> Self:
+        """Build the whole configuration; `stages` is a list of mappings, each with a `kind`."""
+        stages = mapping.get("stages") or []
+        if not isinstance(stages, list | tuple):
+            raise ConfigError(f"{where}stages must be a list of stages, but it is {stages!r}.")
+        built = tuple(_stage(item, f"{where}stages[{i}].") for i, item in enumerate(stages))
+        return super(EngineConfig, cls).from_mapping({**mapping, "stages": built}, where)
+
+
+def _stage(item: object, where: str) -> StageConfig:
+    if isinstance(item, ModelStageConfig | NgramStageConfig):
+        return item
+    if not isinstance(item, Mapping) or "kind" not in item:
+        raise ConfigError(f"{where[:-1]} needs a `kind`, one of {', '.join(STAGE_KINDS)}.")
+    kind = str(item["kind"])
+    if kind not in STAGE_KINDS:
+        raise ConfigError(f"{where}kind: unknown kind {kind!r}.{_nearest(kind, list(STAGE_KINDS))}")
+    rest = {key: value for key, value in item.items() if key != "kind"}
+    return STAGE_KINDS[kind].from_mapping(rest, where)
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """The end of an error message: the nearest valid name, or all of them."""
+    close = difflib.get_close_matches(key, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else f" Valid names: {', '.join(known)}."
+
+
+def _fits(value: object, hint: object) -> bool:
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is tuple:
+        return isinstance(value, tuple)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+def _describe(hint: object) -> str:
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_describe(option) for option in get_args(hint))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if hint is type(None):
+        return "null"
+    if hint is int:
+        return "a whole number, 0 or more"
+    return getattr(hint, "__name__", str(hint))

@@ -1,0 +1,28 @@
+"""The exceptions of the engine. Each message says what was wrong and what to do about it.
+
+    EngineError
+    ├── ConfigError            a setting the engine cannot use
+    ├── ModelLoadError         weights or tables that cannot be loaded
+    ├── InvalidRequestError    a request that can never run on this engine
+    └── EngineDiedError        the engine process ended while a request was running
+"""
+
+
+class EngineError(Exception):
+    """The root of everything the engine raises on purpose."""
+
+
+class ConfigError(EngineError):
+    """A configuration key or value that the engine cannot use."""
+
+
+class ModelLoadError(EngineError):
+    """A model, draft or table that cannot be loaded, or that does not fit the target."""
+
+
+class InvalidRequestError(EngineError):
+    """A request that this engine can never run, such as a prompt longer than its window."""
+
+
+class EngineDiedError(EngineError):
+    """The engine process ended or stopped answering; the request it was running is lost."""

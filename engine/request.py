@@ -1,0 +1,112 @@
+"""The nouns that cross the engine's doors: what is asked of it, and what it answers.
+
+Plain frozen dataclasses of token ids and numbers. Nothing here knows of text, HTTP or torch.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from engine.stats import SpeculationStats, StepStats
+
+Speculation = Literal["auto", "always", "off"]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+TARGET = "target"
+"""The origin of a token that no stage proposed: the bonus token of a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the target's token is chosen; `temperature` 0 is greedy, `top_k` 0 keeps every token.
+
+    `seed` is any 64-bit integer. The same seed gives the same text with speculation on or off.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+    @property
+    def is_greedy(self) -> bool:
+        """True where the noise is zero and the division by temperature is left out."""
+        return self.temperature < 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One sequence to continue: a prompt of at least one token id, and where to stop.
+
+    `stop_token_ids` end the text and are its last token; the model's own EOS ids are added by the
+    engine unless `ignore_eos`. `num_logprobs` is None for no log-probabilities, else how many
+    alternatives to report beside the chosen token (0 for none).
+    """
+
+    request_id: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    num_logprobs: int | None = None
+    speculation: Speculation = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EmittedToken:
+    """A token of the reply, with the name of the lowest stage that proposed it (or `target`).
+
+    Log-probabilities are natural logarithms of the target's unfiltered softmax at temperature 1;
+    None when the request did not ask for them. `top_logprobs` lists alternatives, best first.
+    """
+
+    token_id: int
+    origin: str = TARGET
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One grow-score-accept-commit cycle: at least one token, all of which the reply keeps."""
+
+    request_id: str
+    tokens: tuple[EmittedToken, ...]
+    stats: StepStats
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a request: why it ended and the fold of its steps' statistics.
+
+    `stop_token_id` is the id that ended the text when `reason` is "stop", else None.
+    """
+
+    request_id: str
+    reason: FinishReason
+    stats: SpeculationStats
+    stop_token_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded engine says of itself; `max_model_len` bounds prompt plus reply, in tokens."""
+
+    model: str
+    max_model_len: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    dtype: str
+    device: str
+    num_parameters: int
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far loading has come: a phase in words, and the share done, from 0 to 1."""
+
+    phase: str
+    progress: float
