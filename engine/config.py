@@ -47,7 +47,7 @@ class ModelStageConfig(_Section):
     the stage below guesses under them); every evaluated node gets its best `children`.
     """
 
-    name: ClassVar[str] = "model"
+    name: ClassVar[str] = "draft"
     model: str
     budget: int = 32
     passes: int = 4
@@ -71,8 +71,8 @@ class NgramStageConfig(_Section):
 
 StageConfig = ModelStageConfig | NgramStageConfig
 STAGE_KINDS: Mapping[str, type[ModelStageConfig] | type[NgramStageConfig]] = {
-    ModelStageConfig.name: ModelStageConfig,
-    NgramStageConfig.name: NgramStageConfig,
+    "model": ModelStageConfig,
+    "ngram": NgramStageConfig,
 }
 
 

@@ -1,0 +1,156 @@
+"""The loop: grow a tree, score it in one pass, accept what the target agrees with, commit it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from engine.accept import accept
+from engine.drafting.base import Context, Drafter, NoStage
+from engine.errors import InvalidRequestError
+from engine.model import Model
+from engine.request import (
+    TARGET,
+    EmittedToken,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Step,
+)
+from engine.sampling import Sampler
+from engine.stats import SpeculationStats, StepStats
+from engine.tree import TokenTree
+
+
+def never() -> bool:
+    """The answer to "is it cancelled?" where nobody can cancel."""
+    return False
+
+
+@dataclass(slots=True)
+class Decoder:
+    """A target and its drafter. One request runs at a time; speculation never changes its text."""
+
+    target: Model
+    drafter: Drafter = field(default_factory=NoStage)
+
+    def generate(
+        self, request: GenerateRequest, is_cancelled: Callable[[], bool] = never
+    ) -> Iterator[Step | Finished]:
+        """Continue the prompt: steps of one or more tokens, then how it ended.
+
+        `is_cancelled` is asked between passes over a long prompt and between steps. Raises
+        InvalidRequestError, before the first step, for a request that cannot run.
+        """
+        context = self._start(request)
+        drafter = NoStage() if request.speculation == "off" else self.drafter
+        drafter.reset(request.prompt)
+        self.target.catch_up(context.tokens, is_cancelled)
+        # The first token is sent before anything is drafted, or any draft model reads the prompt.
+        stage: Drafter = NoStage()
+        total = SpeculationStats()
+        reason: FinishReason | None = None
+        while reason is None and not is_cancelled():
+            context.max_depth = self._max_depth(request, context)
+            step, reason = self._step(request, context, stage)
+            total.add(step.stats)
+            drafter.observe([token.token_id for token in step.tokens])
+            stage = drafter
+            yield step
+        stop = context.tokens[-1] if reason == "stop" else None
+        yield Finished(request.request_id, reason or "cancelled", total, stop)
+
+    def _step(
+        self, request: GenerateRequest, context: Context, drafter: Drafter
+    ) -> tuple[Step, FinishReason | None]:
+        started = time.perf_counter()
+        candidates = TokenTree(context.tokens[-1])
+        tree = candidates.prune(drafter.grow(context, candidates, [0], drafter.budget))
+        scoring = time.perf_counter()
+        logits = self.target.score(context.tokens, tree)
+        positions = [context.root_position + depth + 1 for depth in tree.depths]
+        acceptance = accept(tree, context.sampler.choose(logits, positions))
+        scored = time.perf_counter()
+        emitted = [*(tree.tokens[node] for node in acceptance.path), acceptance.bonus_token]
+        origins = [*(tree.origins[node] for node in acceptance.path), TARGET]
+        num_kept, reason = self._cut(request, context, emitted)
+        self.target.commit(tree, acceptance.path[:num_kept])
+        context.tokens.extend(emitted[:num_kept])
+        rows = [0, *acceptance.path][:num_kept]
+        tokens = describe(logits[rows], emitted, origins, request.num_logprobs)
+        stages = tuple(
+            work.stats(
+                tree.origins.count(work.name),
+                origins.count(work.name),
+            )
+            for work in drafter.take_work()
+        )
+        stats = StepStats(
+            num_nodes=len(tree),
+            num_accepted_drafts=len(acceptance.path),
+            milliseconds=(time.perf_counter() - started) * 1e3,
+            target_milliseconds=(scored - scoring) * 1e3,
+            stages=stages,
+        )
+        return Step(request.request_id, tokens, stats, len(self.target.tokens)), reason
+
+    def _start(self, request: GenerateRequest) -> Context:
+        """Check the request and set out from its prompt."""
+        limits, window = self.target.limits, self.target.max_model_len
+        if not request.prompt:
+            raise InvalidRequestError("the prompt is empty: give at least one token id.")
+        if request.max_tokens < 1:
+            raise InvalidRequestError(f"max_tokens is {request.max_tokens}: ask for at least one.")
+        if len(request.prompt) + request.max_tokens > window:
+            raise InvalidRequestError(
+                f"a prompt of {len(request.prompt)} tokens and a reply of {request.max_tokens} "
+                f"exceed the window of {window}: shorten either, or raise max_model_len."
+            )
+        if not all(0 <= token < limits.vocab_size for token in request.prompt):
+            raise InvalidRequestError(f"token ids must be from 0 to {limits.vocab_size - 1}.")
+        self.target.reset(request.prompt)
+        eos = () if request.ignore_eos else limits.eos_token_ids
+        return Context(
+            tokens=list(request.prompt),
+            sampler=Sampler(request.sampling, limits.vocab_size, self.target.device),
+            stop_ids=frozenset((*request.stop_token_ids, *eos)),
+        )
+
+    def _max_depth(self, request: GenerateRequest, context: Context) -> int:
+        """How many draft tokens could be of use: the last token of a reply is always a bonus."""
+        num_left = request.max_tokens - (len(context.tokens) - len(request.prompt))
+        return min(num_left - 1, self.target.max_depth(context.tokens))
+
+    def _cut(
+        self, request: GenerateRequest, context: Context, emitted: Sequence[int]
+    ) -> tuple[int, FinishReason | None]:
+        """How many of a step's tokens the reply keeps, and whether it ends with them."""
+        num_left = request.max_tokens - (len(context.tokens) - len(request.prompt))
+        for count, token in enumerate(emitted[:num_left], start=1):
+            if token in context.stop_ids:
+                return count, "stop"
+        return (num_left, "length") if len(emitted) >= num_left else (len(emitted), None)
+
+
+def describe(
+    logits: Tensor, token_ids: Sequence[int], origins: Sequence[str], num_logprobs: int | None
+) -> tuple[EmittedToken, ...]:
+    """One noun for each row of `logits` (tokens, vocabulary), with log-probabilities if asked for."""
+    chosen = list(zip(token_ids, origins, strict=False))[: len(logits)]
+    if num_logprobs is None:
+        return tuple(EmittedToken(token, origin) for token, origin in chosen)
+    logprobs = logits.float().log_softmax(dim=-1)
+    own = logprobs.gather(1, torch.tensor(token_ids[: len(logits)], device=logits.device)[:, None])
+    top = logprobs.topk(num_logprobs, dim=-1)
+    alternatives = [
+        tuple(zip(ids, values, strict=True))
+        for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+    return tuple(
+        EmittedToken(token, origin, logprob, others)
+        for (token, origin), (logprob,), others in zip(
+            chosen, own.tolist(), alternatives, strict=True
+        )
+    )

@@ -1,0 +1,100 @@
+"""The key-value cache of one model: preallocated rows, written in place, rolled back by a number.
+
+    rows   0 .. committed tokens .. | tree nodes, in the order in which they were scored | free
+                                    ^ the caller knows where the committed rows end
+
+It is a transformers `Cache`, so that stock model code writes to it. Every layer, sliding ones too,
+keeps all rows: a ring could not be rolled back.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class KVCache(Cache):
+    """`length` rows are in use, of at most `capacity`; three verbs change that, none allocates."""
+
+    def __init__(self, capacity: int) -> None:
+        layer = cast(type[CacheLayerMixin], partial(_Layer, self))
+        super().__init__(layer_class_to_replicate=layer)
+        self.capacity = capacity
+        self.length = 0
+
+    def extend(self, num_rows: int) -> None:
+        """Count in the rows that a forward pass has just written at the end of every layer."""
+        self.length += num_rows
+
+    def truncate(self, length: int) -> None:
+        """Drop every row from `length` on. The rows' contents stay, but nothing will read them."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot truncate a cache of {self.length} rows to {length}")
+        self.length = length
+
+    @torch.inference_mode()
+    def compact(self, start: int, kept: Sequence[int]) -> None:
+        """Of the rows from `start` on keep only `kept` (absolute, ascending), moved together."""
+        end = start + len(kept)
+        if list(kept) != list(range(start, end)):
+            for layer in self.layers:
+                layer.move(list(kept), start)
+        self.length = end
+
+
+class _Layer(CacheLayerMixin):
+    """Keys and values of one layer: (1, kv heads, capacity, head size), zero where unused.
+
+    Unused rows must be finite: a masked row's weight is 0, and 0 times infinity is not a number.
+    """
+
+    is_sliding = False
+
+    def __init__(self, cache: KVCache) -> None:
+        super().__init__()
+        self._cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Allocate the rows in the shape and precision of the first ones."""
+        self.keys = _rows_like(key_states, self._cache.capacity)
+        self.values = _rows_like(value_states, self._cache.capacity)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the pass's rows after those in use and return all of both, as views."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, end = self._cache.length, self._cache.length + key_states.shape[-2]
+        if end > self._cache.capacity:
+            raise ValueError(f"{end} rows do not fit a cache of {self._cache.capacity}")
+        self.keys[:, :, start:end] = key_states
+        self.values[:, :, start:end] = value_states
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def move(self, rows: list[int], start: int) -> None:
+        """Copy `rows` to the consecutive places from `start` on."""
+        end = start + len(rows)
+        self.keys[:, :, start:end] = self.keys[:, :, rows]
+        self.values[:, :, start:end] = self.values[:, :, rows]
+
+    def get_seq_length(self) -> int:
+        """Rows in use."""
+        return self._cache.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """How many rows a mask would cover, and from which on."""
+        return self._cache.length + query_length, 0
+
+    def get_max_length(self) -> int:
+        """Rows there are."""
+        return self._cache.capacity
+
+
+def _rows_like(states: Tensor, capacity: int) -> Tensor:
+    shape = (*states.shape[:-2], capacity, states.shape[-1])
+    return torch.zeros(shape, dtype=states.dtype, device=states.device)

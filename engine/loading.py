@@ -1,0 +1,121 @@
+"""From a name to a `Model`: checkpoints on disk or on the Hugging Face hub, dtype and device.
+
+`embedded/...` names a part of the family that ships with the engine.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from engine import attention
+from engine.errors import ConfigError, ModelLoadError
+from engine.model import Model, ModelLimits
+
+_EMBEDDED = Path(__file__).parent
+_UNBOUNDED = 1 << 20
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def resolve(name: str) -> str:
+    """The folder of an `embedded/...` name; any other name as it is."""
+    return str(_EMBEDDED / name) if name.startswith("embedded/") else name
+
+
+def load_model(
+    name: str, *, dtype: str, device: str, max_model_len: int | None, chunk: int
+) -> Model:
+    """Load a checkpoint, prove that it obeys tree masks, and give it a cache.
+
+    Raises ModelLoadError for weights that cannot be found or an architecture that cannot be
+    served, ConfigError for a device or precision that this machine lacks.
+    """
+    place = choose_device(device)
+    try:
+        config = AutoConfig.from_pretrained(resolve(name))
+        limits = read_limits(config)
+        network = AutoModelForCausalLM.from_pretrained(
+            resolve(name),
+            dtype=choose_dtype(dtype, place, config),
+            attn_implementation=attention.NAME,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(
+            f"cannot load {name!r}: {_first_line(error)} Give a Hugging Face id, a folder with "
+            "config.json and weights, or embedded/target."
+        ) from error
+    network = network.to(place).eval()
+    window = max_model_len or min(limits.max_positions, 8192)
+    return Model(network, limits, window, chunk).check_seam()
+
+
+def choose_device(device: str) -> torch.device:
+    """The device by its torch name; `auto` is the first GPU, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r}: {_first_line(error)} Try auto, cpu or cuda.") from error
+    return place
+
+
+def choose_dtype(dtype: str, device: torch.device, config: PretrainedConfig) -> torch.dtype:
+    """The precision by its name; `auto` is the fastest lossless one for the device.
+
+    A GPU runs the checkpoint's own precision. A CPU runs bfloat16 where it has matrix or vector
+    units for it and float32 elsewhere, where emulated bfloat16 would be slower.
+    """
+    if dtype != "auto":
+        return _DTYPES[dtype]
+    if device.type == "cpu":
+        return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+    stored = getattr(config, "dtype", None)
+    return stored if isinstance(stored, torch.dtype) else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def read_limits(config: PretrainedConfig) -> ModelLimits:
+    """What the engine must know of a model, from its configuration; refuses what it cannot keep."""
+    text: Any = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if unknown := kinds - _LAYER_TYPES:
+        raise ModelLoadError(
+            f"{text.model_type} has {', '.join(sorted(unknown))} layers, whose state cannot be "
+            "rolled back to a tree's node; models of full or sliding attention can be served."
+        )
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    rope_type = rope.get("rope_type", "default")
+    if rope_type == "dynamic":
+        raise ModelLoadError(
+            "dynamic rotary scaling changes with the length of the text, which a cached tree "
+            "cannot follow; choose a checkpoint with linear, yarn, llama3 or longrope scaling."
+        )
+    boundary = None
+    if rope_type == "longrope":
+        boundary = rope.get("original_max_position_embeddings") or getattr(
+            text, "original_max_position_embeddings", None
+        )
+    eos = getattr(text, "eos_token_id", None)
+    return ModelLimits(
+        vocab_size=text.vocab_size,
+        max_positions=getattr(text, "max_position_embeddings", None) or _UNBOUNDED,
+        eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+        window=getattr(text, "sliding_window", None) or 0,
+        rope_boundary=boundary,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

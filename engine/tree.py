@@ -1,0 +1,149 @@
+"""The token tree: what the drafter proposes and the target checks in one pass.
+
+A tree of five nodes after the committed text "for i", whose root is the last committed token:
+
+    0 i                       node    0  1  2  3  4
+    ├── 1 in                  parent  -  0  1  1  0
+    │   ├── 2 range           depth   0  1  2  2  1
+    │   └── 3 enumerate
+    └── 4 ,
+
+The target scores all five at once under the ancestor mask: a node sees the committed text, its
+ancestors and itself, never a sibling or a cousin (row = node, column = what it may see):
+
+          0 1 2 3 4
+        0 x . . . .
+        1 x x . . .
+        2 x x x . .
+        3 x x . x .
+        4 x . . . x
+
+At node 0 the target may choose "in", at node 1 "enumerate", at node 3 "(": the accepted path is
+1, 3 and "(" is the bonus token. Node index and depth differ off the spine (node 3 is at depth 2),
+which is why nothing here may confuse the two.
+"""
+
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TokenTree:
+    """Tokens and parents, grown node by node; everything else is derived from them.
+
+    Invariant: node 0 is the root, `parents[i] < i` for every other node, siblings differ.
+    `estimates[i]` is the log probability that the target, at i's parent, chooses i; a node's score
+    (`scores()`) is the sum of the estimates along its path, its log reach probability.
+    `origins[i]` names the stage that first proposed the node.
+    """
+
+    __slots__ = ("_ancestors", "_children", "depths", "estimates", "origins", "parents", "tokens")
+
+    def __init__(self, root_token: int) -> None:
+        self.tokens = [root_token]
+        self.parents = [-1]
+        self.depths = [0]
+        self.estimates = [0.0]
+        self.origins = [""]
+        self._children: list[dict[int, int]] = [{}]
+        self._ancestors = [1]
+
+    @classmethod
+    def from_parents(cls, tokens: Sequence[int], parents: Sequence[int]) -> Self:
+        """Build a tree from parallel lists; `parents[0]` is ignored. Raises ValueError if invalid."""
+        tree = cls(tokens[0])
+        for token, parent in zip(tokens[1:], parents[1:], strict=True):
+            size = len(tree)
+            if tree.add(parent, token) != size:
+                raise ValueError(f"siblings must differ: node {parent} has token {token} twice")
+        return tree
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def add(self, parent: int, token: int, estimate: float = 0.0, origin: str = "") -> int:
+        """The node for `token` under `parent`: a new one, or the one that is there, unchanged."""
+        node = len(self.tokens)
+        if not 0 <= parent < node:
+            raise ValueError(f"a parent must come before its child: {parent} is not below {node}")
+        known = self._children[parent].setdefault(token, node)
+        if known != node:
+            return known
+        self.tokens.append(token)
+        self.parents.append(parent)
+        self.depths.append(self.depths[parent] + 1)
+        self.estimates.append(estimate)
+        self.origins.append(origin)
+        self._children.append({})
+        self._ancestors.append(self._ancestors[parent] | 1 << node)
+        return node
+
+    def child(self, node: int, token: int) -> int | None:
+        """The child of `node` that holds `token`, if there is one."""
+        return self._children[node].get(token)
+
+    def children(self, node: int) -> list[int]:
+        """The children of `node`, in the order in which they were proposed."""
+        return list(self._children[node].values())
+
+    def path(self, node: int) -> list[int]:
+        """The nodes from just below the root down to `node`; empty for the root."""
+        path = []
+        while node:
+            path.append(node)
+            node = self.parents[node]
+        return path[::-1]
+
+    def path_tokens(self, node: int) -> list[int]:
+        """The tokens from just below the root down to `node`."""
+        return [self.tokens[i] for i in self.path(node)]
+
+    def scores(self) -> list[float]:
+        """The log reach probability of every node."""
+        scores = [0.0] * len(self)
+        for node in range(1, len(self)):
+            scores[node] = scores[self.parents[node]] + self.estimates[node]
+        return scores
+
+    def best(self, budget: int, below: Iterable[int] = (0,)) -> list[int]:
+        """The at most `budget` best-scored nodes under any node of `below`, ancestors first.
+
+        A parent never scores less than its child and comes before it, so with whatever lies
+        between them and `below`, the chosen nodes form a tree.
+        """
+        scores = self.scores()
+        tops = set(below)
+        inside = [False] * len(self)
+        for node in range(1, len(self)):
+            inside[node] = (parent := self.parents[node]) in tops or inside[parent]
+        candidates = (node for node, is_inside in enumerate(inside) if is_inside)
+        chosen = heapq.nsmallest(budget, candidates, key=lambda node: (-scores[node], node))
+        return sorted(chosen)
+
+    def prune(self, nodes: Iterable[int]) -> Self:
+        """A new tree of the root and these nodes, which must hold the parent of each (or the root)."""
+        pruned = type(self)(self.tokens[0])
+        place = {0: 0}
+        for node in sorted(nodes):
+            place[node] = pruned.add(
+                place[self.parents[node]],
+                self.tokens[node],
+                self.estimates[node],
+                self.origins[node],
+            )
+        return pruned
+
+    def ancestor_mask(self, rows: Sequence[int], columns: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether node `rows[i]` sees node `columns[j]`: shape (len(rows), len(columns))."""
+        mask = np.zeros((len(rows), len(columns)), dtype=np.bool_)
+        for i, row in enumerate(rows):
+            ancestors = self._ancestors[row]
+            mask[i] = [ancestors >> column & 1 for column in columns]
+        return mask
+
+    def is_chain(self) -> bool:
+        """Whether no node has two children, so that causal attention is tree attention."""
+        return all(parent == node for node, parent in enumerate(self.parents[1:]))
