@@ -109,7 +109,8 @@ def _explicit_attention(
     """The same in separate operations, for what the fused kernel has no argument for."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    weights = query @ key.transpose(2, 3) * (scaling or 1 / math.sqrt(query.shape[-1]))
+    scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    weights = query @ key.transpose(2, 3) * scaling
     if softcap is not None:
         weights = torch.tanh(weights / softcap) * softcap
     if mask is not None:

@@ -62,11 +62,15 @@ def make_network(architecture: str = "llama", seed: int = 0, **shape: int) -> Pr
 
 
 def make_model(
-    architecture: str = "llama", seed: int = 0, max_model_len: int = 512, **shape: int
+    architecture: str = "llama",
+    seed: int = 0,
+    max_model_len: int = 512,
+    chunk: int = 16,
+    **shape: int,
 ) -> Model:
     """A random model with its cache, in this process."""
     network = make_network(architecture, seed, **shape)
-    return Model(network, read_limits(network.config), max_model_len, chunk=16)
+    return Model(network, read_limits(network.config), max_model_len, chunk)
 
 
 def save_checkpoint(folder: Path, architecture: str = "llama", seed: int = 0, **shape: int) -> Path:

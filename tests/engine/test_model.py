@@ -1,0 +1,151 @@
+"""The transformers seam: a scored tree equals each of its paths fed alone, on every family."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from engine.attention import TreeMasks, tree_attention
+from engine.errors import ModelLoadError
+from engine.model import Model
+from engine.tree import TokenTree
+from tests.checkpoints import ARCHITECTURES, VOCAB_SIZE, make_model, make_network
+from tests.strategies import token_trees
+
+PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7]
+BRANCHED = TokenTree.from_parents([7, 20, 21, 22, 23, 24, 25], [-1, 0, 0, 1, 2, 2, 5])
+
+
+def reference_logits(architecture: str, texts: list[list[int]]) -> list[Tensor]:
+    """Stock transformers, eager attention, no cache: the last token's logits of each text."""
+    network = make_network(architecture)
+    network.set_attn_implementation("eager")
+    with torch.inference_mode():
+        return [network(input_ids=torch.tensor([text])).logits[0, -1] for text in texts]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_scored_tree_equals_its_paths_fed_alone(architecture: str) -> None:
+    """Would turn red if a mask, a position, a window or soft-capping were ignored."""
+    model = make_model(architecture).check_seam()
+    model.reset(PROMPT)
+    logits = model.score(PROMPT, BRANCHED)
+    texts = [PROMPT + BRANCHED.path_tokens(node) for node in range(len(BRANCHED))]
+    for scored, expected in zip(logits, reference_logits(architecture, texts), strict=True):
+        assert (scored - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nodes_scored_over_several_passes_equal_one_pass(architecture: str) -> None:
+    """As a draft model grows a tree: any order that has parents first gives the same logits."""
+    model = make_model(architecture)
+    model.reset(PROMPT)
+    whole = model.score(PROMPT, BRANCHED)
+    model.reset(PROMPT)
+    order = [[0], [2, 5], [1], [3, 4, 6]]
+    for nodes in order:
+        part = model.score(PROMPT, BRANCHED, nodes)
+        assert torch.allclose(part, whole[nodes], atol=1e-5)
+
+
+def cache_rows(model: Model) -> list[Tensor]:
+    length = model._cache.length
+    layers = model._cache.layers
+    return [rows[:, :, :length] for layer in layers for rows in (layer.keys, layer.values)]
+
+
+def assert_same_cache(model: Model, text: list[int]) -> None:
+    """The committed rows are those of a model that has only ever seen `text`."""
+    fresh = make_model(chunk=1000)
+    fresh.reset(text)
+    fresh.score(text, TokenTree(text[-1]))
+    fresh.rollback()
+    assert model.tokens == fresh.tokens == text[:-1]
+    for held, expected in zip(cache_rows(model), cache_rows(fresh), strict=True):
+        # The fresh pass has written the last token's row too, and rolled it back.
+        assert torch.allclose(held, expected, atol=1e-5)
+
+
+@settings(max_examples=60)
+@given(token_trees(vocab_size=VOCAB_SIZE), st.data())
+def test_after_score_and_commit_the_cache_equals_a_fresh_one(
+    tree: TokenTree, data: st.DataObject
+) -> None:
+    """For any tree and any path of it, off-spine ones too, where row and depth differ."""
+    context = [*PROMPT[:-1], tree.tokens[0]]
+    model = make_model()
+    model.reset(context)
+    for _ in range(2):
+        model.score(context, tree)
+        path = tree.path(data.draw(st.integers(0, len(tree) - 1)))
+        model.commit(tree, path)
+        context += [*(tree.tokens[node] for node in path), tree.tokens[0]]
+    assert_same_cache(model, context)
+
+
+def test_a_path_off_the_spine_is_compacted() -> None:
+    model = make_model()
+    model.reset(PROMPT)
+    model.score(PROMPT, BRANCHED)
+    model.commit(BRANCHED, [2, 5, 6])
+    assert_same_cache(model, [*PROMPT, 21, 24, 25, 0])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+def test_a_prompt_in_chunks_with_a_kept_prefix_equals_a_prompt_at_once(architecture: str) -> None:
+    """Windows and chunks and reuse together: 50 tokens in chunks of 16 after another text."""
+    generator = random.Random(5)
+    first = [generator.randrange(VOCAB_SIZE) for _ in range(50)]
+    second = first[:23] + [generator.randrange(VOCAB_SIZE) for _ in range(27)]
+    model = make_model(architecture)
+    for text in (first, second):
+        model.reset(text)
+        passes = model.num_passes
+        logits = model.score(text, TokenTree(text[-1]))[0]
+        expected = reference_logits(architecture, [text])[0]
+        assert (logits - expected).abs().max() < 2e-5 * expected.abs().max()
+    assert model.num_passes - passes == 2, "the common prefix was fed again"
+
+
+def test_committed_tokens_are_not_fed_behind_a_trees_rows() -> None:
+    model = make_model()
+    model.reset(PROMPT)
+    model.score(PROMPT, BRANCHED)
+    with pytest.raises(ValueError, match="roll back first"):
+        model.score([*PROMPT, 1, 2], BRANCHED)
+
+
+def test_depth_ends_at_the_window_and_at_a_rotary_boundary() -> None:
+    model = make_model(max_model_len=20)
+    assert model.max_depth([1] * 10) == 10
+    assert model.max_depth([1] * 20) == 0
+
+
+def test_a_network_that_ignores_the_mask_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TreeMasks, "of", lambda self, window: None)
+    with pytest.raises(ModelLoadError, match="does not follow the tree mask"):
+        make_model().check_seam()
+
+
+def test_attention_arguments_with_a_meaning_are_refused_by_name() -> None:
+    states = torch.zeros(1, 1, 1, 8)
+    with pytest.raises(ModelLoadError, match="position_bias"):
+        tree_attention(
+            torch.nn.Identity(), states, states, states, None, TreeMasks(), position_bias=states
+        )
+    with pytest.raises(ModelLoadError, match="does not hand keyword arguments"):
+        tree_attention(torch.nn.Identity(), states, states, states, None)
+
+
+def test_attention_sinks_are_honoured() -> None:
+    """A sink takes weight from every row: with a huge one nothing is left of the values."""
+    states = torch.ones(1, 2, 1, 8)
+    sinks = torch.tensor([0.0, 50.0])
+    output, _ = tree_attention(
+        torch.nn.Identity(), states, states, states, None, TreeMasks(), scaling=0.0, s_aux=sinks
+    )
+    assert torch.allclose(output[0, 0, 0], torch.full((8,), 0.5))
+    assert output[0, 0, 1].abs().max() < 1e-6

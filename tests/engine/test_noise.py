@@ -1,0 +1,98 @@
+"""The noise: its bits against the published algorithm, its distribution, tail and independence."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from engine.noise import NoiseRows, gumbel, random_bits
+
+_WORD = (1 << 64) - 1
+
+
+def philox4x64_10(counter: list[int], key: list[int]) -> list[int]:
+    """Philox-4x64-10 as Salmon et al. state it, in whole numbers."""
+    for _ in range(10):
+        product0 = 0xD2E7470EE14C6C93 * counter[0]
+        product1 = 0xCA5A826395121157 * counter[2]
+        counter = [
+            (product1 >> 64) ^ counter[1] ^ key[0],
+            product1 & _WORD,
+            (product0 >> 64) ^ counter[3] ^ key[1],
+            product0 & _WORD,
+        ]
+        key = [(key[0] + 0x9E3779B97F4A7C15) & _WORD, (key[1] + 0xBB67AE8584CAA73B) & _WORD]
+    return counter
+
+
+@pytest.mark.parametrize(("seed", "position"), [(0, 0), (1, 7), (2**63 + 5, 100_000), (-1, 3)])
+def test_the_bits_are_philox_of_seed_position_and_token(seed: int, position: int) -> None:
+    bits = random_bits(seed, position, 11)
+    for token in range(11):
+        block = philox4x64_10([1 + token // 4, position, 0, 0], [seed & _WORD, 0])
+        assert int(bits[token]) == block[token % 4]
+
+
+def test_the_bits_do_not_depend_on_the_vocabulary_or_on_what_was_asked_before() -> None:
+    rows = NoiseRows(seed=9, vocab_size=100)
+    late = rows.row(50)
+    for position in range(600):
+        rows.row(position)
+    assert torch.equal(rows.row(50), late)
+    assert torch.equal(NoiseRows(9, 40).row(50), late[:40])
+    assert torch.equal(rows.rows([50, 51, 50])[2], late)
+    assert rows.values(50, [3, 1]) == [late[3].item(), late[1].item()]
+
+
+def test_every_word_gives_finite_noise_and_the_tail_is_resolved() -> None:
+    words = np.array([0, 1 << 12, _WORD - (1 << 12), _WORD], dtype=np.uint64)
+    values = gumbel(words).tolist()
+    assert all(map(math.isfinite, values))
+    assert values[0] > values[1] > 30 > -3 > values[2] > values[3]
+
+
+def test_it_is_gumbel_in_the_middle_and_in_the_tail() -> None:
+    values = gumbel(random_bits(3, 0, 1 << 21)).double()
+    for threshold in (-2.0, -1.0, 0.0, 1.0, 3.0, 6.0, 9.0):
+        share = -math.expm1(-math.exp(-threshold))
+        deviation = math.sqrt(share * (1 - share) / len(values))
+        assert abs((values > threshold).double().mean().item() - share) < 5 * deviation
+
+
+def test_rare_tokens_win_as_often_as_they_should() -> None:
+    """Two tokens, one 100,000 times likelier: coarse noise would never or too often draw the other."""
+    rare = math.log(1e-5)
+    words = random_bits(11, 4, 1 << 22)
+    wins = (gumbel(words[::2].copy()) + rare > gumbel(words[1::2].copy())).sum().item()
+    expected = (1 << 21) * 1e-5 / (1 + 1e-5)
+    assert abs(wins - expected) < 5 * math.sqrt(expected)
+
+
+def neighbours() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    size = 1 << 16
+    base = gumbel(random_bits(5, 20, size + 4))
+    return {
+        "seed": (base[:size], gumbel(random_bits(6, 20, size))),
+        "high seed bit": (base[:size], gumbel(random_bits(5 | 1 << 63, 20, size))),
+        "position": (base[:size], gumbel(random_bits(5, 21, size))),
+        "seed for position": (base[:size], gumbel(random_bits(20, 5, size))),
+        "token": (base[:size], base[1 : size + 1]),
+        "block of tokens": (base[:size], base[4 : size + 4]),
+    }
+
+
+@pytest.mark.parametrize("name", list(neighbours()))
+def test_neighbours_are_independent(name: str) -> None:
+    """Correlation, and how often both are large: a shared or shifted stream shows in either."""
+    one, other = neighbours()[name]
+    correlation = torch.corrcoef(torch.stack([one, other]).double())[0, 1].item()
+    assert abs(correlation) < 5 / math.sqrt(len(one))
+    share = (one > 2).double().mean() * (other > 2).double().mean()
+    both = ((one > 2) & (other > 2)).double().mean()
+    assert abs(both - share).item() < 5 * math.sqrt(share.item() / len(one))
+
+
+@pytest.mark.gpu
+def test_a_gpu_sees_the_same_bits() -> None:
+    assert torch.equal(NoiseRows(5, 5000, "cuda").row(9).cpu(), NoiseRows(5, 5000).row(9))

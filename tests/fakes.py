@@ -1,0 +1,75 @@
+"""Fakes on our side of the seams: drafters that a test controls."""
+
+import random
+from collections.abc import Sequence
+
+from engine.drafting.base import Context, Drafter, NoStage, StageWork
+from engine.tree import TokenTree
+
+
+class AdversarialDrafter:
+    """Random valid trees of random shape: deep, wide or empty, of tokens that rarely fit.
+
+    It keeps the contract (budget, depth, nothing below an end of text) and is otherwise useless.
+    """
+
+    def __init__(self, seed: int, budget: int, vocab_size: int) -> None:
+        self.budget = budget
+        self.work = StageWork("adversary")
+        self._random = random.Random(seed)
+        self._vocab_size = vocab_size
+
+    def reset(self, prompt: Sequence[int]) -> None:
+        """Nothing is remembered."""
+
+    def observe(self, tokens: Sequence[int]) -> None:
+        """Nothing is learnt."""
+
+    def grow(
+        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
+    ) -> list[int]:
+        """Up to `budget` random nodes, each under a random one of those so far."""
+        proposed: list[int] = []
+        for _ in range(self._random.randrange(budget + 1)):
+            places = [node for node in [*leaves, *proposed] if context.can_extend(tree, node)]
+            if not places:
+                break
+            token = self._random.randrange(self._vocab_size)
+            estimate = -self._random.random()
+            node = tree.add(self._random.choice(places), token, estimate, self.work.name)
+            if node not in proposed:
+                proposed.append(node)
+        return proposed
+
+    def take_work(self) -> list[StageWork]:
+        """An empty record."""
+        return [self.work.take()]
+
+
+class OracleDrafter(NoStage):
+    """Proposes a known text as one chain, from wherever the context stands."""
+
+    def __init__(self, text: Sequence[int], budget: int) -> None:
+        super().__init__()
+        self.budget = budget
+        self.work = StageWork("oracle")
+        self._text = list(text)
+
+    def grow(
+        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
+    ) -> list[int]:
+        """The next `budget` tokens of the known text."""
+        node, proposed = leaves[0], []
+        for token in self._text[len(context.tokens) :][:budget]:
+            if not context.can_extend(tree, node):
+                break
+            node = tree.add(node, token, -0.1, self.work.name)
+            proposed.append(node)
+        return proposed
+
+    def take_work(self) -> list[StageWork]:
+        """An empty record."""
+        return [self.work.take()]
+
+
+_: tuple[Drafter, ...] = (AdversarialDrafter(0, 1, 1), OracleDrafter([], 1))
