@@ -7,7 +7,7 @@ An unknown key is an error that names the nearest valid one.
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
@@ -32,11 +32,10 @@ class _Section:
             if not _fits(value, hints[key]):
                 expected = _describe(hints[key])
                 raise ConfigError(f"{where}{key} must be {expected}, but it is {value!r}.")
-        try:
-            return cls(**mapping)
-        except TypeError as error:
-            missing = [f.name for f in fields(cls) if f.name not in mapping]
-            raise ConfigError(f"{where or 'configuration'}: {error} (unset: {missing})") from error
+        for field in fields(cls):
+            if field.default is MISSING and field.name not in mapping:
+                raise ConfigError(f"{where}{field.name} is missing: it has no default.")
+        return cls(**mapping)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,14 @@
 `embedded/...` names a part of the family that ships with the engine.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.utils import logging
 
 from engine import attention
 from engine.errors import ConfigError, ModelLoadError
@@ -40,11 +43,12 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(resolve(name))
         limits = read_limits(config)
-        network = AutoModelForCausalLM.from_pretrained(
-            resolve(name),
-            dtype=choose_dtype(dtype, place, config),
-            attn_implementation=attention.NAME,
-        )
+        with _no_progress_bar():
+            network = AutoModelForCausalLM.from_pretrained(
+                resolve(name),
+                dtype=choose_dtype(dtype, place, config),
+                attn_implementation=attention.NAME,
+            )
     except (OSError, ValueError) as error:
         raise ModelLoadError(
             f"cannot load {name!r}: {_first_line(error)} Give a Hugging Face id, a folder with "
@@ -53,6 +57,18 @@ def load_model(
     network = network.to(place).eval()
     window = max_model_len or min(limits.max_positions, 8192)
     return Model(network, limits, window, chunk).check_seam()
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Whoever loads has been told what is loading; a bar would cut through their output."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def choose_device(device: str) -> torch.device:

@@ -1,0 +1,202 @@
+"""The loop: exact ends, log-probabilities, origins, counts, cancelling, bad requests."""
+
+import itertools
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.decoder import Decoder
+from engine.drafting.base import NoStage
+from engine.errors import InvalidRequestError
+from engine.request import TARGET, Finished, GenerateRequest, SamplingParams, Step
+from engine.tree import TokenTree
+from tests.checkpoints import make_model
+from tests.engine.setups import model_stage, ngram, random_request, run, target_model, token_ids
+from tests.fakes import OracleDrafter
+
+PROMPT = (5, 9, 33)
+GREEDY = SamplingParams(temperature=0.0)
+LONG = GenerateRequest("r", PROMPT, max_tokens=60, sampling=GREEDY, ignore_eos=True)
+
+
+def plain_text(request: GenerateRequest = LONG) -> list[int]:
+    return token_ids(run(Decoder(target_model()), request, "off")[0])
+
+
+def oracle(budget: int, request: GenerateRequest = LONG) -> Decoder:
+    """A decoder whose drafter is always right, so that whole blocks are accepted."""
+    text = [*request.prompt, *plain_text(request)]
+    return Decoder(target_model(), OracleDrafter(text, budget))
+
+
+def test_plain_decoding_is_what_transformers_generates() -> None:
+    network = target_model().network
+    network.set_attn_implementation("eager")
+    expected = network.generate(
+        torch.tensor([PROMPT]), max_new_tokens=60, min_new_tokens=60, do_sample=False
+    )
+    network.set_attn_implementation("stagetree")
+    # generate forbids the EOS before the last token; ours is asked to ignore it.
+    ours = plain_text()
+    end = ours.index(2) if 2 in ours else len(ours)
+    assert ours[:end] == expected[0, len(PROMPT) :].tolist()[:end]
+    assert end > 10
+
+
+def test_no_stage_is_plain_decoding_in_the_same_loop() -> None:
+    steps, finished = run(Decoder(target_model(), NoStage()), LONG, "always")
+    assert token_ids(steps) == plain_text()
+    assert finished.stats.num_steps == 60
+    assert finished.stats.mean_acceptance_length == 1.0
+    assert finished.stats.stages == {}
+
+
+@pytest.mark.parametrize("budget", [1, 3, 7])
+@pytest.mark.parametrize("max_tokens", [1, 2, 5, 8, 9, 10])
+def test_max_tokens_is_exact_wherever_it_falls_in_a_block(budget: int, max_tokens: int) -> None:
+    request = replace(LONG, max_tokens=max_tokens)
+    steps, finished = run(oracle(budget), request)
+    assert token_ids(steps) == plain_text()[:max_tokens]
+    assert finished.reason == "length"
+    assert finished.stop_token_id is None
+    assert len(steps) == 1 + -(-(max_tokens - 1) // (budget + 1))
+
+
+@pytest.mark.parametrize("place", range(12))
+def test_a_stop_token_ends_the_text_wherever_it_falls_in_a_block(place: int) -> None:
+    """Ids, log-probabilities and the counts of the reply end at the same token."""
+    text = plain_text()
+    request = replace(LONG, stop_token_ids=(text[place],), num_logprobs=2)
+    steps, finished = run(oracle(5), request)
+    expected = text[: text.index(text[place]) + 1]
+    assert token_ids(steps) == expected
+    assert finished.reason == "stop"
+    assert finished.stop_token_id == text[place]
+    assert all(token.logprob is not None for step in steps for token in step.tokens)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=25)
+def test_the_end_is_the_same_with_any_drafter_at_any_temperature(seed: int) -> None:
+    request = random_request(random.Random(seed))
+    plain = run(Decoder(target_model()), request, "off")
+    for budget in (2, 6):
+        steps, finished = run(oracle(budget, request), request)
+        assert token_ids(steps) == token_ids(plain[0])
+        assert (finished.reason, finished.stop_token_id) == (
+            plain[1].reason,
+            plain[1].stop_token_id,
+        )
+
+
+def test_eos_stops_unless_ignored() -> None:
+    text = plain_text()
+    model = make_model(hidden_size=48, eos_token_id=text[6])
+    steps, finished = run(Decoder(model), replace(LONG, ignore_eos=False))
+    assert token_ids(steps) == text[: text.index(text[6]) + 1]
+    assert (finished.reason, finished.stop_token_id) == ("stop", text[6])
+    assert token_ids(run(Decoder(model), LONG)[0]) == text
+
+
+def test_nothing_is_proposed_below_an_end_or_beyond_the_last_useful_depth() -> None:
+    text = plain_text()
+    place = next(i for i in range(2, 60) if text[i] not in text[:i])
+    request = replace(LONG, stop_token_ids=(text[place],))
+    decoder = oracle(50)
+    assert run(decoder, request)[0][1].stats.num_draft_tokens == place
+    assert run(decoder, replace(LONG, max_tokens=8))[0][1].stats.num_draft_tokens == 6
+
+
+def test_logprobs_are_the_targets_own_and_unfiltered() -> None:
+    sampling = SamplingParams(temperature=1.3, top_k=3, seed=4)
+    request = replace(LONG, max_tokens=20, sampling=sampling, num_logprobs=5)
+    drafter = model_stage(ngram(), "draft")
+    steps, _ = run(Decoder(target_model(), drafter), request)
+    tokens = [token for step in steps for token in step.tokens]
+    model = make_model(hidden_size=48)
+    for place, token in enumerate(tokens):
+        text = [*PROMPT, *(t.token_id for t in tokens[:place])]
+        model.reset(text)
+        expected = model.score(text, TokenTree(text[-1]))[0].log_softmax(-1)
+        assert token.logprob == pytest.approx(expected[token.token_id].item(), abs=1e-4)
+        best = expected.topk(5)
+        assert [token_id for token_id, _ in token.top_logprobs] == best.indices.tolist()
+        assert [value for _, value in token.top_logprobs] == pytest.approx(
+            best.values.tolist(), abs=1e-4
+        )
+
+
+def test_counts_and_origins_tell_what_every_stage_contributed() -> None:
+    decoder = Decoder(target_model(), model_stage(ngram(), "draft"))
+    steps, finished = run(decoder, LONG)
+    stats = finished.stats
+    assert stats.num_steps == len(steps) == sum(stats.acceptance_histogram)
+    emitted = sum(len(step.tokens) for step in steps)
+    assert emitted == 60
+    origins = [token.origin for step in steps for token in step.tokens]
+    for name in ("draft", "ngram"):
+        stage = stats.stages[name]
+        assert stage.num_proposed >= stage.num_accepted >= origins.count(name) > 0
+        assert stage.num_passes > 0
+        assert stage.milliseconds > 0
+    assert origins.count(TARGET) in (stats.num_steps, stats.num_steps - 1)
+    proposed = sum(stage.num_proposed for stage in stats.stages.values())
+    assert proposed == stats.num_draft_tokens
+    assert 0 < stats.stages["ngram"].num_confirmed < stats.stages["ngram"].num_guesses
+    assert stats.mean_acceptance_length == pytest.approx(
+        1 + stats.num_accepted_drafts / stats.num_steps
+    )
+
+
+def test_the_first_token_is_sent_before_anything_is_drafted() -> None:
+    drafter = model_stage(NoStage(), "draft")
+    steps = Decoder(target_model(), drafter).generate(LONG)
+    first = next(steps)
+    assert isinstance(first, Step)
+    assert first.stats.num_nodes == 1
+    assert drafter._model.num_passes == 0
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+def test_cancelling_takes_effect_within_one_step(num_steps: int) -> None:
+    asked = itertools.count()
+    is_cancelled = lambda: next(asked) >= num_steps  # noqa: E731
+    *steps, finished = Decoder(target_model()).generate(LONG, is_cancelled)
+    assert len(steps) == num_steps
+    assert isinstance(finished, Finished)
+    assert finished.reason == "cancelled"
+
+
+def test_cancelling_takes_effect_between_the_chunks_of_a_long_prompt() -> None:
+    model = make_model(hidden_size=48)
+    prompt = tuple(i % 60 for i in range(200))
+    asked = itertools.count()
+    request = replace(LONG, prompt=prompt)
+    items = list(Decoder(model).generate(request, lambda: next(asked) >= 2))
+    assert [type(item) for item in items] == [Finished]
+    assert model.num_passes == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": ()}, "prompt is empty"),
+        ({"prompt": (1, 64)}, "from 0 to 63"),
+        ({"prompt": (1, -1)}, "from 0 to 63"),
+        ({"max_tokens": 0}, "at least one"),
+        ({"max_tokens": 510}, "exceed the window of 512"),
+    ],
+)
+def test_a_request_that_cannot_run_says_why(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        run(Decoder(target_model()), replace(LONG, **change))  # type: ignore[arg-type]
+
+
+def test_a_text_that_fills_the_window_is_decoded_to_its_end() -> None:
+    request = replace(LONG, max_tokens=512 - len(PROMPT))
+    decoder = Decoder(target_model(), model_stage(ngram(), "draft"))
+    assert token_ids(run(decoder, request)[0]) == plain_text(request)

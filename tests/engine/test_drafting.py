@@ -1,0 +1,174 @@
+"""The contract that every drafter keeps, and what each kind does beyond it."""
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
+from engine.drafting.base import Context, NoStage
+from engine.drafting.build import Surroundings, build_drafter
+from engine.drafting.katz import KatzTable
+from engine.drafting.model import ModelDrafter
+from engine.drafting.ngram import NgramDrafter
+from engine.errors import ModelLoadError
+from engine.request import SamplingParams
+from engine.sampling import Sampler
+from engine.tree import TokenTree
+from tests.checkpoints import VOCAB_SIZE, save_checkpoint
+from tests.engine.setups import STAGE_LISTS, model_stage, ngram, target_model
+
+PROMPT = [5, 9, 33, 7, 5, 9, 33]
+
+
+def context_of(
+    tokens: list[int], temperature: float = 0.0, max_depth: int = 20, stop: frozenset[int] = frozenset()
+) -> Context:
+    sampler = Sampler(SamplingParams(temperature=temperature, seed=3), VOCAB_SIZE)
+    return Context(list(tokens), sampler, stop, max_depth)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 40])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("stages", list(STAGE_LISTS))
+def test_every_drafter_keeps_the_contract(stages: str, temperature: float, budget: int) -> None:
+    """Same root, within budget and depth, parents first, nothing below an end of text."""
+    drafter = STAGE_LISTS[stages](budget)
+    stop = frozenset(range(0, VOCAB_SIZE, 3))
+    tokens = list(PROMPT)
+    drafter.reset(tokens)
+    for step in range(4):
+        context = context_of(tokens, temperature, max_depth=step * 2, stop=stop)
+        tree = TokenTree(tokens[-1])
+        nodes = drafter.grow(context, tree, [0], budget)
+        assert len(nodes) == len(set(nodes)) <= budget
+        pruned = tree.prune(nodes)
+        assert pruned.tokens[0] == tokens[-1]
+        assert max(pruned.depths) <= context.max_depth
+        assert all(pruned.tokens[p] not in stop for p in pruned.parents[1:] if p > 0)
+        assert all(0 <= token < VOCAB_SIZE for token in pruned.tokens)
+        assert all(estimate <= 1e-6 for estimate in pruned.estimates)
+        drafter.observe([11, 12])
+        tokens += [11, 12]
+        assert {work.name for work in drafter.take_work()}.isdisjoint({"none"})
+
+
+def test_a_draft_model_ranks_children_by_the_shared_noise() -> None:
+    """At any temperature its first choice is the token that it would itself have sampled."""
+    drafter = model_stage(NoStage(), "draft", passes=1)
+    for temperature in (0.0, 0.7, 1.5):
+        context = context_of(PROMPT, temperature)
+        drafter.reset(PROMPT)
+        tree = TokenTree(PROMPT[-1])
+        nodes = drafter.grow(context, tree, [0], 3)
+        model = drafter._model
+        model.reset(PROMPT)
+        logits = model.score(PROMPT, TokenTree(PROMPT[-1]))
+        perturbed = context.sampler.perturb(logits, [len(PROMPT)])[0]
+        assert [tree.tokens[node] for node in nodes] == perturbed.topk(3).indices.tolist()
+        expected = perturbed.log_softmax(-1).topk(3).values.tolist()
+        assert [tree.estimates[node] for node in nodes] == pytest.approx(expected, abs=1e-4)
+
+
+def passes_to_depth(drafter: ModelDrafter, depth: int) -> int:
+    """How many draft passes it takes until the likeliest path is `depth` deep."""
+    for passes in range(1, depth + 1):
+        drafter._config = ModelStageConfig(model="", budget=60, passes=passes, width=1, children=1)
+        drafter.reset(PROMPT)
+        drafter.take_work()
+        tree = TokenTree(PROMPT[-1])
+        drafter.grow(context_of(PROMPT), tree, [0], 60)
+        assert drafter.take_work()[0].num_passes == passes
+        if max(tree.depths) >= depth:
+            return passes
+    return depth
+
+
+def test_right_guesses_from_below_remove_sequential_passes() -> None:
+    """draft²'s whole job: what the draft will say, guessed, is evaluated in one pass."""
+    alone = model_stage(NoStage(), "draft")
+    assert passes_to_depth(alone, 6) == 6
+    tree = TokenTree(PROMPT[-1])
+    alone._config = ModelStageConfig(model="", budget=60, passes=6, width=1, children=1)
+    alone.reset(PROMPT)
+    alone.grow(context_of(PROMPT), tree, [0], 60)
+    said = [PROMPT[-1], *tree.path_tokens(len(tree) - 1)]
+    guided = model_stage(ngram(budget=5), "draft")
+    guided._below._table = KatzTable.build([said] * 9, VOCAB_SIZE, min_count=1)  # type: ignore[attr-defined]
+    guided._below._lookup = None  # type: ignore[attr-defined]
+    assert passes_to_depth(guided, 6) <= 2
+
+
+def test_a_guess_that_the_draft_doubts_stays_with_a_mixed_score() -> None:
+    below = ngram(budget=3)
+    drafter = model_stage(below, "draft", passes=1, budget=60)
+    drafter.reset(PROMPT)
+    tree = TokenTree(PROMPT[-1])
+    drafter.grow(context_of(PROMPT), tree, [0], 60)
+    guesses = [node for node in range(1, len(tree)) if tree.origins[node] == "ngram"]
+    assert guesses
+    assert all(-5 < tree.estimates[node] < 0 for node in guesses)
+    work = drafter.take_work()[1]
+    assert (work.name, work.num_guesses) == ("ngram", 3)
+
+
+def test_a_text_beyond_the_drafts_window_is_left_to_the_stage_below() -> None:
+    drafter = model_stage(ngram(), "draft")
+    drafter._model.max_model_len = 20
+    tokens = PROMPT * 5
+    drafter.reset(tokens)
+    tree = TokenTree(tokens[-1])
+    nodes = drafter.grow(context_of(tokens), tree, [0], 10)
+    assert nodes
+    assert {tree.origins[node] for node in nodes} == {"ngram"}
+
+
+def test_the_look_up_proposes_what_followed_before_and_trusts_long_matches_more() -> None:
+    stage = ngram("look-up", budget=4, table=False)
+    rng = random.Random(2)
+    text = [rng.randrange(VOCAB_SIZE) for _ in range(40)]
+    for shared, trust in ((3, 0.5), (30, 30 / 33)):
+        tokens = text + text[:shared]
+        stage.reset(tokens)
+        tree = TokenTree(tokens[-1])
+        nodes = stage.grow(context_of(tokens), tree, [0], 4)
+        assert [tree.tokens[node] for node in nodes] == text[shared : shared + 4]
+        assert tree.estimates[nodes[0]] == pytest.approx(math.log(trust))
+
+
+def test_the_table_chooses_under_the_positions_noise() -> None:
+    """Over many seeds its first choice follows the table, and it is not always the same."""
+    table = KatzTable.build([[1, 2, 3], [1, 2, 4], [1, 2, 3]] * 20, VOCAB_SIZE, min_count=1)
+    stage = NgramDrafter(NgramStageConfig(budget=1, children=1, lookup=False), table, "ngram")
+    firsts = []
+    for seed in range(300):
+        sampler = Sampler(SamplingParams(seed=seed), VOCAB_SIZE)
+        tree = TokenTree(2)
+        stage.grow(Context([1, 2], sampler, max_depth=3), tree, [0], 1)
+        firsts.append(tree.tokens[1])
+    assert firsts.count(3) + firsts.count(4) > 250
+    assert 0.5 < firsts.count(3) / len(firsts) < 0.8
+
+
+def test_stages_are_built_from_a_configuration_and_checked_against_the_target(
+    tmp_path: Path,
+) -> None:
+    good = save_checkpoint(tmp_path / "good", seed=1)
+    other = save_checkpoint(tmp_path / "other", vocab_size=100)
+
+    def build(*stages: dict[str, object]) -> object:
+        config = EngineConfig.from_mapping(
+            {"model": "", "dtype": "float32", "stages": list(stages)}
+        )
+        return build_drafter(Surroundings(config, target_model()))
+
+    assert isinstance(build(), NoStage)
+    assert isinstance(build({"kind": "ngram"}), NgramDrafter)
+    assert isinstance(build({"kind": "model", "model": str(good)}, {"kind": "ngram"}), ModelDrafter)
+    with pytest.raises(ModelLoadError, match="must share its target's tokenizer"):
+        build({"kind": "model", "model": str(other)})
+    with pytest.raises(ModelLoadError, match="must be the last"):
+        build({"kind": "ngram"}, {"kind": "model", "model": str(good)})
+    with pytest.raises(ModelLoadError):
+        build({"kind": "ngram", "table": str(tmp_path / "nothing")})

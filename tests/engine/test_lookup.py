@@ -1,0 +1,61 @@
+"""The live look-up against a plain search through the history."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.drafting.lookup import SuffixLookup
+
+texts = st.lists(st.integers(0, 3), max_size=40)
+
+
+def plain_search(history: list[int], tail: list[int]) -> int:
+    """The longest match anywhere that has a token after it, at least 3 and at most 32 long."""
+    longest = 0
+    for end in range(3, len(history)):
+        length = 0
+        while length < min(32, len(tail), end) and history[end - 1 - length] == tail[-1 - length]:
+            length += 1
+        longest = max(longest, length)
+    return longest if longest >= 3 else 0
+
+
+@given(texts, texts)
+def test_it_finds_the_longest_earlier_match(text: list[int], path: list[int]) -> None:
+    lookup = SuffixLookup(max_places=1000)
+    lookup.start_text(text)
+    tail = text + path
+    found = lookup.find(tail)
+    assert (found[1] if found else 0) == plain_search(text, tail)
+
+
+def test_it_continues_a_repetition() -> None:
+    lookup = SuffixLookup()
+    lookup.start_text([1, 2, 3, 4, 5, 9, 9, 1, 2, 3])
+    assert lookup.find([1, 2, 3]) == (4, 3)
+    lookup.extend([4])
+    assert lookup.find([9, 1, 2, 3, 4]) == (5, 4)
+
+
+def test_of_equal_matches_the_latest_wins() -> None:
+    lookup = SuffixLookup()
+    lookup.start_text([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3])
+    assert lookup.find([1, 2, 3]) == (5, 3)
+
+
+def test_earlier_texts_are_found_but_no_match_spans_two() -> None:
+    lookup = SuffixLookup()
+    lookup.start_text([1, 2, 3, 4])
+    lookup.start_text([5, 6, 7])
+    assert lookup.find([8, 1, 2, 3]) == (4, 3)
+    assert lookup.find([3, 4, 5]) is None
+    assert lookup.find([2, 3, 4]) is None
+
+
+def test_the_history_is_bounded_and_forgets_the_oldest() -> None:
+    lookup = SuffixLookup(capacity=100)
+    lookup.start_text([1, 2, 3, 4])
+    for start in range(20):
+        lookup.start_text([10 + start] * 20)
+    assert len(lookup._history) <= 200
+    assert lookup.find([1, 2, 3]) is None
+    assert lookup.find([29, 29, 29]) is not None

@@ -1,0 +1,94 @@
+"""Break one part at a time: the equality test must notice each, or it proves nothing."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine import sampling
+from engine.kv_cache import KVCache
+from engine.noise import NoiseRows
+from engine.tree import TokenTree
+from tests.engine.test_lossless import play
+
+
+def assert_caught(stages: str = "draft over ngram") -> None:
+    num_different, _ = play(stages, num_cases=12)
+    assert num_different > 0, "the mutation went unnoticed"
+
+
+def test_the_unbroken_engine_passes() -> None:
+    assert play("draft over ngram", num_cases=12)[0] == 0
+
+
+def test_a_mask_that_shows_siblings_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def everything_before(
+        self: TokenTree, rows: list[int], columns: list[int]
+    ) -> NDArray[np.bool_]:
+        return np.array([[column <= row for column in columns] for row in rows])
+
+    monkeypatch.setattr(TokenTree, "ancestor_mask", everything_before)
+    assert_caught()
+
+
+def test_a_mask_that_hides_the_parent_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def root_and_self(self: TokenTree, rows: list[int], columns: list[int]) -> NDArray[np.bool_]:
+        return np.array([[column in (0, row) for column in columns] for row in rows])
+
+    monkeypatch.setattr(TokenTree, "ancestor_mask", root_and_self)
+    assert_caught()
+
+
+def test_positions_by_node_and_not_by_depth_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = TokenTree.add
+
+    def add(self: TokenTree, parent: int, token: int, *rest: object) -> int:
+        node = original(self, parent, token, *rest)  # type: ignore[arg-type]
+        self.depths[node] = node
+        return node
+
+    monkeypatch.setattr(TokenTree, "add", add)
+    assert_caught("adversary")
+
+
+def test_a_cache_that_is_not_compacted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compact(self: KVCache, start: int, kept: list[int]) -> None:
+        self.length = start + len(kept)
+
+    monkeypatch.setattr(KVCache, "compact", compact)
+    assert_caught()
+
+
+def test_a_cache_that_keeps_one_row_too_few_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = KVCache.compact
+
+    def compact(self: KVCache, start: int, kept: list[int]) -> None:
+        original(self, start, [*kept[:-1], kept[0]])
+
+    monkeypatch.setattr(KVCache, "compact", compact)
+    assert_caught()
+
+
+def test_noise_with_a_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any ordinary generator would make it: the next draw, whoever asks."""
+    draws = itertools.count()
+
+    def rows(self: NoiseRows, positions: list[int]) -> Tensor:
+        generator = torch.Generator().manual_seed(next(draws))
+        return -torch.empty(len(positions), self.vocab_size).exponential_(generator=generator).log()
+
+    monkeypatch.setattr(NoiseRows, "rows", rows)
+    assert_caught()
+
+
+def test_noise_by_node_and_not_by_position_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = sampling.Sampler.perturb
+
+    def perturb(self: sampling.Sampler, logits: Tensor, positions: list[int]) -> Tensor:
+        return original(self, logits, [positions[0] + i for i in range(len(positions))])
+
+    monkeypatch.setattr(sampling.Sampler, "perturb", perturb)
+    assert_caught()

@@ -1,0 +1,208 @@
+"""The engine process: real ones, spawned, over a real socket; loading, cancelling, dying."""
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from engine import (
+    EngineConfig,
+    EngineDiedError,
+    EngineProcess,
+    Finished,
+    GenerateRequest,
+    InvalidRequestError,
+    LoadProgress,
+    ModelLoadError,
+    SamplingParams,
+    Step,
+)
+from engine.api import Engine
+from tests.checkpoints import save_checkpoint
+
+LONG = GenerateRequest("long", (1, 2, 3), 450, SamplingParams(seed=1), ignore_eos=True)
+SHORT = GenerateRequest("short", (1, 2, 3), 12, SamplingParams(seed=1), ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
+    folder = tmp_path_factory.mktemp("models")
+    stages = [
+        {"kind": "model", "model": str(save_checkpoint(folder / "draft", seed=0, hidden_size=32))},
+        {"kind": "ngram"},
+    ]
+    model = str(save_checkpoint(folder / "target", seed=0, hidden_size=32))
+    return EngineConfig.from_mapping({"model": model, "stages": stages, "threads": 1})
+
+
+@asynccontextmanager
+async def running(config: EngineConfig) -> AsyncIterator[EngineProcess]:
+    process = EngineProcess(config)
+    await process.start()
+    try:
+        yield process
+    finally:
+        await process.close()
+
+
+async def collect(process: EngineProcess, request: GenerateRequest) -> list[Step | Finished]:
+    return [item async for item in process.generate(request)]
+
+
+def ids(items: list[Step | Finished]) -> list[int]:
+    return [token.token_id for item in items if isinstance(item, Step) for token in item.tokens]
+
+
+def test_it_loads_answers_and_says_what_it_is(config: EngineConfig) -> None:
+    async def scenario() -> None:
+        async with running(config) as process:
+            assert process.progress.progress < 1
+            info = await process.wait_ready()
+            assert info.stages == ("draft", "ngram")
+            assert (info.vocab_size, info.max_model_len, info.dtype) == (64, 512, "float32")
+            assert process.progress.phase.endswith("/draft")
+            mode = stat.S_IMODE(os.stat(process._folder).st_mode)
+            assert mode == 0o700
+            first = await collect(process, SHORT)
+            assert isinstance(first[-1], Finished)
+            assert first[-1].reason == "length"
+            assert first[-1].stats.stages["draft"].num_accepted > 0
+            assert ids(await collect(process, SHORT)) == ids(first)
+            assert ids(first) == ids(list(Engine.load(config).generate(SHORT)))
+        assert not Path(process._folder).exists()
+
+    asyncio.run(scenario())
+
+
+def test_closing_the_stream_frees_the_engine_within_a_step(config: EngineConfig) -> None:
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+            stream = process.generate(LONG)
+            async for _ in stream:
+                break
+            started = time.monotonic()
+            await stream.aclose()  # type: ignore[attr-defined]
+            assert time.monotonic() - started < 2.0
+            assert len(ids(await collect(process, SHORT))) == 12
+
+    asyncio.run(scenario())
+
+
+def test_cancel_ends_the_stream_and_is_idempotent(config: EngineConfig) -> None:
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+            items = []
+            async for item in process.generate(LONG):
+                items.append(item)
+                process.cancel("long")
+                process.cancel("another")
+            assert isinstance(items[-1], Finished)
+            assert items[-1].reason == "cancelled"
+            assert len(ids(items)) < 300
+            process.cancel("long")
+            assert len(ids(await collect(process, SHORT))) == 12
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_cannot_run_is_an_error_and_the_engine_lives(config: EngineConfig) -> None:
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+            with pytest.raises(InvalidRequestError, match="exceed the window"):
+                await collect(process, GenerateRequest("x", (1,), 5000))
+            assert len(ids(await collect(process, SHORT))) == 12
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_dies_fails_its_request_and_says_so(config: EngineConfig) -> None:
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+            with pytest.raises(EngineDiedError, match="exit code -9"):
+                async for _ in process.generate(LONG):
+                    os.kill(process._process.pid or 0, signal.SIGKILL)
+            assert "exit code -9" in await process.wait_died()
+            with pytest.raises(EngineDiedError):
+                await collect(process, SHORT)
+
+    asyncio.run(scenario())
+
+
+def test_weights_that_are_not_there_are_a_load_error_with_a_remedy(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        config = EngineConfig.from_mapping({"model": str(tmp_path / "nothing")})
+        async with running(config) as process:
+            with pytest.raises(ModelLoadError, match="nothing.*Hugging Face id"):
+                await process.wait_ready()
+            await process.wait_died()
+
+    asyncio.run(scenario())
+
+
+def test_a_silent_process_is_taken_for_dead(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.process._SILENCE_SECONDS", 2.5)
+
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+            await asyncio.sleep(3.5)
+            assert not process._died.done(), "an idle engine must show that it is alive"
+            os.kill(process._process.pid or 0, signal.SIGSTOP)
+            assert "exit code -9" in await asyncio.wait_for(process.wait_died(), 10)
+
+    asyncio.run(scenario())
+
+
+def test_the_engine_process_does_not_outlive_a_killed_parent(config: EngineConfig) -> None:
+    program = f"""
+import asyncio, sys
+from engine import EngineConfig, EngineProcess
+async def main():
+    process = EngineProcess(EngineConfig.from_mapping({{"model": {config.model!r}}}))
+    await process.start()
+    await process.wait_ready()
+    print(process._process.pid, flush=True)
+    await asyncio.sleep(60)
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if not is_alive(child):
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the engine process was left behind")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie that nobody has reaped does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_progress_starts_before_anything_is_loaded() -> None:
+    process = EngineProcess(EngineConfig(model="x"))
+    assert process.progress == LoadProgress("starting the engine process", 0.0)

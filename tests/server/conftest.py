@@ -1,0 +1,140 @@
+"""Servers for the tests: real uvicorn on a real socket, with a fake engine behind."""
+
+import asyncio
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvicorn
+
+from server.app import create_app
+from server.engine_client import EngineClient
+from server.run import DrainingServer
+from server.settings import Settings
+from tests.server.fakes import Behaviour, byte_level_tokenizer
+
+
+@dataclass
+class Reply:
+    """One HTTP response, read to its end."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def events(self) -> list[Any]:
+        """The data of its server-sent events, `[DONE]` as a string."""
+        data = [line[6:] for line in self.body.decode().split("\n\n") if line]
+        return [item if item == "[DONE]" else json.loads(item) for item in data]
+
+
+class LiveServer:
+    """A server in a thread, and the few verbs that tests speak to it with."""
+
+    def __init__(self, behaviour: Behaviour, **settings: Any) -> None:
+        self.behaviour = behaviour
+        self.settings = Settings(**{"model": "fake", "max_queue": 4, **settings})
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        client = EngineClient(self.behaviour.spawn, byte_level_tokenizer, backoff=0.05)
+        app = create_app(self.settings, client)
+        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2)
+        self.server = DrainingServer(config, app.state.dispatcher, self.settings.drain_seconds)
+        await self.server.serve([self._socket])
+
+    def terminate(self) -> None:
+        """What SIGTERM does."""
+        self.server.handle_exit(15, None)
+
+    def join(self) -> None:
+        self._thread.join(timeout=10)
+        assert not self._thread.is_alive()
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
+        connection = self.connect()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, named)
+        response = connection.getresponse()
+        got = {name.lower(): value for name, value in response.getheaders()}
+        reply = Reply(response.status, got, response.read())
+        connection.close()
+        return reply
+
+    def get(self, path: str, **headers: str) -> Reply:
+        return self.request("GET", path, **headers)
+
+    def complete(self, **body: Any) -> Reply:
+        """POST a completion of "hello", or of whatever `prompt` says."""
+        sent = json.dumps({"prompt": "hello", **body}).encode()
+        return self.request("POST", "/v1/completions", sent, content_type="application/json")
+
+    def open_stream(self, **body: Any) -> http.client.HTTPResponse:
+        """A streamed completion, left open."""
+        connection = self.connect()
+        sent = json.dumps({"prompt": "hello", "stream": True, **body})
+        connection.request("POST", "/v1/completions", sent, {"Content-Type": "application/json"})
+        return connection.getresponse()
+
+    def wait_started(self) -> "LiveServer":
+        wait_until(lambda: hasattr(self, "server") and self.server.started)
+        return self
+
+    def wait_ready(self) -> "LiveServer":
+        wait_until(lambda: self.get("/ready").status == 200)
+        return self
+
+
+def wait_until(is_true: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Poll until a condition holds, or fail."""
+    end = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+StartServer = Callable[..., LiveServer]
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    """Starts servers, each with its own behaviour, and stops them after the test."""
+    servers: list[LiveServer] = []
+
+    def start(behaviour: Behaviour | None = None, **settings: Any) -> LiveServer:
+        servers.append(LiveServer(behaviour or Behaviour(), **settings))
+        return servers[-1].wait_started()
+
+    yield start
+    for server in servers:
+        server.behaviour.step_seconds = 0
+        server.server.should_exit = True
+        server.join()
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[LiveServer]:
+    """One ready server with the default script, shared by a module's tests."""
+    server = LiveServer(Behaviour()).wait_started().wait_ready()
+    yield server
+    server.server.should_exit = True
+    server.join()

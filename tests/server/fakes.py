@@ -1,0 +1,191 @@
+"""A scripted engine with the shape of `engine.EngineProcess`, and a tokenizer made on the spot."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from functools import cache
+
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from engine import (
+    EmittedToken,
+    EngineDiedError,
+    Finished,
+    GenerateRequest,
+    InvalidRequestError,
+    LoadProgress,
+    ModelInfo,
+    ModelLoadError,
+    SpeculationStats,
+    StageStats,
+    Step,
+    StepStats,
+)
+from server.text import Tokenizer
+
+EOS = 0
+WINDOW = 256
+
+
+@cache
+def byte_level_tokenizer() -> Tokenizer:
+    """A byte-level BPE of 320 entries; id 0 is <|endoftext|>, and most bytes are tokens."""
+    raw = RawTokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    raw.train_from_iterator(["def hello(world):\n    return world + 1\n"] * 4, trainer)
+    return Tokenizer(raw)
+
+
+def blocks(text: str, width: int = 2) -> list[list[int]]:
+    """A text as the steps of a script, `width` tokens each."""
+    ids = byte_level_tokenizer().encode(text)
+    return [ids[at : at + width] for at in range(0, len(ids), width)]
+
+
+Script = Callable[[GenerateRequest], list[list[int]]]
+
+
+@dataclass
+class Behaviour:
+    """What every engine of one test does; shared by those that replace a dead one."""
+
+    script: Script = lambda request: blocks("hello world, hello world, hello world")
+    step_seconds: float = 0.0
+    load_seconds: float = 0.0
+    load_error: str | None = None
+    dies_loading: bool = False
+    dies_at_step: int | None = None
+    num_spawned: int = 0
+    requests: list[GenerateRequest] = field(default_factory=list)
+    finished: list[Finished] = field(default_factory=list)
+    num_running: int = 0
+
+    def spawn(self) -> "FakeEngine":
+        """A fresh engine process."""
+        self.num_spawned += 1
+        return FakeEngine(self)
+
+
+class FakeEngine:
+    """Replies by script, one request at a time, and obeys limits, EOS and cancel as a real one."""
+
+    info = ModelInfo(
+        model="fake",
+        max_model_len=WINDOW,
+        vocab_size=320,
+        eos_token_ids=(EOS,),
+        dtype="float32",
+        device="cpu",
+        num_parameters=1000,
+        stages=("model", "ngram"),
+    )
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.progress = LoadProgress("starting", 0.0)
+        self._cancelled: set[str] = set()
+        self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def start(self) -> None:
+        self.progress = LoadProgress("loading weights", 0.5)
+
+    async def wait_ready(self) -> ModelInfo:
+        await asyncio.sleep(self.behaviour.load_seconds)
+        if self.behaviour.load_error:
+            raise ModelLoadError(self.behaviour.load_error)
+        if self.behaviour.dies_loading:
+            raise EngineDiedError("exit code -9 while loading")
+        self.progress = LoadProgress("ready", 1.0)
+        return self.info
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[Step | Finished]:
+        behaviour = self.behaviour
+        assert behaviour.num_running == 0, "the engine runs one request at a time"
+        if request.sampling.seed == 404:
+            raise InvalidRequestError("the engine cannot run this")
+        behaviour.requests.append(request)
+        behaviour.num_running += 1
+        stats, reason = SpeculationStats(), "cancelled"
+        try:
+            for number, tokens in enumerate(self._blocks(request)):
+                await asyncio.sleep(behaviour.step_seconds)
+                if number == behaviour.dies_at_step:
+                    self.die("exit code -11")
+                if self._died.done():
+                    raise EngineDiedError(self._died.result())
+                if request.request_id in self._cancelled:
+                    break
+                stats.add(step_stats(len(tokens)))
+                yield self._step(request, tokens)
+            else:
+                reason = "stop" if self._ends_itself(request) else "length"
+            yield Finished(request.request_id, reason, stats)
+        finally:
+            behaviour.num_running -= 1
+            behaviour.finished.append(Finished(request.request_id, reason, stats))
+
+    def cancel(self, request_id: str) -> None:
+        self._cancelled.add(request_id)
+
+    async def wait_died(self) -> str:
+        return await asyncio.shield(self._died)
+
+    async def close(self) -> None:
+        self.die("closed")
+
+    def die(self, reason: str) -> None:
+        if not self._died.done():
+            self._died.set_result(reason)
+
+    def _blocks(self, request: GenerateRequest) -> list[list[int]]:
+        """The script cut where the engine would cut it: after a stop id, or at max_tokens."""
+        stop_ids = {*request.stop_token_ids, *(() if request.ignore_eos else (EOS,))}
+        kept: list[list[int]] = []
+        left = request.max_tokens
+        for block in self.behaviour.script(request):
+            kept.append([])
+            for token in block:
+                kept[-1].append(token)
+                left -= 1
+                if left == 0 or token in stop_ids:
+                    return kept
+        return kept
+
+    def _ends_itself(self, request: GenerateRequest) -> bool:
+        last = self._blocks(request)[-1][-1]
+        return last in request.stop_token_ids or (last == EOS and not request.ignore_eos)
+
+    def _step(self, request: GenerateRequest, tokens: list[int]) -> Step:
+        emitted = tuple(self._token(request, token) for token in tokens)
+        return Step(request.request_id, emitted, step_stats(len(tokens)), num_cached_tokens=3)
+
+    def _token(self, request: GenerateRequest, token: int) -> EmittedToken:
+        if request.num_logprobs is None:
+            return EmittedToken(token)
+        others = tuple((i + 1, float("-inf")) for i in range(request.num_logprobs))
+        return EmittedToken(token, "target", -0.25, others)
+
+
+def step_stats(num_tokens: int) -> StepStats:
+    """A step of 8 nodes that accepted all but its bonus token, in 4 ms."""
+    accepted = num_tokens - 1
+    return StepStats(
+        num_nodes=8,
+        num_accepted_drafts=accepted,
+        milliseconds=4.0,
+        target_milliseconds=2.0,
+        stages=(
+            StageStats(
+                "model", num_proposed=5, num_accepted=accepted, num_passes=2, milliseconds=1
+            ),
+            StageStats("ngram", 2, 0, num_guesses=4, num_confirmed=3, num_passes=6),
+        ),
+    )

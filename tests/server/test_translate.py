@@ -1,0 +1,118 @@
+"""Between OpenAI's vocabulary and the engine's: seeds, indices, windows, figures."""
+
+from typing import Any
+
+import pytest
+
+from engine import Step
+from server.errors import ApiError, BadRequestError, ContextLengthError
+from server.protocol import CompletionRequest
+from server.record import RequestRecord
+from server.settings import Settings
+from server.translate import Plan, metrics_of, mix_seed, plan_completion, usage_of
+from tests.server.fakes import EOS, WINDOW, FakeEngine, byte_level_tokenizer, step_stats
+
+TOKENIZER = byte_level_tokenizer()
+
+
+def plan(**body: Any) -> Plan:
+    request = CompletionRequest.model_validate({"prompt": "hello", **body})
+    settings = Settings(model="fake", max_sequences=300)
+    return plan_completion(request, "id", FakeEngine.info, TOKENIZER.encode, settings)
+
+
+def test_a_prompt_may_have_any_of_four_shapes() -> None:
+    hello, world = TOKENIZER.encode("hello"), TOKENIZER.encode("world")
+    shapes: list[Any] = ["hello", ["hello", "world"], hello, [hello, world]]
+    prompts = [[list(s.prompt) for s in plan(prompt=shape).sequences] for shape in shapes]
+    assert prompts == [[hello], [hello, world], [hello], [hello, world]]
+
+
+def test_an_empty_prompt_starts_from_the_models_own_start() -> None:
+    assert plan(prompt="").sequences[0].prompt == (EOS,)
+    assert plan(prompt=None).sequences[0].prompt == (EOS,)
+
+
+def test_choices_of_one_prompt_stand_together_and_differ_by_seed() -> None:
+    sequences = plan(prompt=["hello", "world"], n=3, seed=7).sequences
+    seeds = [mix_seed(7, k) for k in range(3)]
+    assert [s.sampling.seed for s in sequences] == seeds * 2
+    assert seeds[0] == 7 and len(set(seeds)) == 3
+    assert [list(s.prompt) for s in sequences[:3]] == [TOKENIZER.encode("hello")] * 3
+
+
+def test_a_prompt_in_a_batch_equals_the_same_prompt_alone() -> None:
+    together = plan(prompt=["hello", "world"], n=2, seed=7).sequences[2:]
+    alone = plan(prompt="world", n=2, seed=7).sequences
+    assert [(s.prompt, s.sampling) for s in together] == [(s.prompt, s.sampling) for s in alone]
+
+
+def test_a_mixed_seed_fits_a_double_and_neighbouring_seeds_share_none() -> None:
+    seeds = [mix_seed(seed, k) for seed in range(-20, 20) for k in range(20)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(-20 <= seed < 2**53 for seed in seeds)
+
+
+def test_without_a_seed_a_random_one_is_drawn() -> None:
+    assert plan().sequences[0].sampling.seed != plan().sequences[0].sampling.seed
+
+
+def test_max_tokens_is_cut_to_what_the_window_leaves() -> None:
+    assert plan(prompt=[5] * 250, max_tokens=100).sequences[0].max_tokens == WINDOW - 250
+    assert plan().sequences[0].max_tokens == 16
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ContextLengthError, match=r"256 tokens.* has 256"):
+        plan(prompt=[5] * WINDOW)
+
+
+def test_minus_one_keeps_every_token() -> None:
+    assert plan(top_k=-1).sequences[0].sampling.top_k == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": [1, 320]},
+        {"prompt": [[-1]]},
+        {"stop_token_ids": [320]},
+        {"logprobs": 21},
+        {"prompt": ["a"] * 200, "n": 2},
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_the_model_or_the_settings_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        plan(**body)
+    assert caught.value.param in body
+
+
+def test_a_model_without_a_start_token_refuses_an_empty_prompt() -> None:
+    request = CompletionRequest(prompt="")
+    info = FakeEngine.info.__class__("m", 9, 9, (), "float32", "cpu", 1, ())
+    with pytest.raises(ApiError, match="empty"):
+        plan_completion(request, "id", info, TOKENIZER.encode, Settings(model="m"))
+
+
+def test_figures_of_two_choices_are_folded() -> None:
+    record = RequestRecord(num_prompt_tokens=5, arrived_at=10.0)
+    record.begin_turn(11.0)
+    for first, second in ((12.0, 14.0), (15.0, 15.5)):
+        record.begin_choice()
+        record.add_step(Step("id", (), step_stats(3), num_cached_tokens=4), 3, first)
+        record.add_step(Step("id", (), step_stats(2), num_cached_tokens=4), 2, second)
+    usage, metrics = usage_of(record), metrics_of(record)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (5, 10, 15)
+    assert usage.prompt_tokens_details.cached_tokens == 8
+    assert usage.completion_tokens_details.accepted_prediction_tokens == 6
+    assert usage.completion_tokens_details.rejected_prediction_tokens == 22
+    assert (metrics.queue_time_ms, metrics.time_to_first_token_ms) == (1000.0, 2000.0)
+    assert metrics.generation_time_ms == 4500.0
+    assert metrics.mean_itl_ms == pytest.approx(2500.0 / 8)
+    assert metrics.tokens_per_second == pytest.approx(10 / 4.5)
+    assert metrics.speculative_decoding.acceptance_histogram == [0, 2, 2]
+    assert metrics.speculative_decoding.mean_acceptance_length == 2.5
+    model, ngram = metrics.stages
+    assert (model.name, model.proposed, model.accepted, model.passes) == ("model", 20, 6, 8)
+    assert (ngram.guesses, ngram.confirmed, ngram.passes) == (16, 12, 24)
