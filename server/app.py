@@ -1,0 +1,70 @@
+"""The application: rooms wired together. A factory, so that tests bring a fake engine."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from server.dispatch import Dispatcher
+from server.engine_client import EngineClient
+from server.errors import ApiError, BadRequestError, error_response
+from server.metrics import Metrics
+from server.middleware import ApiKeyMiddleware, BodyLimitMiddleware, RequestIdMiddleware
+from server.routes.completions import completions_router
+from server.routes.models import models_router
+from server.routes.operations import operations_router
+from server.settings import Settings
+from server.version import VERSION
+
+
+def create_app(settings: Settings, client: EngineClient) -> FastAPI:
+    """The ASGI application; its lifespan starts and ends the engine. `state.dispatcher` drains."""
+    metrics = Metrics(settings.model_id)
+    dispatcher = Dispatcher(client, metrics, settings.max_queue, settings.queue_timeout)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await client.start()
+        try:
+            yield
+        finally:
+            await client.close()
+
+    app = FastAPI(title="stagetree", version=VERSION, lifespan=lifespan)
+    app.state.dispatcher = dispatcher
+    app.include_router(completions_router(settings, client, dispatcher, metrics))
+    app.include_router(models_router(settings, client))
+    app.include_router(operations_router(settings, client, dispatcher, metrics))
+    _add_error_handlers(app)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+    if settings.api_key is not None:
+        app.add_middleware(ApiKeyMiddleware, api_key=settings.api_key.get_secret_value())
+    app.add_middleware(RequestIdMiddleware)
+    return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    async def answer(_: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, RequestValidationError):
+            error = _as_bad_request(error)
+        return error_response(error)
+
+    for kind in (ApiError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer)
+
+
+def _as_bad_request(invalid: RequestValidationError) -> BadRequestError:
+    """The first complaint, in one line that names the field."""
+    first = invalid.errors()[0]
+    if first["type"] == "json_invalid":
+        return BadRequestError(f"The body is not valid JSON: {first['ctx']['error']}.")
+    if first["loc"] == ("body",) and first["type"] not in ("refused", "missing"):
+        return BadRequestError(
+            "The body must be a JSON object, sent with `Content-Type: application/json`."
+        )
+    param = first.get("ctx", {}).get("param") or ".".join(map(str, first["loc"][1:])) or None
+    message = first["msg"].removeprefix("Value error, ")
+    return BadRequestError(f"{param}: {message}" if param else message, param=param)

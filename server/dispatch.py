@@ -1,0 +1,84 @@
+"""The bounded first-come-first-served queue in front of the engine process.
+
+One request runs at a time; a request of several sequences holds its turn until the last is done.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from server.engine_client import EngineClient, Serving
+from server.errors import DrainingError, QueueFullError, QueueTimeoutError
+from server.metrics import Metrics
+
+RETRY_AFTER = 1
+
+
+class Dispatcher:
+    """Gives out turns; mutable. Once drained it gives out none."""
+
+    def __init__(
+        self, client: EngineClient, metrics: Metrics, max_queue: int, queue_timeout: float
+    ) -> None:
+        self._client = client
+        self._metrics = metrics
+        self._max_queue = max_queue
+        self._queue_timeout = queue_timeout
+        self._lock = asyncio.Lock()
+        self._num_waiting = 0
+        self._num_open = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.is_draining = False
+
+    def admit(self) -> None:
+        """Refuse at once what could not be queued; raises DrainingError or QueueFullError."""
+        if self.is_draining:
+            raise DrainingError("The server is shutting down.", retry_after=RETRY_AFTER)
+        if self._lock.locked() and self._num_waiting >= self._max_queue:
+            raise QueueFullError(
+                f"The queue is full: {self._num_waiting} requests are waiting.",
+                retry_after=RETRY_AFTER,
+            )
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[Serving]:
+        """Wait for this request's turn and hold it; raises ApiError where none comes."""
+        self.admit()
+        self._num_open += 1
+        self._idle.clear()
+        try:
+            async with AsyncExitStack() as held:
+                serving = await self._wait(held)
+                with self._metrics.running.track_inprogress():
+                    yield serving
+        finally:
+            self._num_open -= 1
+            self._metrics.cache_usage.set(0)
+            if self._num_open == 0:
+                self._idle.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Admit no more; let what is running or queued finish, then refuse the rest."""
+        self.is_draining = True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            await self._client.close()
+
+    async def _wait(self, held: AsyncExitStack) -> Serving:
+        """Queue for the lock, and for the engine if it is being restarted."""
+        self._num_waiting += 1
+        try:
+            with self._metrics.waiting.track_inprogress():
+                async with asyncio.timeout(self._queue_timeout):
+                    await held.enter_async_context(self._lock)
+                    return await self._client.wait_serving()
+        except TimeoutError:
+            raise QueueTimeoutError(
+                f"The request waited {self._queue_timeout:g} s for its turn.",
+                retry_after=RETRY_AFTER,
+            ) from None
+        finally:
+            self._num_waiting -= 1

@@ -1,0 +1,129 @@
+"""Exceptions, and the one table that turns each into OpenAI's error envelope.
+
+{"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from engine import EngineDiedError, InvalidRequestError
+
+
+class ApiError(Exception):
+    """A refusal with a message for the client; `param` names the field at fault."""
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.retry_after = retry_after
+
+
+class BadRequestError(ApiError):
+    """The request can never be served as it stands."""
+
+
+class ContextLengthError(ApiError):
+    """The prompt leaves no room for a reply in the model's window."""
+
+
+class UnauthorizedError(ApiError):
+    """The API key is missing or wrong."""
+
+
+class ModelNotFoundError(ApiError):
+    """The request names a model that this server does not serve."""
+
+
+class ClientGoneError(ApiError):
+    """The client closed the connection; nobody reads the answer."""
+
+
+class NotReadyError(ApiError):
+    """The model is still loading, or its engine process is being restarted."""
+
+
+class LoadFailedError(ApiError):
+    """The model could not be loaded; trying again will not help."""
+
+
+class QueueFullError(ApiError):
+    """Every place in the queue is taken."""
+
+
+class QueueTimeoutError(ApiError):
+    """The request waited for its turn longer than allowed."""
+
+
+class DrainingError(ApiError):
+    """The server is shutting down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How one kind of exception looks on the wire; `is_final` tells SDKs not to retry."""
+
+    status: int
+    type: str
+    code: str | None = None
+    is_final: bool = False
+
+
+_INVALID = "invalid_request_error"
+_UNAVAILABLE = "service_unavailable_error"
+
+ANSWERS: Mapping[type[Exception], Answer] = {
+    BadRequestError: Answer(400, _INVALID),
+    InvalidRequestError: Answer(400, _INVALID),
+    ContextLengthError: Answer(400, _INVALID, "context_length_exceeded"),
+    UnauthorizedError: Answer(401, _INVALID, "invalid_api_key"),
+    ModelNotFoundError: Answer(404, _INVALID, "model_not_found"),
+    ClientGoneError: Answer(499, _INVALID, "client_closed_request"),
+    NotReadyError: Answer(503, _UNAVAILABLE, "model_loading"),
+    LoadFailedError: Answer(503, _UNAVAILABLE, "model_load_failed", is_final=True),
+    QueueFullError: Answer(503, _UNAVAILABLE, "queue_full"),
+    QueueTimeoutError: Answer(503, _UNAVAILABLE, "queue_timeout"),
+    DrainingError: Answer(503, _UNAVAILABLE, "shutting_down"),
+    EngineDiedError: Answer(500, "server_error", "engine_died"),
+}
+
+INTERNAL = Answer(500, "server_error", "internal_error")
+INTERNAL_MESSAGE = "An internal error occurred; the server's log has the details."
+
+
+def answer_for(error: Exception) -> Answer:
+    """The row of the table for this exception or its nearest ancestor."""
+    if isinstance(error, HTTPException):
+        return Answer(error.status_code, _INVALID)
+    return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), INTERNAL)
+
+
+def envelope(error: Exception) -> dict[str, dict[str, str | None]]:
+    """The body of an error reply; what went wrong inside the server stays in its log."""
+    answer = answer_for(error)
+    message = error.detail if isinstance(error, HTTPException) else str(error)
+    return {
+        "error": {
+            "message": INTERNAL_MESSAGE if answer is INTERNAL else message,
+            "type": answer.type,
+            "param": error.param if isinstance(error, ApiError) else None,
+            "code": answer.code,
+        }
+    }
+
+
+def error_response(error: Exception) -> JSONResponse:
+    """The whole error reply: status, envelope and the headers that steer a client's retries."""
+    answer = answer_for(error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if isinstance(error, ApiError) and error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, UnauthorizedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if answer.is_final:
+        headers["x-should-retry"] = "false"
+    return JSONResponse(envelope(error), answer.status, headers)

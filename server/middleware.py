@@ -1,0 +1,93 @@
+"""What every request passes through: its id, the size of its body, and the API key."""
+
+import secrets
+import string
+import uuid
+from collections.abc import Awaitable, Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import UnauthorizedError, error_response
+
+_ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
+_LONGEST_ID = 128
+
+
+class RequestIdMiddleware:
+    """Gives each request an id, or keeps its `x-request-id`; the response carries it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the request under its id."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = Headers(scope=scope).get("x-request-id", "")
+        is_usable = 0 < len(given) <= _LONGEST_ID and _ID_CHARACTERS.issuperset(given)
+        request_id = given if is_usable else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies over `max_bytes` with 413, by their header or as they arrive.
+
+    Starlette's own middleware answers in plain text, which is not OpenAI's envelope.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the request with its body counted."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdecimal() and int(announced) > self._max_bytes:
+            return await error_response(self._too_large())(scope, receive, send)
+        await self._app(scope, self._counted(receive), send)
+
+    def _counted(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
+        num_bytes = 0
+
+        async def receive_counted() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self._max_bytes:
+                raise self._too_large()
+            return message
+
+        return receive_counted
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"The body is larger than {self._max_bytes} bytes.")
+
+
+class ApiKeyMiddleware:
+    """Asks for the API key under /v1/; probes and metrics stay open."""
+
+    def __init__(self, app: ASGIApp, api_key: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {api_key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the request, or answer 401."""
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            given = Headers(scope=scope).get("authorization", "").encode("latin-1")
+            if not secrets.compare_digest(given, self._expected):
+                error = UnauthorizedError(
+                    "The API key is missing or wrong; send `Authorization: Bearer KEY`."
+                )
+                return await error_response(error)(scope, receive, send)
+        await self._app(scope, receive, send)

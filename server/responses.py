@@ -1,0 +1,84 @@
+"""Replies that end when the client goes: server-sent events, and work raced with a disconnect."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
+from json import dumps
+from typing import TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from server.errors import INTERNAL, ClientGoneError, answer_for, envelope
+from server.protocol import Completion
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class EventStream(Response):
+    """Server-sent events of a completion's chunks, ending in `[DONE]` even after an error.
+
+    `first` has been taken from `chunks` before the stream opens, so that whatever can be refused
+    is refused with a proper status.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, first: Completion, chunks: AsyncGenerator[Completion]) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._first = first
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; a client that goes ends the stream and frees the engine."""
+        try:
+            await until_disconnect(receive, self._send(send))
+        except ClientGoneError:
+            _log.info("a client left before its stream ended")
+
+    async def _send(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        async with aclosing(self._chunks):
+            async for event in self._events():
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        yield _event(self._first.model_dump_json())
+        try:
+            async for chunk in self._chunks:
+                yield _event(chunk.model_dump_json())
+        except Exception as error:
+            if answer_for(error) is INTERNAL:
+                _log.exception("a stream failed")
+            yield _event(dumps(envelope(error)))
+        yield _event("[DONE]")
+
+
+async def until_disconnect(receive: Receive, work: Coroutine[None, None, T]) -> T:
+    """Do the work unless the client goes first; raises ClientGoneError once it has stopped."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError("The client closed the connection.")
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+def _event(data: str) -> bytes:
+    return f"data: {data}\n\n".encode()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

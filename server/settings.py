@@ -1,0 +1,143 @@
+"""Every setting of the server, from its four sources: flags > environment > YAML > default.
+
+One flat level: the engine's keys stand beside the server's.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from engine import ConfigError, EngineConfig
+
+ENV_PREFIX = "STAGETREE_"
+DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "embedded.yaml"
+
+_ENGINE_KEYS = ("model", "dtype", "device", "max_model_len", "prefill_chunk", "threads", "stages")
+
+
+class Settings(BaseSettings):
+    """What one server runs with; build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    model: str
+    draft: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    max_model_len: Annotated[int, Field(ge=2)] | None = None
+    prefill_chunk: int = Field(512, ge=1)
+    threads: int = Field(0, ge=0)
+    # The live look-up alone: the one stage that needs no training and fits any target.
+    stages: list[dict[str, Any]] = [{"kind": "ngram"}]
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    api_key: SecretStr | None = None
+    served_model_name: str | None = None
+    max_queue: int = Field(64, ge=0)
+    queue_timeout: float = Field(120.0, gt=0)
+    max_body_bytes: int = Field(8 * 2**20, ge=1)
+    max_sequences: int = Field(1024, ge=1)
+    drain_seconds: float = Field(30.0, ge=0)
+    default_max_tokens: int = Field(16, ge=1)
+    max_logprobs: int = Field(20, ge=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`load_settings` merges the sources, so that an error can name the one at fault."""
+        return (init_settings,)
+
+    @property
+    def model_id(self) -> str:
+        """The name that clients call the model by."""
+        return self.served_model_name or self.model
+
+    def engine_config(self) -> EngineConfig:
+        """The engine's part; `draft` stands above a live look-up. Raises ConfigError."""
+        mapping = {key: getattr(self, key) for key in _ENGINE_KEYS}
+        if self.draft is not None:
+            mapping["stages"] = [{"kind": "model", "model": self.draft}, {"kind": "ngram"}]
+        return EngineConfig.from_mapping(mapping)
+
+
+def load_settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
+    """Merge flags, environment and a YAML file; raises ConfigError naming source and remedy.
+
+    Without `config` the embedded family's file is read, unless another model is named: its stages
+    would not fit.
+    """
+    environment = _environment()
+    names_model = "model" in flags or "model" in environment
+    path = config or (None if names_model else DEFAULT_CONFIG)
+    from_file = _read_yaml(path) if path else {}
+    try:
+        settings = Settings(**{**from_file, **environment, **flags})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0])
+        raise ConfigError(f"{_source(key, flags, environment, path)}: {first['msg']}") from error
+    _check_engine_part(settings, path)
+    return settings
+
+
+def _environment() -> dict[str, Any]:
+    try:
+        return EnvSettingsSource(Settings)()
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold keys and values, such as `port: 8000`.")
+    known = list(Settings.model_fields)
+    for key in map(str, content):
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Valid names: {', '.join(known)}."
+            raise ConfigError(f"{path}: unknown key {key!r}. {hint}")
+    return content
+
+
+def _source(
+    key: str, flags: Mapping[str, object], environment: Mapping[str, object], path: Path | None
+) -> str:
+    if key in flags:
+        return f"--{key.replace('_', '-')}"
+    variable = ENV_PREFIX + key.upper()
+    if key in environment and variable in os.environ:
+        return variable
+    return f"{path or 'configuration'}: {key}"
+
+
+def _check_engine_part(settings: Settings, path: Path | None) -> None:
+    try:
+        settings.engine_config()
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}" if path else str(error)) from error

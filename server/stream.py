@@ -1,0 +1,138 @@
+"""A completion as a stream of chunks, and the fold of that stream into a whole reply."""
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from engine import GenerateRequest, Step
+from server.choice import ChoiceWriter
+from server.dispatch import Dispatcher
+from server.engine_client import EngineClient, Serving
+from server.metrics import Metrics
+from server.protocol import Choice, Completion, Logprobs, RequestMetrics, Usage
+from server.record import RequestRecord
+from server.translate import Plan, metrics_of, usage_of
+
+
+@dataclass(slots=True)
+class CompletionStream:
+    """Runs one plan, choice after choice; mutable, and good for one run."""
+
+    plan: Plan
+    arrived_at: float
+    client: EngineClient
+    dispatcher: Dispatcher
+    metrics: Metrics
+
+    async def chunks(self) -> AsyncGenerator[Completion]:
+        """The reply, piece by piece; closing the generator frees the engine within one step."""
+        record = RequestRecord(self.plan.num_prompt_tokens, self.arrived_at)
+        created = int(time.time())
+        with self.metrics.request(record):
+            async with self.dispatcher.turn() as serving:
+                record.begin_turn(time.monotonic())
+                self.metrics.observe_start(record)
+                for index in range(len(self.plan.sequences)):
+                    async with aclosing(self._choice(index, serving, record)) as pieces:
+                        async for piece in pieces:
+                            yield self._chunk(created, piece, record)
+            if self.plan.wants_usage:
+                yield self._completion(created, [], usage_of(record), metrics_of(record))
+
+    async def _choice(
+        self, index: int, serving: Serving, record: RequestRecord
+    ) -> AsyncGenerator[Choice]:
+        sequence = self.plan.sequences[index]
+        writer = ChoiceWriter(
+            index,
+            sequence,
+            serving.tokenizer,
+            serving.info.eos_token_ids,
+            self.plan.stops,
+            self.plan.wants_token_ids,
+        )
+        record.begin_choice()
+        async with aclosing(self.client.generate(serving, sequence)) as items:
+            async for item in items:
+                if isinstance(item, Step):
+                    self._observe(item, writer.push(item.tokens), sequence, serving, record)
+                elif writer.finish_reason is None:
+                    writer.end("stop" if item.reason == "stop" else "length")
+                if (piece := writer.take()) is not None:
+                    yield piece
+                if writer.has_ended_early:
+                    return
+
+    def _observe(
+        self,
+        step: Step,
+        num_kept: int,
+        sequence: GenerateRequest,
+        serving: Serving,
+        record: RequestRecord,
+    ) -> None:
+        is_first = record.first_token_at is None
+        record.add_step(step, num_kept, time.monotonic())
+        if is_first:
+            self.metrics.observe_first_token(record.first_token_seconds)
+        length = len(sequence.prompt) + record.num_choice_tokens
+        self.metrics.observe_step(step, num_kept, length / serving.info.max_model_len)
+
+    def _chunk(self, created: int, piece: Choice, record: RequestRecord) -> Completion:
+        """One piece as a chunk; the last one of all tells the metrics if no usage chunk will."""
+        usage = usage_of(record) if self.plan.wants_running_usage else None
+        metrics = None
+        if piece.finish_reason is not None:
+            record.finish_reasons.append(piece.finish_reason)
+            is_last = piece.index == len(self.plan.sequences) - 1
+            metrics = metrics_of(record) if is_last and not self.plan.wants_usage else None
+        return self._completion(created, [piece], usage, metrics)
+
+    def _completion(
+        self,
+        created: int,
+        choices: list[Choice],
+        usage: Usage | None,
+        metrics: RequestMetrics | None,
+    ) -> Completion:
+        return Completion(
+            id=self.plan.request_id,
+            created=created,
+            model=self.plan.model,
+            choices=choices,
+            usage=usage,
+            metrics=metrics,
+        )
+
+
+async def fold(chunks: AsyncIterator[Completion]) -> Completion:
+    """The whole reply that a stream of at least one chunk adds up to."""
+    choices: dict[int, Choice] = {}
+    async for chunk in chunks:
+        for piece in chunk.choices:
+            known = choices.get(piece.index)
+            choices[piece.index] = _joined(known, piece) if known else piece
+    return chunk.model_copy(update={"choices": [choices[index] for index in sorted(choices)]})
+
+
+def _joined(first: Choice, second: Choice) -> Choice:
+    ids = None if second.token_ids is None else (first.token_ids or []) + second.token_ids
+    return second.model_copy(
+        update={
+            "text": first.text + second.text,
+            "logprobs": _joined_logprobs(first.logprobs, second.logprobs),
+            "token_ids": ids,
+        }
+    )
+
+
+def _joined_logprobs(first: Logprobs | None, second: Logprobs | None) -> Logprobs | None:
+    if first is None or second is None:
+        return second or first
+    return Logprobs(
+        tokens=first.tokens + second.tokens,
+        token_logprobs=first.token_logprobs + second.token_logprobs,
+        top_logprobs=first.top_logprobs + second.top_logprobs,
+        text_offset=first.text_offset + second.text_offset,
+    )
