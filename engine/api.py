@@ -7,28 +7,35 @@
 For Python users, benchmarks and tools. It needs torch and transformers, and nothing of a server.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import torch
 
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder, never
-from engine.drafting.base import Drafter, NoStage
-from engine.drafting.build import Surroundings, build_drafter, stage_names
+from engine.drafting.build import StageBuilder, stage_names
 from engine.loading import load_model
 from engine.model import Model
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
 
 
 class Engine:
-    """A loaded target with its stages, decoding one request at a time."""
+    """A loaded target with its stages. One request runs at a time."""
 
-    def __init__(self, target: Model, drafter: Drafter | None = None, name: str = "") -> None:
-        self.target = target
-        self._decoder = Decoder(target, drafter or NoStage())
+    def __init__(
+        self,
+        name: str,
+        target: Model,
+        builder: StageBuilder,
+        stages: Sequence[StageConfig],
+        on_stage: Callable[[StageConfig], None] = lambda _: None,
+    ) -> None:
         self._name = name
-        self._stages: tuple[str, ...] = ()
+        self._target = target
+        self._builder = builder
+        self._stages = tuple(stages)
+        self._decoder = Decoder(target, builder.build(stages, on_stage))
 
     @classmethod
     def load(
@@ -40,7 +47,6 @@ class Engine:
         """
         if config.threads:
             torch.set_num_threads(config.threads)
-        num_parts = len(config.stages) + 1
         on_progress(LoadProgress(f"loading the target {config.model}", 0.0))
         target = load_model(
             config.model,
@@ -49,31 +55,40 @@ class Engine:
             max_model_len=config.max_model_len,
             chunk=config.prefill_chunk,
         )
-        num_loaded = 1
+        num_parts = len(config.stages) + 1
+        num_loaded = 0
 
         def announce(stage: StageConfig) -> None:
             nonlocal num_loaded
-            what = stage.model if isinstance(stage, ModelStageConfig) else "n-gram stage"
-            on_progress(LoadProgress(f"loading the draft {what}", num_loaded / num_parts))
             num_loaded += 1
+            what = stage.model if isinstance(stage, ModelStageConfig) else "n-grams"
+            on_progress(LoadProgress(f"loading the stage {what}", num_loaded / num_parts))
 
-        engine = cls(target, build_drafter(Surroundings(config, target), announce), config.model)
-        engine._stages = stage_names(config.stages)
-        return engine
+        builder = StageBuilder(config, target)
+        return cls(config.model, target, builder, config.stages, announce)
+
+    def with_stages(self, stages: Sequence[StageConfig]) -> Self:
+        """The same weights behind another list of stages; not while a request is running."""
+        return type(self)(self._name, self._target, self._builder, stages)
+
+    @property
+    def stages(self) -> tuple[StageConfig, ...]:
+        """The stages, from the one nearest the target downwards."""
+        return self._stages
 
     @property
     def info(self) -> ModelInfo:
         """What was loaded."""
-        limits = self.target.limits
+        limits = self._target.limits
         return ModelInfo(
             model=self._name,
-            max_model_len=self.target.max_model_len,
+            max_model_len=self._target.max_model_len,
             vocab_size=limits.vocab_size,
             eos_token_ids=limits.eos_token_ids,
-            dtype=str(self.target.dtype).removeprefix("torch."),
-            device=str(self.target.device),
-            num_parameters=self.target.num_parameters,
-            stages=self._stages,
+            dtype=str(self._target.dtype).removeprefix("torch."),
+            device=str(self._target.device),
+            num_parameters=self._target.num_parameters,
+            stages=stage_names(self._stages),
         )
 
     def generate(

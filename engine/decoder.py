@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.accept import accept
 from engine.drafting.base import Context, Drafter, NoStage
+from engine.economy import Economy
 from engine.errors import InvalidRequestError
 from engine.model import Model
 from engine.request import (
@@ -35,6 +36,7 @@ class Decoder:
 
     target: Model
     drafter: Drafter = field(default_factory=NoStage)
+    economy: Economy = field(default_factory=Economy)
 
     def generate(
         self, request: GenerateRequest, is_cancelled: Callable[[], bool] = never
@@ -48,16 +50,19 @@ class Decoder:
         drafter = NoStage() if request.speculation == "off" else self.drafter
         drafter.reset(request.prompt)
         self.target.catch_up(context.tokens, is_cancelled)
-        # The first token is sent before anything is drafted, or any draft model reads the prompt.
-        stage: Drafter = NoStage()
         total = SpeculationStats()
         reason: FinishReason | None = None
         while reason is None and not is_cancelled():
             context.max_depth = self._max_depth(request, context)
-            step, reason = self._step(request, context, stage)
+            # The first token is sent before anything is drafted, or a draft reads the prompt.
+            is_first = total.num_steps == 0
+            is_timed = request.speculation == "auto" and not is_first
+            is_drafting = not is_first and (not is_timed or self.economy.pays())
+            step, reason = self._step(request, context, drafter if is_drafting else NoStage())
+            if is_timed:
+                self.economy.observe(step.stats.num_accepted_drafts + 1, step.stats.milliseconds)
             total.add(step.stats)
             drafter.observe([token.token_id for token in step.tokens])
-            stage = drafter
             yield step
         stop = context.tokens[-1] if reason == "stop" else None
         yield Finished(request.request_id, reason or "cancelled", total, stop)

@@ -1,10 +1,10 @@
 """The exceptions of the engine. Each message says what was wrong and what to do about it.
 
-    EngineError
-    ├── ConfigError            a setting the engine cannot use
-    ├── ModelLoadError         weights or tables that cannot be loaded
-    ├── InvalidRequestError    a request that can never run on this engine
-    └── EngineDiedError        the engine process ended while a request was running
+EngineError
+├── ConfigError            a setting the engine cannot use
+├── ModelLoadError         weights or tables that cannot be loaded
+├── InvalidRequestError    a request that can never run on this engine
+└── EngineDiedError        the engine process ended while a request was running
 """
 
 

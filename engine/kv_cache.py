@@ -8,8 +8,7 @@ keeps all rows: a ring could not be rolled back.
 """
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -20,10 +19,10 @@ class KVCache(Cache):
     """`length` rows are in use, of at most `capacity`; three verbs change that, none allocates."""
 
     def __init__(self, capacity: int) -> None:
-        layer = cast(type[CacheLayerMixin], partial(_Layer, self))
-        super().__init__(layer_class_to_replicate=layer)
+        super().__init__(layer_class_to_replicate=cast(type[CacheLayerMixin], self._new_layer))
         self.capacity = capacity
         self.length = 0
+        self._rows: list[_Layer] = []
 
     def extend(self, num_rows: int) -> None:
         """Count in the rows that a forward pass has just written at the end of every layer."""
@@ -40,9 +39,13 @@ class KVCache(Cache):
         """Of the rows from `start` on keep only `kept` (absolute, ascending), moved together."""
         end = start + len(kept)
         if list(kept) != list(range(start, end)):
-            for layer in self.layers:
+            for layer in self._rows:
                 layer.move(list(kept), start)
         self.length = end
+
+    def _new_layer(self) -> "_Layer":
+        self._rows.append(_Layer(self))
+        return self._rows[-1]
 
 
 class _Layer(CacheLayerMixin):
@@ -56,15 +59,19 @@ class _Layer(CacheLayerMixin):
     def __init__(self, cache: KVCache) -> None:
         super().__init__()
         self._cache = cache
+        self._both: tuple[Tensor, ...] = ()
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the rows in the shape and precision of the first ones."""
-        self.keys = _rows_like(key_states, self._cache.capacity)
-        self.values = _rows_like(value_states, self._cache.capacity)
+        self._both = tuple(
+            states.new_zeros(*states.shape[:-2], self._cache.capacity, states.shape[-1])
+            for states in (key_states, value_states)
+        )
+        self.keys, self.values = self._both
         self.is_initialized = True
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Write the pass's rows after those in use and return all of both, as views."""
         if not self.is_initialized:
@@ -72,15 +79,15 @@ class _Layer(CacheLayerMixin):
         start, end = self._cache.length, self._cache.length + key_states.shape[-2]
         if end > self._cache.capacity:
             raise ValueError(f"{end} rows do not fit a cache of {self._cache.capacity}")
-        self.keys[:, :, start:end] = key_states
-        self.values[:, :, start:end] = value_states
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        keys, values = self._both
+        keys[:, :, start:end] = key_states
+        values[:, :, start:end] = value_states
+        return keys[:, :, :end], values[:, :, :end]
 
     def move(self, rows: list[int], start: int) -> None:
         """Copy `rows` to the consecutive places from `start` on."""
-        end = start + len(rows)
-        self.keys[:, :, start:end] = self.keys[:, :, rows]
-        self.values[:, :, start:end] = self.values[:, :, rows]
+        for states in self._both:
+            states[:, :, start : start + len(rows)] = states[:, :, rows]
 
     def get_seq_length(self) -> int:
         """Rows in use."""
@@ -93,8 +100,3 @@ class _Layer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Rows there are."""
         return self._cache.capacity
-
-
-def _rows_like(states: Tensor, capacity: int) -> Tensor:
-    shape = (*states.shape[:-2], capacity, states.shape[-1])
-    return torch.zeros(shape, dtype=states.dtype, device=states.device)

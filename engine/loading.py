@@ -54,7 +54,7 @@ def load_model(
             f"cannot load {name!r}: {_first_line(error)} Give a Hugging Face id, a folder with "
             "config.json and weights, or embedded/target."
         ) from error
-    network = network.to(place).eval()
+    network.to(device=place).eval()
     window = max_model_len or min(limits.max_positions, 8192)
     return Model(network, limits, window, chunk).check_seam()
 
@@ -79,7 +79,9 @@ def choose_device(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device!r}: {_first_line(error)} Try auto, cpu or cuda.") from error
+        raise ConfigError(
+            f"device {device!r}: {_first_line(error)} Try auto, cpu or cuda."
+        ) from error
     return place
 
 

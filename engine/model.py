@@ -135,7 +135,9 @@ class Model:
             raise ValueError("committed tokens cannot follow a tree's rows: roll back first")
         ids = [*pending, *(tree.tokens[node] for node in nodes)]
         positions = [*range(start, root), *(root + tree.depths[node] for node in nodes)]
-        logits = self._forward(ids, positions, self._masks(root, tree, nodes, positions), len(nodes))
+        logits = self._forward(
+            ids, positions, self._masks(root, tree, nodes, positions), len(nodes)
+        )
         self.tokens.extend(pending)
         self._nodes.extend(nodes)
         return logits
@@ -208,4 +210,3 @@ class Model:
                 f"{error:.2g} on a branching tree); this architecture cannot be served."
             )
         return self
-

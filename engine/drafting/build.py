@@ -1,7 +1,6 @@
 """From a list of stage configurations to one drafter: each stage wraps the one below it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig, StageConfig
@@ -17,27 +16,74 @@ _PADDING = 0.01
 """Families pad one vocabulary to different sizes; a larger difference is another tokenizer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a stage needs to know to be built: the engine's settings and the target it drafts for."""
+class StageBuilder:
+    """Builds drafters for one target. What a stage loads is loaded once, however often it is used."""
 
-    config: EngineConfig
-    target: Model
+    def __init__(self, config: EngineConfig, target: Model) -> None:
+        self._config = config
+        self._target = target
+        self._models: dict[str, Model] = {}
+        self._tables: dict[str, KatzTable] = {}
+
+    def build(
+        self,
+        stages: Sequence[StageConfig],
+        on_stage: Callable[[StageConfig], None] = lambda _: None,
+    ) -> Drafter:
+        """Fold the stages from the lowest up; `on_stage` hears of each before it is loaded."""
+        drafter: Drafter = NoStage()
+        names = stage_names(stages)
+        for stage, name in zip(reversed(stages), reversed(names), strict=True):
+            on_stage(stage)
+            drafter = _BUILDERS[type(stage)](self, stage, name, drafter)
+        return drafter
+
+    def model(self, name: str) -> Model:
+        """A draft model that fits the target. Raises ModelLoadError if it does not."""
+        if name not in self._models:
+            model = load_model(
+                name,
+                dtype=self._config.dtype,
+                device=self._config.device,
+                max_model_len=self._target.max_model_len,
+                chunk=self._config.prefill_chunk,
+            )
+            _fit_vocabulary(name, model, self._target)
+            self._models[name] = model
+        return self._models[name]
+
+    def table(self, name: str) -> KatzTable:
+        """An n-gram table over the target's vocabulary."""
+        if name not in self._tables:
+            table = KatzTable.load(resolve(name))
+            if table.vocab_size > self._target.limits.vocab_size:
+                raise ModelLoadError(
+                    f"the table {name!r} has {table.vocab_size} tokens and the target "
+                    f"{self._target.limits.vocab_size}: it belongs to another tokenizer."
+                )
+            self._tables[name] = table
+        return self._tables[name]
+
+    def model_drafter(self, stage: ModelStageConfig, name: str, below: Drafter) -> Drafter:
+        """A draft-model stage over `below`."""
+        vocab_size = self._target.limits.vocab_size
+        return ModelDrafter(stage, self.model(stage.model), below, name, vocab_size)
+
+    def ngram_drafter(self, stage: NgramStageConfig, name: str, below: Drafter) -> Drafter:
+        """An n-gram stage, which nothing can stand below."""
+        if not isinstance(below, NoStage):
+            raise ModelLoadError("an n-gram stage asks no stage below it: it must be the last one.")
+        table = self.table(stage.table) if stage.table is not None else None
+        return NgramDrafter(stage, table, name)
 
 
-def build_drafter(
-    around: Surroundings, on_stage: Callable[[StageConfig], None] = lambda _: None
-) -> Drafter:
-    """Fold the configured stages from the lowest up; `on_stage` hears of each before it loads."""
-    drafter: Drafter = NoStage()
-    names = stage_names(around.config.stages)
-    for stage, name in zip(reversed(around.config.stages), reversed(names), strict=True):
-        on_stage(stage)
-        drafter = _BUILDERS[type(stage)](stage, name, drafter, around)
-    return drafter
+_BUILDERS: Mapping[type[StageConfig], Callable[[StageBuilder, Any, str, Drafter], Drafter]] = {
+    ModelStageConfig: StageBuilder.model_drafter,
+    NgramStageConfig: StageBuilder.ngram_drafter,
+}
 
 
-def stage_names(stages: tuple[StageConfig, ...]) -> tuple[str, ...]:
+def stage_names(stages: Sequence[StageConfig]) -> tuple[str, ...]:
     """The name of each stage, by kind; stages of one kind are numbered from the second on."""
     names: list[str] = []
     for stage in stages:
@@ -46,23 +92,8 @@ def stage_names(stages: tuple[StageConfig, ...]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _build_model(
-    stage: ModelStageConfig, name: str, below: Drafter, around: Surroundings
-) -> Drafter:
-    config, target = around.config, around.target
-    model = load_model(
-        stage.model,
-        dtype=config.dtype,
-        device=config.device,
-        max_model_len=target.max_model_len,
-        chunk=config.prefill_chunk,
-    )
-    check_vocabulary(stage.model, model, target)
-    return ModelDrafter(stage, model, below, name, target.limits.vocab_size)
-
-
-def check_vocabulary(name: str, draft: Model, target: Model) -> None:
-    """Refuse a draft with another tokenizer; one that differs in padding alone is padded to fit."""
+def _fit_vocabulary(name: str, draft: Model, target: Model) -> None:
+    """Refuse a draft with another tokenizer; pad one that differs in padding alone."""
     drafts, targets = draft.limits.vocab_size, target.limits.vocab_size
     if abs(drafts - targets) > _PADDING * targets:
         raise ModelLoadError(
@@ -71,23 +102,3 @@ def check_vocabulary(name: str, draft: Model, target: Model) -> None:
         )
     if drafts < targets:
         draft.pad_vocabulary(targets)
-
-
-def _build_ngram(
-    stage: NgramStageConfig, name: str, below: Drafter, around: Surroundings
-) -> Drafter:
-    if not isinstance(below, NoStage):
-        raise ModelLoadError("an n-gram stage asks no stage below it: it must be the last one.")
-    table = KatzTable.load(resolve(stage.table)) if stage.table is not None else None
-    if table is not None and table.vocab_size > around.target.limits.vocab_size:
-        raise ModelLoadError(
-            f"the table {stage.table!r} has {table.vocab_size} tokens and the target "
-            f"{around.target.limits.vocab_size}: it belongs to another tokenizer."
-        )
-    return NgramDrafter(stage, table, name)
-
-
-_BUILDERS: Mapping[type[StageConfig], Callable[[Any, str, Drafter, Surroundings], Drafter]] = {
-    ModelStageConfig: _build_model,
-    NgramStageConfig: _build_ngram,
-}

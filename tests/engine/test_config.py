@@ -49,9 +49,7 @@ def test_no_stages_and_null_stages_are_plain_decoding() -> None:
         ({}, "model is missing"),
     ],
 )
-def test_a_bad_mapping_is_refused_with_the_remedy(
-    mapping: dict[str, object], message: str
-) -> None:
+def test_a_bad_mapping_is_refused_with_the_remedy(mapping: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         EngineConfig.from_mapping(mapping)
 

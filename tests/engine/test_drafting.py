@@ -8,7 +8,7 @@ import pytest
 
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.drafting.base import Context, NoStage
-from engine.drafting.build import Surroundings, build_drafter
+from engine.drafting.build import StageBuilder
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
@@ -23,7 +23,10 @@ PROMPT = [5, 9, 33, 7, 5, 9, 33]
 
 
 def context_of(
-    tokens: list[int], temperature: float = 0.0, max_depth: int = 20, stop: frozenset[int] = frozenset()
+    tokens: list[int],
+    temperature: float = 0.0,
+    max_depth: int = 20,
+    stop: frozenset[int] = frozenset(),
 ) -> Context:
     sampler = Sampler(SamplingParams(temperature=temperature, seed=3), VOCAB_SIZE)
     return Context(list(tokens), sampler, stop, max_depth)
@@ -161,7 +164,7 @@ def test_stages_are_built_from_a_configuration_and_checked_against_the_target(
         config = EngineConfig.from_mapping(
             {"model": "", "dtype": "float32", "stages": list(stages)}
         )
-        return build_drafter(Surroundings(config, target_model()))
+        return StageBuilder(config, target_model()).build(config.stages)
 
     assert isinstance(build(), NoStage)
     assert isinstance(build({"kind": "ngram"}), NgramDrafter)

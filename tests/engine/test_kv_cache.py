@@ -17,7 +17,9 @@ def write(cache: KVCache, *values: int) -> None:
 
 def held(cache: KVCache, layer: int = 0) -> list[float]:
     keys, values = cache.layers[layer].keys, cache.layers[layer].values
-    assert torch.equal(keys[0, 0, : cache.length, 0] - 1000 * layer, -values[0, 0, : cache.length, 0])
+    assert torch.equal(
+        keys[0, 0, : cache.length, 0] - 1000 * layer, -values[0, 0, : cache.length, 0]
+    )
     return (keys[0, 0, : cache.length, 0] - 1000 * layer).tolist()
 
 
