@@ -1,0 +1,231 @@
+"""A Katz back-off trigram, memory-mapped from one file and asked in microseconds.
+
+    P(w | u v) = stored(u v w)              if the table holds the trigram
+                 a(u v) * P(w | v)          otherwise, and so down to the unigram
+
+Back-off after Katz, *Estimation of Probabilities from Sparse Data for the Language Model Component
+of a Speech Recognizer* (1987), as the drafter of a draft (Spector & Ré, section 3.2). `katz_build`
+counts and prunes; here a finished table is read. The file is in safetensors layout: a length, a
+JSON header, flat arrays. Knows token ids and nothing of text, models or trees.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from operator import itemgetter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.drafting.katz_build import LEVEL_LOGPROBS, Array, Tokens, build_arrays
+from engine.errors import ModelLoadError
+
+FILE_NAME = "katz.safetensors"
+
+_FORMAT = "stagetree-katz-1"
+_DTYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "F32": np.float32}
+_DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_ALIGNMENT = 8
+_CACHED_CONTEXTS = 1 << 16
+_LOGPROBS: tuple[float, ...] = tuple(LEVEL_LOGPROBS.tolist())
+
+
+class Continuations(NamedTuple):
+    """Tokens and their log-probabilities, best first."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+class _Row(NamedTuple):
+    """What is stored for one context, best first, and the log of its back-off weight."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    backoff: float
+
+
+_UNSEEN = _Row((), (), 0.0)
+
+
+class _Rows:
+    """The stored rows of one order; plain buffers, since numpy scalars cost a microsecond each."""
+
+    def __init__(self, arrays: Mapping[str, Array], order: str) -> None:
+        self._ends = [0, *accumulate(arrays[f"{order}_counts"].tolist())]
+        self._tokens = memoryview(arrays[f"{order}_tokens"])
+        self._levels = memoryview(arrays[f"{order}_levels"])
+        self._backoffs = memoryview(arrays[f"{order}_backoffs"])
+
+    def __getitem__(self, index: int) -> _Row:
+        start, end = self._ends[index], self._ends[index + 1]
+        levels = self._levels[start:end].tolist()
+        logprobs = tuple([_LOGPROBS[level] for level in levels])
+        return _Row(tuple(self._tokens[start:end].tolist()), logprobs, self._backoffs[index])
+
+
+class KatzTable:
+    """Log-probabilities of the next token after two tokens; see `katz_build` for the arrays."""
+
+    def __init__(self, arrays: Mapping[str, Array], max_continuations: int) -> None:
+        self.vocab_size = len(arrays["unigram"])
+        self.max_continuations = max_continuations
+        self._arrays = dict(arrays)
+        self._unigram = memoryview(arrays["unigram"])
+        self._bigrams = _Rows(arrays, "bigram")
+        self._trigrams = _Rows(arrays, "trigram")
+        self._starts = memoryview(arrays["trigram_starts"])
+        self._befores = memoryview(arrays["trigram_befores"])
+        # A row of order n may hide that many of the order below, so each list is that much longer.
+        self._frequent = _most_frequent(arrays["unigram"], 4 * max_continuations)
+        self._after_one = lru_cache(maxsize=_CACHED_CONTEXTS)(self._rank_after_one)
+        self._after_two = lru_cache(maxsize=_CACHED_CONTEXTS)(self._rank_after_two)
+
+    @classmethod
+    def build(
+        cls,
+        tokens: Iterable[Tokens],
+        vocab_size: int,
+        *,
+        max_continuations: int = 8,
+        min_count: int = 2,
+        max_bytes: int | None = None,
+    ) -> KatzTable:
+        """Count texts one at a time; an n-gram is kept when it stood `min_count` times or more.
+
+        A trigram must also be among the `max_continuations` best of its context. If the arrays
+        would exceed `max_bytes`, the trigrams that tell least beyond their bigrams are dropped.
+        """
+        if not 1 <= max_continuations <= 127:
+            raise ValueError(f"max_continuations must be 1 to 127, not {max_continuations}")
+        arrays = build_arrays(
+            tokens,
+            vocab_size,
+            max_continuations=max_continuations,
+            min_count=min_count,
+            max_bytes=max_bytes,
+        )
+        return cls(arrays, max_continuations)
+
+    @classmethod
+    def load(cls, path: str | Path) -> KatzTable:
+        """Map a table into memory from its file, or from a folder that holds `katz.safetensors`.
+
+        Raises ModelLoadError when there is none or when the file is not one.
+        """
+        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        try:
+            arrays, metadata = _read(file)
+            return cls(arrays, int(metadata["max_continuations"]))
+        except (OSError, ValueError, KeyError, struct.error) as error:
+            raise ModelLoadError(
+                f"cannot read an n-gram table from {file}: {error}. Name a folder that holds "
+                f"{FILE_NAME}, such as embedded/draft2, or build one with engine.training."
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the table to a file, or as `katz.safetensors` into a folder that exists."""
+        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        metadata = {"format": _FORMAT, "max_continuations": str(self.max_continuations)}
+        _write(file, self._arrays, metadata)
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the arrays."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    @property
+    def num_trigrams(self) -> int:
+        """How many trigrams are stored."""
+        return len(self._arrays["trigram_tokens"])
+
+    def continuations(self, before: int, last: int) -> tuple[Sequence[int], Sequence[float]]:
+        """The likeliest next tokens after `before, last`, best first, with log-probabilities.
+
+        There are `max_continuations` of them, or the whole vocabulary if that is smaller.
+        `before` is -1 in a context of one token.
+        """
+        return self._after_two(before, last)
+
+    def logprob(self, before: int, last: int, token: int) -> float:
+        """The Katz log-probability of any token in the vocabulary after `before, last`."""
+        total = 0.0
+        for row in (self._find(before, last), self._bigrams[last]):
+            if token in row.tokens:
+                return total + row.logprobs[row.tokens.index(token)]
+            total += row.backoff
+        return total + float(self._unigram[token])
+
+    def _find(self, before: int, last: int) -> _Row:
+        """The stored trigrams of a context; rows lie sorted by `last`, then by `before`."""
+        start, end = self._starts[last], self._starts[last + 1]
+        index = bisect_left(self._befores, before, start, end)
+        is_stored = index < end and self._befores[index] == before
+        return self._trigrams[index] if is_stored else _UNSEEN
+
+    def _rank_after_two(self, before: int, last: int) -> Continuations:
+        row = self._find(before, last)
+        return _rank(row, self._after_one(last), self.max_continuations)
+
+    def _rank_after_one(self, last: int) -> Continuations:
+        return _rank(self._bigrams[last], self._frequent, 2 * self.max_continuations)
+
+
+def _rank(row: _Row, lower: Continuations, limit: int) -> Continuations:
+    """The best of a row and of the order below it, weighed down by the row's back-off."""
+    if not row.tokens:
+        return Continuations(lower.tokens[:limit], lower.logprobs[:limit])
+    scores = {t: row.backoff + lp for t, lp in zip(lower.tokens, lower.logprobs, strict=True)}
+    scores.update(zip(row.tokens, row.logprobs, strict=True))
+    best = sorted(scores.items(), key=itemgetter(1), reverse=True)[:limit]
+    tokens, logprobs = zip(*best, strict=True)
+    return Continuations(tokens, logprobs)
+
+
+def _most_frequent(unigram: Array, count: int) -> Continuations:
+    order = np.argsort(-unigram, kind="stable")[:count]
+    return Continuations(tuple(order.tolist()), tuple(unigram[order].tolist()))
+
+
+def _write(file: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    header: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    # The widest first, so that every array starts at a multiple of its item size.
+    ordered = sorted(arrays.items(), key=lambda item: -item[1].itemsize)
+    for name, array in ordered:
+        start, end = end, end + array.nbytes
+        dtype, shape = _DTYPE_NAMES[array.dtype], list(array.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % _ALIGNMENT)
+    with file.open("wb") as out:
+        out.write(struct.pack("<Q", len(encoded)) + encoded)
+        for _, array in ordered:
+            out.write(array.tobytes())
+
+
+def _read(file: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    with file.open("rb") as source:
+        (length,) = struct.unpack("<Q", source.read(8))
+        if length > file.stat().st_size:
+            raise ValueError("it is not in safetensors layout")
+        header = json.loads(source.read(length))
+    metadata = header.pop("__metadata__", {})
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
+    data = np.memmap(file, np.uint8, mode="r", offset=8 + length)
+    arrays = {}
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        flat = np.asarray(data[start:end]).view(_DTYPES[entry["dtype"]])
+        if len(flat) != math.prod(entry["shape"]):
+            raise ValueError(f"{name} is cut short")
+        arrays[name] = flat
+    return arrays, metadata
