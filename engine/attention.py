@@ -72,7 +72,7 @@ def tree_attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of (1, heads, queries, size) over the cache's rows; returns (1, queries, heads, size).
+    """Attention of (1, heads, queries, size) over the cache's rows, as (1, queries, heads, size).
 
     Honours grouped-query heads, sliding windows, soft-capping and attention sinks (`s_aux`).
     """

@@ -142,7 +142,7 @@ class Decoder:
 def describe(
     logits: Tensor, token_ids: Sequence[int], origins: Sequence[str], num_logprobs: int | None
 ) -> tuple[EmittedToken, ...]:
-    """One noun for each row of `logits` (tokens, vocabulary), with log-probabilities if asked for."""
+    """A noun for each row of `logits` (tokens, vocabulary), with log-probabilities if asked for."""
     chosen = list(zip(token_ids, origins, strict=False))[: len(logits)]
     if num_logprobs is None:
         return tuple(EmittedToken(token, origin) for token, origin in chosen)

@@ -1,8 +1,8 @@
 """Counter-based Gumbel noise: a pure function of (seed, position, token id), with no state.
 
-The bits are Philox-4x64-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011)
-under the key (seed, 0): word `x % 4` of the block at counter (1 + x // 4, position, 0, 0) belongs to
-token id x. They are made on the host, so that every device sees the same ones.
+The bits are Philox-4x64-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC
+2011) under the key (seed, 0): word `x % 4` of the block at counter (1 + x // 4, position, 0, 0)
+belongs to token id x. They are made on the host, so that every device sees the same ones.
 """
 
 from collections.abc import Sequence

@@ -164,7 +164,7 @@ class EngineProcess:
     def cancel(self, request_id: str) -> None:
         """End a request within one step; its stream ends with reason "cancelled". Idempotent."""
         if not self._died.done():
-            asyncio.ensure_future(self._send(_Cancel(request_id)))
+            self._socket.send(_encode(_Cancel(request_id)))
 
     async def close(self, grace: float = 5.0) -> None:
         """End the process, by force after `grace` seconds, and remove its socket."""

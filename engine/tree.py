@@ -53,7 +53,7 @@ class TokenTree:
 
     @classmethod
     def from_parents(cls, tokens: Sequence[int], parents: Sequence[int]) -> Self:
-        """Build a tree from parallel lists; `parents[0]` is ignored. Raises ValueError if invalid."""
+        """Build a tree from parallel lists, `parents[0]` ignored. Raises ValueError if invalid."""
         tree = cls(tokens[0])
         for token, parent in zip(tokens[1:], parents[1:], strict=True):
             size = len(tree)
@@ -124,7 +124,7 @@ class TokenTree:
         return sorted(chosen)
 
     def prune(self, nodes: Iterable[int]) -> Self:
-        """A new tree of the root and these nodes, which must hold the parent of each (or the root)."""
+        """A new tree of the root and these nodes, among which the parent of each must be."""
         pruned = type(self)(self.tokens[0])
         place = {0: 0}
         for node in sorted(nodes):

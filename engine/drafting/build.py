@@ -17,7 +17,7 @@ _PADDING = 0.01
 
 
 class StageBuilder:
-    """Builds drafters for one target. What a stage loads is loaded once, however often it is used."""
+    """Builds drafters for one target; what they load is loaded once, however often it is used."""
 
     def __init__(self, config: EngineConfig, target: Model) -> None:
         self._config = config

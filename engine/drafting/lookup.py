@@ -31,7 +31,7 @@ class SuffixLookup:
         self._places: dict[tuple[int, ...], list[int]] = {}
 
     def start_text(self, tokens: Sequence[int]) -> None:
-        """Begin another text, which no match may span; forget the oldest ones if there are too many."""
+        """Begin another text, which no match may span; of too many, forget the oldest."""
         if len(self._history) > self._capacity:
             kept = self._history[-self._capacity // 2 :]
             self._history, self._places = [], {}

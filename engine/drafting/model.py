@@ -59,7 +59,8 @@ class ModelDrafter:
         if tree is not self._tree:
             self._model.rollback()
             self._tree, self._evaluated = tree, set()
-        frontier = [leaf for leaf in leaves if context.can_extend(tree, leaf)]
+        frontier = [leaf for leaf in leaves if self._is_open(context, tree, leaf)]
+        frontier = frontier or self._next_frontier(context, tree, leaves, budget)
         for _ in range(self._config.passes):
             if not frontier:
                 break
@@ -81,16 +82,20 @@ class ModelDrafter:
         waiting = [
             node
             for node in tree.best(budget, below=leaves)
-            if node not in self._evaluated and context.can_extend(tree, node)
+            if self._is_open(context, tree, node)
         ]
         return heapq.nlargest(self._config.width, waiting, key=scores.__getitem__)
+
+    def _is_open(self, context: Context, tree: TokenTree, node: int) -> bool:
+        """Whether the model has yet to say what comes after this node."""
+        return node not in self._evaluated and context.can_extend(tree, node)
 
     def _evaluate(
         self, context: Context, tree: TokenTree, frontier: Sequence[int], guesses: Sequence[int]
     ) -> None:
         """One draft pass over frontier and guesses, then children for each of them."""
-        extendable = [node for node in guesses if context.can_extend(tree, node)]
-        expanded = sorted({*frontier, *extendable} - self._evaluated)
+        open_guesses = [node for node in guesses if self._is_open(context, tree, node)]
+        expanded = sorted({*frontier, *open_guesses})
         nodes = self._with_ancestors(tree, expanded)
         before = self._model.num_passes
         logits = self._model.score(context.tokens, tree, nodes)[:, : self._vocab_size]

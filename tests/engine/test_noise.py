@@ -61,7 +61,7 @@ def test_it_is_gumbel_in_the_middle_and_in_the_tail() -> None:
 
 
 def test_rare_tokens_win_as_often_as_they_should() -> None:
-    """Two tokens, one 100,000 times likelier: coarse noise would never or too often draw the other."""
+    """One of two tokens is 100,000 times likelier: coarse noise would never draw the other."""
     rare = math.log(1e-5)
     words = random_bits(11, 4, 1 << 22)
     wins = (gumbel(words[::2].copy()) + rare > gumbel(words[1::2].copy())).sum().item()

@@ -144,7 +144,7 @@ def test_weights_that_are_not_there_are_a_load_error_with_a_remedy(tmp_path: Pat
     async def scenario() -> None:
         config = EngineConfig.from_mapping({"model": str(tmp_path / "nothing")})
         async with running(config) as process:
-            with pytest.raises(ModelLoadError, match="nothing.*Hugging Face id"):
+            with pytest.raises(ModelLoadError, match=r"nothing.*Hugging Face id"):
                 await process.wait_ready()
             await process.wait_died()
 
