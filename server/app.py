@@ -2,22 +2,29 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from engine import EngineError
 from server.dispatch import Dispatcher
 from server.engine_client import EngineClient
 from server.errors import ApiError, BadRequestError, error_response
 from server.metrics import Metrics
 from server.middleware import ApiKeyMiddleware, BodyLimitMiddleware, RequestIdMiddleware
+from server.protocol import ErrorReply
 from server.routes.completions import completions_router
 from server.routes.models import models_router
 from server.routes.operations import operations_router
 from server.settings import Settings
 from server.version import VERSION
+
+_FAILURES: dict[int | str, dict[str, Any]] = {
+    kind: {"model": ErrorReply} for kind in ("4XX", "5XX")
+}
 
 
 def create_app(settings: Settings, client: EngineClient) -> FastAPI:
@@ -33,7 +40,7 @@ def create_app(settings: Settings, client: EngineClient) -> FastAPI:
         finally:
             await client.close()
 
-    app = FastAPI(title="stagetree", version=VERSION, lifespan=lifespan)
+    app = FastAPI(title="stagetree", version=VERSION, lifespan=lifespan, responses=_FAILURES)
     app.state.dispatcher = dispatcher
     app.include_router(completions_router(settings, client, dispatcher, metrics))
     app.include_router(models_router(settings, client))
@@ -52,7 +59,7 @@ def _add_error_handlers(app: FastAPI) -> None:
             error = _as_bad_request(error)
         return error_response(error)
 
-    for kind in (ApiError, RequestValidationError, HTTPException, Exception):
+    for kind in (ApiError, EngineError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)
 
 

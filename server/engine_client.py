@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,7 +24,7 @@ from server.text import Tokenizer
 
 _log = logging.getLogger(__name__)
 
-# Deaths without a quiet spell between them; more are no accident.
+# So many deaths, none after a quiet spell of serving, are no accident.
 MAX_DEATHS = 5
 QUIET_SECONDS = 60.0
 RETRY_AFTER = 2
@@ -78,6 +79,7 @@ class EngineClient:
         self._load_tokenizer = load_tokenizer
         self._backoff = backoff
         self._engine: Engine | None = None
+        self._ready_at = math.inf
         self._serving: Serving | None = None
         self._refusal: ApiError | None = None
         self._changed = asyncio.Condition()
@@ -156,9 +158,9 @@ class EngineClient:
     async def _keep_alive(self, tokenizer: "asyncio.Task[Tokenizer]") -> None:
         deaths = 0
         while True:
-            began = time.monotonic()
+            self._ready_at = math.inf
             reason = await self._live(tokenizer)
-            deaths = 1 if time.monotonic() - began > QUIET_SECONDS else deaths + 1
+            deaths = 1 if time.monotonic() - self._ready_at > QUIET_SECONDS else deaths + 1
             _log.error("the engine process died: %s", reason)
             if deaths >= MAX_DEATHS:
                 raise LoadFailedError(f"the engine process died {deaths} times; last: {reason}")
@@ -190,7 +192,7 @@ class EngineClient:
             " <- ".join(("target", *info.stages)),
         )
         async with self._changed:
-            self._serving = serving
+            self._serving, self._ready_at = serving, time.monotonic()
             self._changed.notify_all()
 
     async def _refuse(self, error: ApiError) -> None:

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from engine import EngineDiedError, InvalidRequestError
+from server.protocol import ErrorBody, ErrorReply
 
 
 class ApiError(Exception):
@@ -102,18 +103,18 @@ def answer_for(error: Exception) -> Answer:
     return next((ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS), INTERNAL)
 
 
-def envelope(error: Exception) -> dict[str, dict[str, str | None]]:
+def envelope(error: Exception) -> ErrorReply:
     """The body of an error reply; what went wrong inside the server stays in its log."""
     answer = answer_for(error)
     message = error.detail if isinstance(error, HTTPException) else str(error)
-    return {
-        "error": {
-            "message": INTERNAL_MESSAGE if answer is INTERNAL else message,
-            "type": answer.type,
-            "param": error.param if isinstance(error, ApiError) else None,
-            "code": answer.code,
-        }
-    }
+    return ErrorReply(
+        error=ErrorBody(
+            message=INTERNAL_MESSAGE if answer is INTERNAL else message,
+            type=answer.type,
+            param=error.param if isinstance(error, ApiError) else None,
+            code=answer.code,
+        )
+    )
 
 
 def error_response(error: Exception) -> JSONResponse:
@@ -126,4 +127,4 @@ def error_response(error: Exception) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if answer.is_final:
         headers["x-should-retry"] = "false"
-    return JSONResponse(envelope(error), answer.status, headers)
+    return JSONResponse(envelope(error).model_dump(), answer.status, headers)

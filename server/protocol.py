@@ -93,18 +93,18 @@ class CompletionRequest(_Wire):
 
     prompt: Annotated[Prompt, BeforeValidator(_check_prompt)]
     model: str | None = None
-    max_tokens: int | None = Field(None, ge=0)
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1, lt=2**31)
-    min_p: float = Field(0.0, ge=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    max_tokens: int | None = Field(default=None, ge=0)
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=-1, lt=2**31)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Annotated[list[StopString], Field(max_length=4), BeforeValidator(_list_of_one)] = []
     stop_token_ids: Annotated[list[TokenId], Field(max_length=128)] = []
     ignore_eos: bool = False
-    n: int = Field(1, ge=1, le=128)
-    best_of: int | None = Field(None, ge=1)
-    logprobs: int | None = Field(None, ge=0)
+    n: int = Field(default=1, ge=1, le=128)
+    best_of: int | None = Field(default=None, ge=1)
+    logprobs: int | None = Field(default=None, ge=0)
     stream: bool = False
     stream_options: StreamOptions | None = None
     add_special_tokens: bool = True
@@ -154,7 +154,7 @@ class Choice(_Wire):
     finish_reason: Literal["stop", "length"] | None
     stop_reason: str | int | None
     seed: int
-    token_ids: list[int] | None = Field(None, exclude_if=lambda ids: ids is None)
+    token_ids: list[int] | None = Field(default=None, exclude_if=lambda ids: ids is None)
 
 
 class PromptTokensDetails(_Wire):
@@ -223,17 +223,21 @@ class Completion(_Wire):
     created: int
     model: str
     choices: list[Choice]
-    usage: Usage | None = Field(None, exclude_if=lambda usage: usage is None)
-    metrics: RequestMetrics | None = Field(None, exclude_if=lambda metrics: metrics is None)
+    usage: Usage | None = Field(default=None, exclude_if=lambda usage: usage is None)
+    metrics: RequestMetrics | None = Field(default=None, exclude_if=lambda metrics: metrics is None)
 
 
 class ModelCard(_Wire):
-    """One entry of `GET /v1/models`; the window is null until the model has loaded."""
+    """One entry of `GET /v1/models`; `root` is what was loaded, under whatever `id`.
+
+    The window is null until the model has loaded.
+    """
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["stagetree"] = "stagetree"
+    root: str
     max_model_len: int | None
 
 
@@ -242,3 +246,18 @@ class ModelList(_Wire):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+
+
+class ErrorBody(_Wire):
+    """What went wrong; `param` names the field at fault, `code` the kind of failure."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(_Wire):
+    """OpenAI's error envelope."""
+
+    error: ErrorBody

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing
-from json import dumps
 from typing import TypeVar
 
 from starlette.responses import Response
@@ -15,6 +14,8 @@ from server.protocol import Completion
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+STALL_SECONDS = 60.0
 
 
 class EventStream(Response):
@@ -37,15 +38,17 @@ class EventStream(Response):
         """Send the events; a client that goes ends the stream and frees the engine."""
         try:
             await until_disconnect(receive, self._send(send))
-        except ClientGoneError:
-            _log.info("a client left before its stream ended")
+        except (ClientGoneError, TimeoutError):
+            _log.info("a client left or stopped reading before its stream ended")
 
     async def _send(self, send: Send) -> None:
+        """A client that stops reading must not hold the engine, so each send has a limit."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
         async with aclosing(self._chunks):
             async for event in self._events():
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+                async with asyncio.timeout(STALL_SECONDS):
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _events(self) -> AsyncIterator[bytes]:
@@ -56,7 +59,7 @@ class EventStream(Response):
         except Exception as error:
             if answer_for(error) is INTERNAL:
                 _log.exception("a stream failed")
-            yield _event(dumps(envelope(error)))
+            yield _event(envelope(error).model_dump_json())
         yield _event("[DONE]")
 
 

@@ -39,22 +39,22 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     max_model_len: Annotated[int, Field(ge=2)] | None = None
-    prefill_chunk: int = Field(512, ge=1)
-    threads: int = Field(0, ge=0)
+    prefill_chunk: int = Field(default=512, ge=1)
+    threads: int = Field(default=0, ge=0)
     # The live look-up alone: the one stage that needs no training and fits any target.
     stages: list[dict[str, Any]] = [{"kind": "ngram"}]
 
     host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(default=8000, ge=0, le=65535)
     api_key: SecretStr | None = None
     served_model_name: str | None = None
-    max_queue: int = Field(64, ge=0)
-    queue_timeout: float = Field(120.0, gt=0)
-    max_body_bytes: int = Field(8 * 2**20, ge=1)
-    max_sequences: int = Field(1024, ge=1)
-    drain_seconds: float = Field(30.0, ge=0)
-    default_max_tokens: int = Field(16, ge=1)
-    max_logprobs: int = Field(20, ge=0)
+    max_queue: int = Field(default=64, ge=0)
+    queue_timeout: float = Field(default=120.0, gt=0)
+    max_body_bytes: int = Field(default=8 * 2**20, ge=1)
+    max_sequences: int = Field(default=1024, ge=1)
+    drain_seconds: float = Field(default=30.0, ge=0)
+    default_max_tokens: int = Field(default=16, ge=1)
+    max_logprobs: int = Field(default=20, ge=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod

@@ -75,7 +75,7 @@ class CompletionStream:
         is_first = record.first_token_at is None
         record.add_step(step, num_kept, time.monotonic())
         if is_first:
-            self.metrics.observe_first_token(record.first_token_seconds)
+            self.metrics.observe_first_token(record)
         length = len(sequence.prompt) + record.num_choice_tokens
         self.metrics.observe_step(step, num_kept, length / serving.info.max_model_len)
 

@@ -23,7 +23,12 @@ def completions_router(
     """The text completion endpoint."""
     router = APIRouter()
 
-    @router.post("/v1/completions", response_model=Completion, tags=["completions"])
+    @router.post(
+        "/v1/completions",
+        response_model=Completion,
+        responses={200: {"content": {EventStream.media_type: {}}}},
+        tags=["completions"],
+    )
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Complete a prompt; with `stream`, as server-sent events."""
         arrived_at = time.monotonic()

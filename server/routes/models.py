@@ -17,7 +17,9 @@ def models_router(settings: Settings, client: EngineClient) -> APIRouter:
 
     def card() -> ModelCard:
         window = client.info.max_model_len if client.info else None
-        return ModelCard(id=settings.model_id, created=created, max_model_len=window)
+        return ModelCard(
+            id=settings.model_id, created=created, root=settings.model, max_model_len=window
+        )
 
     @router.get("/v1/models")
     async def list_models() -> ModelList:

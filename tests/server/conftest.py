@@ -37,6 +37,25 @@ class Reply:
         return [item if item == "[DONE]" else json.loads(item) for item in data]
 
 
+class Stream:
+    """A request that was sent, and its reply as far as a test cares to read it."""
+
+    def __init__(self, connection: http.client.HTTPConnection) -> None:
+        self.connection = connection
+        self._response: http.client.HTTPResponse | None = None
+
+    def response(self) -> http.client.HTTPResponse:
+        """The reply, once its headers are there."""
+        self._response = self._response or self.connection.getresponse()
+        return self._response
+
+    def close(self) -> None:
+        """Leave, whatever is still to come."""
+        if self._response is not None:
+            self._response.close()
+        self.connection.close()
+
+
 class LiveServer:
     """A server in a thread, and the few verbs that tests speak to it with."""
 
@@ -46,6 +65,7 @@ class LiveServer:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._open: list[Stream] = []
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -53,8 +73,9 @@ class LiveServer:
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        client = EngineClient(self.behaviour.spawn, byte_level_tokenizer, backoff=0.05)
-        app = create_app(self.settings, client)
+        self.loop = asyncio.get_running_loop()
+        self.client = EngineClient(self.behaviour.spawn, byte_level_tokenizer, backoff=0.05)
+        app = create_app(self.settings, self.client)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2)
         self.server = DrainingServer(config, app.state.dispatcher, self.settings.drain_seconds)
         await self.server.serve([self._socket])
@@ -64,36 +85,42 @@ class LiveServer:
         self.server.handle_exit(15, None)
 
     def join(self) -> None:
+        for stream in self._open:
+            stream.close()
         self._thread.join(timeout=10)
         assert not self._thread.is_alive()
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
 
-    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
-        connection = self.connect()
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, named)
-        response = connection.getresponse()
+    def request(self, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
+        stream = self.send(method, path, body, **headers)
+        response = stream.response()
         got = {name.lower(): value for name, value in response.getheaders()}
         reply = Reply(response.status, got, response.read())
-        connection.close()
+        stream.close()
         return reply
 
+    def send(self, method: str, path: str, body: Any, **headers: str) -> "Stream":
+        """Send a request and leave its reply to be read, or not."""
+        stream = Stream(self.connect())
+        self._open.append(stream)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        stream.connection.request(method, path, body, named)
+        return stream
+
     def get(self, path: str, **headers: str) -> Reply:
-        return self.request("GET", path, **headers)
+        return self.request("GET", path, b"", **headers)
 
     def complete(self, **body: Any) -> Reply:
         """POST a completion of "hello", or of whatever `prompt` says."""
         sent = json.dumps({"prompt": "hello", **body}).encode()
         return self.request("POST", "/v1/completions", sent, content_type="application/json")
 
-    def open_stream(self, **body: Any) -> http.client.HTTPResponse:
+    def open_stream(self, **body: Any) -> "Stream":
         """A streamed completion, left open."""
-        connection = self.connect()
         sent = json.dumps({"prompt": "hello", "stream": True, **body})
-        connection.request("POST", "/v1/completions", sent, {"Content-Type": "application/json"})
-        return connection.getresponse()
+        return self.send("POST", "/v1/completions", sent, content_type="application/json")
 
     def wait_started(self) -> "LiveServer":
         wait_until(lambda: hasattr(self, "server") and self.server.started)

@@ -12,6 +12,7 @@ from engine import (
     EmittedToken,
     EngineDiedError,
     Finished,
+    FinishReason,
     GenerateRequest,
     InvalidRequestError,
     LoadProgress,
@@ -85,7 +86,7 @@ class FakeEngine:
         dtype="float32",
         device="cpu",
         num_parameters=1000,
-        stages=("model", "ngram"),
+        stages=("draft", "ngram"),
     )
 
     def __init__(self, behaviour: Behaviour) -> None:
@@ -113,7 +114,8 @@ class FakeEngine:
             raise InvalidRequestError("the engine cannot run this")
         behaviour.requests.append(request)
         behaviour.num_running += 1
-        stats, reason = SpeculationStats(), "cancelled"
+        stats = SpeculationStats()
+        reason: FinishReason = "cancelled"
         try:
             for number, tokens in enumerate(self._blocks(request)):
                 await asyncio.sleep(behaviour.step_seconds)
@@ -184,7 +186,7 @@ def step_stats(num_tokens: int) -> StepStats:
         target_milliseconds=2.0,
         stages=(
             StageStats(
-                "model", num_proposed=5, num_accepted=accepted, num_passes=2, milliseconds=1
+                "draft", num_proposed=5, num_accepted=accepted, num_passes=2, milliseconds=1
             ),
             StageStats("ngram", 2, 0, num_guesses=4, num_confirmed=3, num_passes=6),
         ),

@@ -77,7 +77,7 @@ def test_a_reply_says_what_openai_says_and_what_it_learned_about_itself(live: Li
     spoken = body["metrics"]["speculative_decoding"]
     assert spoken["num_spec_steps"] == len(blocks(TEXT))
     assert sum(spoken["acceptance_histogram"]) == spoken["num_spec_steps"]
-    assert [stage["name"] for stage in body["metrics"]["stages"]] == ["model", "ngram"]
+    assert [stage["name"] for stage in body["metrics"]["stages"]] == ["draft", "ngram"]
 
 
 def test_a_stream_without_usage_tells_its_metrics_on_the_last_chunk(live: LiveServer) -> None:

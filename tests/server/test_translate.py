@@ -113,6 +113,6 @@ def test_figures_of_two_choices_are_folded() -> None:
     assert metrics.tokens_per_second == pytest.approx(10 / 4.5)
     assert metrics.speculative_decoding.acceptance_histogram == [0, 2, 2]
     assert metrics.speculative_decoding.mean_acceptance_length == 2.5
-    model, ngram = metrics.stages
-    assert (model.name, model.proposed, model.accepted, model.passes) == ("model", 20, 6, 8)
+    draft, ngram = metrics.stages
+    assert (draft.name, draft.proposed, draft.accepted, draft.passes) == ("draft", 20, 6, 8)
     assert (ngram.guesses, ngram.confirmed, ngram.passes) == (16, 12, 24)

@@ -1,0 +1,82 @@
+"""What /metrics says after requests whose every figure is known."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.server.conftest import LiveServer, StartServer
+from tests.server.fakes import Behaviour
+
+Samples = dict[tuple[str, str], float]
+
+
+def scrape(server: LiveServer) -> Samples:
+    """Every sample by its name and its label beside the model's."""
+    text = server.get("/metrics").body.decode()
+    found: Samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            assert labels.pop("model_name") == "fake"
+            found[sample.name, ",".join(labels.values())] = sample.value
+    return found
+
+
+def test_a_scripted_request_moves_every_figure_exactly(start_server: StartServer) -> None:
+    # Two steps of three tokens: each accepted two drafts of a tree of eight nodes.
+    script = [[5, 6, 7], [8, 9, 10]]
+    server = start_server(Behaviour(lambda request: script)).wait_ready()
+    before = scrape(server)
+    assert server.complete(prompt=[1, 2, 3, 4], max_tokens=6).status == 200
+    after = scrape(server)
+    moved = {key: value - before.get(key, 0.0) for key, value in after.items()}
+    expected = {
+        ("vllm:spec_decode_num_drafts_total", ""): 2,
+        ("vllm:spec_decode_num_draft_tokens_total", ""): 14,
+        ("vllm:spec_decode_num_accepted_tokens_total", ""): 4,
+        ("vllm:spec_decode_num_accepted_tokens_per_pos_total", "0"): 2,
+        ("vllm:spec_decode_num_accepted_tokens_per_pos_total", "1"): 2,
+        ("vllm:prompt_tokens_total", ""): 4,
+        ("vllm:generation_tokens_total", ""): 6,
+        ("vllm:request_success_total", "length"): 1,
+        ("vllm:time_to_first_token_seconds_count", ""): 1,
+        ("vllm:request_time_per_output_token_seconds_count", ""): 1,
+        ("vllm:e2e_request_latency_seconds_count", ""): 1,
+        ("vllm:request_queue_time_seconds_count", ""): 1,
+        ("stagetree_time_to_first_token_seconds_count", ""): 1,
+        ("stagetree_time_per_output_token_seconds_count", ""): 1,
+        ("stagetree_request_seconds_count", ""): 1,
+        ("stagetree_queue_seconds_count", ""): 1,
+        ("stagetree_acceptance_length_sum", ""): 3,
+        ("stagetree_acceptance_length_count", ""): 1,
+        ("stagetree_step_seconds_count", ""): 2,
+        ("stagetree_tree_nodes_sum", ""): 16,
+        ("stagetree_stage_proposed_total", "draft"): 10,
+        ("stagetree_stage_accepted_total", "draft"): 4,
+        ("stagetree_stage_passes_total", "draft"): 4,
+        ("stagetree_stage_guesses_total", "ngram"): 8,
+        ("stagetree_stage_confirmed_total", "ngram"): 6,
+        ("stagetree_step_accepted_sum", "draft"): 4,
+        ("stagetree_step_passes_sum", "draft"): 4,
+    }
+    assert {key: moved.get(key) for key in expected} == expected
+    assert abs(moved["stagetree_step_seconds_sum", ""] - 0.008) < 1e-9
+    assert abs(moved["stagetree_stage_seconds_total", "draft"] - 0.002) < 1e-9
+    assert after["vllm:num_requests_running", ""] == after["vllm:num_requests_waiting", ""] == 0
+    assert after["vllm:kv_cache_usage_perc", ""] == 0
+
+
+def test_gauges_show_a_request_while_it_runs(start_server: StartServer) -> None:
+    script = [[5, 6]] * 100
+    server = start_server(Behaviour(lambda request: script, step_seconds=0.02)).wait_ready()
+    stream = server.open_stream(max_tokens=200)
+    stream.response().readline()
+    during = scrape(server)
+    stream.close()
+    assert during["vllm:num_requests_running", ""] == 1
+    assert 0 < during["vllm:kv_cache_usage_perc", ""] < 1
+
+
+def test_latency_buckets_begin_at_half_a_millisecond(live: LiveServer) -> None:
+    text = live.get("/metrics").body.decode()
+    for name in ("stagetree_step_seconds", "vllm:request_time_per_output_token_seconds"):
+        assert f'{name}_bucket{{le="0.0005",model_name="fake"}}' in text
+    assert "_created" not in text
