@@ -1,21 +1,38 @@
 """The `stagetree` command."""
 
 import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from engine import ConfigError
+from engine import EngineError, Speculation
+from server.errors import ApiError
 from server.settings import Settings, load_settings
 from server.version import VERSION
 
 app = typer.Typer(
     name="stagetree", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
 )
-_console = Console(stderr=True)
+_messages = Console(stderr=True, highlight=False)
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+MODEL_HELP = "A Hugging Face id, a folder, or embedded/target."
+ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP)]
+ModelOption = Annotated[str | None, typer.Option(help=MODEL_HELP)]
+DraftOption = Annotated[str | None, typer.Option(help="A draft model for the model.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="A YAML file; the embedded family's unless a model is named.")
+]
+DtypeOption = Annotated[Dtype | None, typer.Option(help="Precision of the weights.")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; 0 leaves it to torch.")]
 
 
 @app.callback()
@@ -31,58 +48,118 @@ def version() -> None:
 
 @app.command()
 def serve(
-    model: Annotated[
-        str | None, typer.Argument(help="A Hugging Face id, a folder, or embedded/target.")
-    ] = None,
-    draft: Annotated[str | None, typer.Option(help="A draft model for MODEL.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A YAML file; configs/embedded.yaml unless MODEL is given.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps...")] = None,
+    model: ModelArgument = None,
+    draft: DraftOption = None,
+    config: ConfigOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
     max_model_len: Annotated[int | None, typer.Option(help="Prompt plus reply, tokens.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; 0 leaves it to torch.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks one.")] = None,
     api_key: Annotated[str | None, typer.Option(help="Asked of clients under /v1/.")] = None,
     served_model_name: Annotated[str | None, typer.Option(help="The model's public name.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
     drain_seconds: Annotated[float | None, typer.Option(help="Grace period of SIGTERM.")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="How much to log.")] = None,
 ) -> None:
     """Serve a model over HTTP; the embedded family when none is named.
 
     Every setting may also be an environment variable (STAGETREE_PORT=8001) or a line of the YAML
     file; flags win over the environment, and the environment over the file.
     """
-    given = dict(locals())
-    flags = {key: value for key, value in given.items() if value is not None and key != "config"}
+    flags = dict(locals())
+    with _readable_errors():
+        settings = _settings(flags.pop("config"), flags)
+        _log_to_stderr(settings.log_level)
+        from server.run import run  # fastapi is slow to import, and --help needs none
+
+        run(settings, _greet)
+
+
+@app.command()
+def complete(
+    prompt: Annotated[str, typer.Argument(help="The text to continue.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="0 keeps every token.")] = 0,
+    top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="1 keeps every token.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Random if left out.")] = None,
+    speculation: Annotated[Speculation, typer.Option(help="When to grow a tree.")] = "auto",
+    model: ModelOption = None,
+    draft: DraftOption = None,
+    config: ConfigOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Complete a prompt in this process; each token is coloured by the stage it came from."""
+    flags = {"model": model, "draft": draft, "dtype": dtype, "device": device, "threads": threads}
+    with _readable_errors():
+        settings = _settings(config, flags)
+        from server.commands.complete import CompleteOptions
+        from server.commands.complete import complete as run
+
+        options = CompleteOptions(
+            prompt, max_tokens, temperature, top_k, top_p, seed=seed, speculation=speculation
+        )
+        run(settings, options, Console(highlight=False))
+
+
+@app.command()
+def bench(
+    prompts: Annotated[
+        Path | None, typer.Option(help='A file of {"prompt": "..."}, one a line.')
+    ] = None,
+    num_prompts: Annotated[int | None, typer.Option(min=1, help="Only so many.")] = None,
+    num_tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 128,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all prompts.")] = 3,
+    mode: Annotated[list[str] | None, typer.Option(help="Only this mode; repeatable.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
+    model: ModelOption = None,
+    draft: DraftOption = None,
+    config: ConfigOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Compare plain, chain, tree and staged decoding, interleaved, in this process."""
+    flags = {"model": model, "draft": draft, "dtype": dtype, "device": device, "threads": threads}
+    with _readable_errors():
+        settings = _settings(config, flags)
+        from server.commands.bench import BenchOptions
+        from server.commands.bench import bench as run
+
+        options = BenchOptions(prompts, num_prompts, num_tokens, repetitions, mode or (), json)
+        run(settings, options, Console(highlight=False))
+
+
+def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
+    given = {key: value for key, value in flags.items() if value is not None}
+    return load_settings(config, given)
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """What the user can mend is told in one line, without a traceback."""
     try:
-        settings = load_settings(config, flags)
-    except ConfigError as error:
-        _console.print(f"[red]error:[/] {error}", highlight=False)
+        yield
+    except (EngineError, ApiError) as error:
+        _messages.print(f"[red]error:[/] {error}", markup=True, soft_wrap=True)
         raise typer.Exit(2) from error
-    _set_up_logging(settings.log_level)
-    _greet(settings)
-    from server.run import serve as run_server  # fastapi is slow to import, and help needs none
-
-    run_server(settings)
 
 
-def _set_up_logging(level: str) -> None:
-    handler = RichHandler(console=_console, show_path=False, rich_tracebacks=False)
+def _log_to_stderr(level: str) -> None:
+    handler = RichHandler(console=_messages, show_path=False)
     logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[handler])
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
-def _greet(settings: Settings) -> None:
+def _greet(settings: Settings, port: int) -> None:
     """One line to know where it is, and one to try it."""
-    url = f"http://{settings.host}:{settings.port}"
+    url = f"http://{settings.host}:{port}"
     key = " -H 'Authorization: Bearer KEY'" if settings.api_key else ""
     body = '{"prompt": "def fibonacci(n):", "max_tokens": 64, "temperature": 0}'
-    _console.print(f"stagetree {VERSION} serves {settings.model_id} on {url}", highlight=False)
-    _console.print(
-        f"try: curl {url}/v1/completions -H 'Content-Type: application/json'{key} -d '{body}'",
-        highlight=False,
-        soft_wrap=True,
-    )
+    curl = f"curl {url}/v1/completions -H 'Content-Type: application/json'{key} -d '{body}'"
+    _messages.print(f"stagetree {VERSION} serves {settings.model_id} on {url}", soft_wrap=True)
+    _messages.print(f"try: {curl}", soft_wrap=True, markup=False)

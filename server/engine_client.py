@@ -176,6 +176,7 @@ class EngineClient:
                 info, known = await asyncio.gather(engine.wait_ready(), asyncio.shield(tokenizer))
             finally:
                 reporter.cancel()
+                await asyncio.gather(reporter, return_exceptions=True)
             await self._announce(Serving(engine, info, known))
             return await engine.wait_died()
         except EngineDiedError as error:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from engine import SpeculationStats, Step
+from engine import SpeculationStats, StageStats, Step
 
 
 @dataclass(slots=True)
@@ -15,6 +15,7 @@ class RequestRecord:
 
     num_prompt_tokens: int
     arrived_at: float
+    stage_names: tuple[str, ...] = ()
     turn_at: float | None = None
     first_token_at: float | None = None
     last_token_at: float = 0.0
@@ -51,6 +52,13 @@ class RequestRecord:
             self.num_decode_tokens += num_kept
             self.decode_seconds += now - self.last_token_at
         self.last_token_at = now
+
+    @property
+    def stages(self) -> list[StageStats]:
+        """Every stage's part, that of a stage which was never asked too."""
+        done = self.stats.stages
+        names = dict.fromkeys((*self.stage_names, *done))
+        return [done.get(name) or StageStats(name) for name in names]
 
     @property
     def queue_seconds(self) -> float:

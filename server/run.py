@@ -4,11 +4,12 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
-from engine import EngineProcess
+from engine import ConfigError, EngineProcess
 from server.app import create_app
 from server.dispatch import Dispatcher
 from server.engine_client import EngineClient
@@ -54,23 +55,34 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings) -> None:
-    """Run the server in this process until a signal ends it."""
+def run(settings: Settings, announce: Callable[[Settings, int], None]) -> None:
+    """Serve in this process until a signal ends it; `announce` learns the port once it is ours.
+
+    Raises ConfigError for an address that cannot be had.
+    """
     config = settings.engine_config()
+    listener = _bind(settings.host, settings.port)
+    announce(settings, listener.getsockname()[1])
     client = EngineClient(
         spawn=lambda: EngineProcess(config), load_tokenizer=lambda: Tokenizer.load(settings.model)
     )
     app = create_app(settings, client)
-    server = DrainingServer(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=settings.log_level == "debug",
-            timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
-        ),
-        app.state.dispatcher,
-        settings.drain_seconds,
+    uvicorn_config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
     )
-    server.run()
+    server = DrainingServer(uvicorn_config, app.state.dispatcher, settings.drain_seconds)
+    server.run([listener])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket, had before the engine is started in vain."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another --port."
+        ) from error

@@ -27,17 +27,18 @@ class CompletionStream:
 
     async def chunks(self) -> AsyncGenerator[Completion]:
         """The reply, piece by piece; closing the generator frees the engine within one step."""
-        record = RequestRecord(self.plan.num_prompt_tokens, self.arrived_at)
+        plan = self.plan
+        record = RequestRecord(plan.num_prompt_tokens, self.arrived_at, plan.stage_names)
         created = int(time.time())
         with self.metrics.request(record):
             async with self.dispatcher.turn() as serving:
                 record.begin_turn(time.monotonic())
                 self.metrics.observe_start(record)
-                for index in range(len(self.plan.sequences)):
+                for index in range(len(plan.sequences)):
                     async with aclosing(self._choice(index, serving, record)) as pieces:
                         async for piece in pieces:
                             yield self._chunk(created, piece, record)
-            if self.plan.wants_usage:
+            if plan.wants_usage:
                 yield self._completion(created, [], usage_of(record), metrics_of(record))
 
     async def _choice(

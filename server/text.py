@@ -138,9 +138,10 @@ class StopMatcher:
 
 
 def _tokenizer_file(model: str) -> Path:
-    folder = Path(engine.__file__).parent / model if model.startswith("embedded/") else Path(model)
-    if folder.is_dir():
-        return folder / "tokenizer.json"
+    if model.startswith("embedded/"):
+        return Path(engine.__file__).parent / model / "tokenizer.json"
+    if Path(model).is_dir():
+        return Path(model) / "tokenizer.json"
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(model, "tokenizer.json"))

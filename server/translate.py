@@ -41,6 +41,7 @@ class Plan:
     model: str
     sequences: tuple[GenerateRequest, ...]
     num_prompt_tokens: int
+    stage_names: tuple[str, ...]
     stops: tuple[str, ...]
     wants_usage: bool
     wants_running_usage: bool
@@ -82,6 +83,7 @@ def plan_completion(
         model=settings.model_id,
         sequences=tuple(sequences),
         num_prompt_tokens=sum(map(len, prompts)),
+        stage_names=info.stages,
         stops=tuple(body.stop),
         wants_usage=not body.stream or (options is not None and options.include_usage),
         wants_running_usage=options is not None and options.continuous_usage_stats,
@@ -145,7 +147,7 @@ def metrics_of(record: RequestRecord) -> RequestMetrics:
                 passes=stage.num_passes,
                 milliseconds=stage.milliseconds,
             )
-            for stage in stats.stages.values()
+            for stage in record.stages
         ],
     )
 

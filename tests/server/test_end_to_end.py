@@ -171,6 +171,14 @@ def test_the_servers_rooms_import_no_torch() -> None:
     assert json.loads(found.stdout) is False
 
 
+def test_a_port_that_is_taken_ends_the_command_before_anything_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        found = subprocess.run([*COMMAND, "serve", "--port", port], capture_output=True, text=True)
+    assert found.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in found.stderr
+
+
 def test_a_bad_setting_ends_the_command_with_its_remedy() -> None:
     found = subprocess.run([*COMMAND, "serve", "--dtype", "int4"], capture_output=True, text=True)
     assert found.returncode == 2

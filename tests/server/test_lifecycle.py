@@ -72,6 +72,7 @@ def test_a_full_queue_refuses_and_an_impatient_place_in_it_expires(
 ) -> None:
     server = start_server(slow(), max_queue=1, queue_timeout=0.3).wait_ready()
     running = server.open_stream(max_tokens=200)
+    running.response().readline()
     waiting = in_background(lambda: server.complete())
     wait_until(lambda: num_inside(server) == 2)
     full = server.complete(stream=True)
@@ -101,6 +102,7 @@ def test_a_client_that_leaves_a_whole_reply_frees_the_engine(start_server: Start
 def test_a_client_that_leaves_the_queue_is_never_run(start_server: StartServer) -> None:
     server = start_server(slow()).wait_ready()
     running = server.open_stream(max_tokens=60)
+    running.response().readline()
     waiting = server.open_stream()
     wait_until(lambda: num_inside(server) == 2)
     waiting.close()

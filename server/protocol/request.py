@@ -1,4 +1,4 @@
-"""The OpenAI completions wire as pydantic models. Nothing here knows of tokens or engines.
+"""What a client may ask of a completion, with OpenAI's limits.
 
 A null means the default. Fields that would change the text and are not supported are refused by
 name; fields that would not are accepted and ignored.
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -17,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from server.protocol.wire import Wire
 
 _log = logging.getLogger(__name__)
 
@@ -75,18 +76,17 @@ def _list_of_one(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+Stops = Annotated[list[StopString], BeforeValidator(_list_of_one)]
 
 
-class StreamOptions(_Wire):
+class StreamOptions(Wire):
     """What a streamed reply says of usage."""
 
     include_usage: bool = False
     continuous_usage_stats: bool = False
 
 
-class CompletionRequest(_Wire):
+class CompletionRequest(Wire):
     """The body of `POST /v1/completions`, with OpenAI's limits."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
@@ -99,8 +99,8 @@ class CompletionRequest(_Wire):
     top_k: int = Field(default=0, ge=-1, lt=2**31)
     min_p: float = Field(default=0.0, ge=0, le=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: Annotated[list[StopString], Field(max_length=4), BeforeValidator(_list_of_one)] = []
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=128)] = []
+    stop: Stops = Field(default_factory=list, max_length=4)
+    stop_token_ids: list[TokenId] = Field(default_factory=list, max_length=128)
     ignore_eos: bool = False
     n: int = Field(default=1, ge=1, le=128)
     best_of: int | None = Field(default=None, ge=1)
@@ -134,130 +134,3 @@ class CompletionRequest(_Wire):
         if self.stream_options is not None and not self.stream:
             raise _refusal("stream_options", "is only allowed when stream is true")
         return self
-
-
-class Logprobs(_Wire):
-    """The four parallel lists of a choice's log-probabilities."""
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
-    text_offset: list[int]
-
-
-class Choice(_Wire):
-    """One choice, whole or the piece of it that a chunk carries; `seed` reproduces it."""
-
-    index: int
-    text: str
-    logprobs: Logprobs | None
-    finish_reason: Literal["stop", "length"] | None
-    stop_reason: str | int | None
-    seed: int
-    token_ids: list[int] | None = Field(default=None, exclude_if=lambda ids: ids is None)
-
-
-class PromptTokensDetails(_Wire):
-    """How many prompt tokens were still in the engine's cache."""
-
-    cached_tokens: int
-
-
-class CompletionTokensDetails(_Wire):
-    """Draft tokens that the target agreed with, and those it did not."""
-
-    accepted_prediction_tokens: int
-    rejected_prediction_tokens: int
-
-
-class Usage(_Wire):
-    """Token counts of a request; each prompt counts once, whatever `n` is."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails
-
-
-class SpeculativeDecoding(_Wire):
-    """Acceptance over a request's steps; the mean length counts the bonus token, nothing else."""
-
-    mean_acceptance_length: float
-    draft_acceptance_rate: float
-    acceptance_histogram: list[int]
-    num_spec_steps: int
-    num_accepted_draft_tokens: int
-    num_draft_tokens: int
-
-
-class StageMetrics(_Wire):
-    """What one draft stage contributed to a request."""
-
-    name: str
-    proposed: int
-    accepted: int
-    guesses: int
-    confirmed: int
-    passes: int
-    milliseconds: float
-
-
-class RequestMetrics(_Wire):
-    """What a request learned about itself, in vLLM's shape, with `stages` beside it."""
-
-    time_to_first_token_ms: float
-    queue_time_ms: float
-    generation_time_ms: float
-    mean_itl_ms: float
-    tokens_per_second: float
-    speculative_decoding: SpeculativeDecoding
-    stages: list[StageMetrics]
-
-
-class Completion(_Wire):
-    """A whole reply, or one chunk of a streamed one."""
-
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    choices: list[Choice]
-    usage: Usage | None = Field(default=None, exclude_if=lambda usage: usage is None)
-    metrics: RequestMetrics | None = Field(default=None, exclude_if=lambda metrics: metrics is None)
-
-
-class ModelCard(_Wire):
-    """One entry of `GET /v1/models`; `root` is what was loaded, under whatever `id`.
-
-    The window is null until the model has loaded.
-    """
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: Literal["stagetree"] = "stagetree"
-    root: str
-    max_model_len: int | None
-
-
-class ModelList(_Wire):
-    """The body of `GET /v1/models`."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelCard]
-
-
-class ErrorBody(_Wire):
-    """What went wrong; `param` names the field at fault, `code` the kind of failure."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorReply(_Wire):
-    """OpenAI's error envelope."""
-
-    error: ErrorBody
