@@ -5,11 +5,16 @@ slows all of them. Speculation does not change the text, so all modes emit the s
 that falls into a loop is cut at its first repeated 16-gram, since loops flatter every speculator.
 """
 
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+import torch
+import transformers
 
 from engine.api import Engine
 from engine.config import ModelStageConfig, NgramStageConfig, StageConfig
@@ -112,17 +117,16 @@ def compare(
     on_run: Callable[[str], None] = lambda _: None,
 ) -> Comparison:
     """Measure `modes`, of which the first must be plain; raises RuntimeError if a text differs."""
-    engines = {mode.name: engine.with_stages(mode.stages) for mode in modes}
-    texts = [_text(engines[PLAIN], request) for request in _requests(workload, PLAIN)]
+    texts = [_text(engine, request) for request in _requests(workload, PLAIN)]
     lengths = [_length_without_loop(text) for text in texts]
     runs: dict[str, list[Run]] = {mode.name: [] for mode in modes}
     for mode in modes:  # one round that is not counted: caches, allocators, branch predictors
-        _measure(engines[mode.name], mode, workload, lengths[:1], texts)
+        _measure(engine, mode, workload, lengths[:1], texts)
     for repetition in range(repetitions):
         shift = repetition % len(modes)
         for mode in [*modes[shift:], *modes[:shift]]:
             on_run(mode.name)
-            runs[mode.name].append(_measure(engines[mode.name], mode, workload, lengths, texts))
+            runs[mode.name].append(_measure(engine, mode, workload, lengths, texts))
     temperature = workload.sampling.temperature
     results = [_result(mode.name, temperature, runs[mode.name], runs[PLAIN]) for mode in modes]
     written = sum(map(len, texts))
@@ -163,6 +167,7 @@ def _measure(
     lengths: Sequence[int],
     texts: Sequence[Sequence[int]],
 ) -> Run:
+    engine = engine.with_stages(mode.stages)  # a fresh look-up: no answers from an earlier run
     run = Run()
     requests = zip(_requests(workload, mode.name), lengths, texts, strict=False)
     for request, length, text in requests:
@@ -212,3 +217,17 @@ def _result(mode: str, temperature: float, runs: list[Run], plain: list[Run]) ->
         stages={name: asdict(stage) for name, stage in stats.stages.items()},
         phases_ms={"target": target_ms, **stages_ms, "other": other_ms},
     )
+
+
+def machine() -> dict[str, str | int]:
+    """What a figure must be quoted with: the hardware and the versions beneath the engine."""
+    is_gpu = torch.cuda.is_available()
+    processor = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "hardware": torch.cuda.get_device_name() if is_gpu else processor,
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
