@@ -1,0 +1,153 @@
+"""The model card of a family: what it was trained on and how, and what it measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.training.corpus import STANDARD_LIBRARY, Source
+from engine.training.streams import StreamFacts
+
+_CARD = """\
+# The embedded family
+
+Three models that complete Python source, trained by this project so that the first command works
+offline and on a laptop. This is a demonstration: the target is thousands of times smaller than a
+model one would write code with. It knows the look of Python and little of its meaning. It does not
+chat, follow instructions or answer questions, and what it writes must not be relied on.
+
+| member | what it is | weights | tokens seen | minutes | loss, nats per token |
+|---|---|--:|--:|--:|--:|
+| `target/` | Llama architecture, bfloat16 | {target} |
+| `draft/` | the same, {ratio:.1f} times smaller | {draft} |
+| `draft2/` | Katz back-off trigram | {trigrams:,} trigrams, {megabytes:.1f} MB | | | |
+
+All share one byte-level BPE of {vocab_size:,} entries, in which any UTF-8 text round-trips.
+`<|endoftext|>` (id 0) ends a file. Losses are measured on files held out of training, in sequences
+of 512 tokens; a uniform guess would score {uniform:.2f}.
+
+Agreement, the share of positions at which two members have the same first choice:
+
+| | held out |
+|---|--:|
+| draft and target | {agreement:.1%} |
+{prompts}| n-gram table and draft, table counted from the corpus | {by_corpus:.1%} |
+| n-gram table and draft, table counted from {sampled:.1f}M tokens sampled at T = 1.5 | {by_samples:.1%} |
+
+The table that ships is the better of the two.
+
+## Data
+
+Python source that is installed with the project: the standard library and dependencies under
+permissive licences, without tests, vendored parts and data files. A file is dropped when half of
+its longer lines stood in files before it. {train_files:,} files ({train_tokens:.2f}M tokens) are
+trained on; {held_out_files:,} ({held_out_tokens:.2f}M tokens) are held out, chosen by the hash of
+their text. {exclusion}
+
+| source | licence | share of files | characters |
+|---|---|--:|--:|
+{sources}
+
+The weights are under this project's licence, Apache-2.0.
+
+## Training
+
+From scratch, in float32 on the CPU: Muon for hidden matrices and AdamW for the rest, 4,096 tokens
+a step, sequences of 256 tokens, then 512, at last 1,024; linear warm-up, a plateau, a cosine to
+zero. This command makes the whole family again; how many tokens fit into the minutes depends on
+the machine:
+
+    {command}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """One trained model: its size, what it has seen, and its loss in nats on held-out files."""
+
+    num_parameters: int
+    num_steps: int
+    num_tokens: int
+    minutes: float
+    loss: float
+
+    def row(self) -> str:
+        """The model's cells in the card's first table."""
+        size, tokens = self.num_parameters / 1e6, self.num_tokens / 1e6
+        return f"{size:.2f}M | {tokens:.2f}M | {self.minutes:.0f} | {self.loss:.3f}"
+
+
+@dataclass(frozen=True, slots=True)
+class TableFacts:
+    """The shipped table's size, and how often each candidate agreed with the draft."""
+
+    by_samples: float
+    by_corpus: float
+    num_sampled_tokens: int
+    num_trigrams: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyFacts:
+    """Everything that the card states."""
+
+    sources: Sequence[Source]
+    streams: StreamFacts
+    target: ModelFacts
+    draft: ModelFacts
+    table: TableFacts
+    agreement: float
+    prompt_agreement: float | None
+    vocab_size: int
+
+
+def write_card(file: Path, facts: FamilyFacts, command: str) -> None:
+    """Write the model card, as Markdown."""
+    streams, table = facts.streams, facts.table
+    text = _CARD.format(
+        target=facts.target.row(),
+        draft=facts.draft.row(),
+        ratio=facts.target.num_parameters / facts.draft.num_parameters,
+        trigrams=table.num_trigrams,
+        megabytes=table.num_bytes / 1e6,
+        vocab_size=facts.vocab_size,
+        uniform=math.log(facts.vocab_size),
+        agreement=facts.agreement,
+        prompts=_prompt_row(facts.prompt_agreement),
+        by_corpus=table.by_corpus,
+        by_samples=table.by_samples,
+        sampled=table.num_sampled_tokens / 1e6,
+        train_files=streams.train_files,
+        train_tokens=streams.train_tokens / 1e6,
+        held_out_files=streams.held_out_files,
+        held_out_tokens=streams.held_out_tokens / 1e6,
+        exclusion=_exclusion(facts.prompt_agreement),
+        sources="\n".join(_source_rows(facts)),
+        command=command,
+    )
+    file.write_text(text, encoding="utf-8")
+
+
+def _prompt_row(agreement: float | None) -> str:
+    return "" if agreement is None else f"| draft and target, on prompts | {agreement:.1%} |\n"
+
+
+def _exclusion(agreement: float | None) -> str:
+    if agreement is None:
+        return ""
+    return "Files that share 12 words in a row with a benchmark prompt were left out."
+
+
+def _source_rows(facts: FamilyFacts) -> list[str]:
+    characters = facts.streams.characters
+    return [
+        f"| {_name(s)} | {s.licence} | {s.share:.0%} | {characters.get(s.package, 0):,} |"
+        for s in facts.sources
+    ]
+
+
+def _name(source: Source) -> str:
+    return "Python's standard library" if source.package == STANDARD_LIBRARY else source.package
