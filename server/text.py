@@ -92,7 +92,10 @@ class Detokenizer:
 
     def _remainder(self) -> str:
         known = self._tokenizer.decode(self._context)
-        return self._tokenizer.decode(self._context + self._pending)[len(known) :]
+        whole = self._tokenizer.decode(self._context + self._pending)
+        if whole.startswith(known):
+            return whole[len(known) :]
+        return self._tokenizer.decode(self._pending)
 
     def _restart(self, context: list[int]) -> None:
         self._context = context

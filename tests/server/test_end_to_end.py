@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,14 @@ class Command:
         named = {"model": "tiny", "prompt": PROMPT, "max_tokens": 48, **body}
         return self.client.post("/completions", body=named, cast_to=object)
 
+    def figures(self) -> dict[tuple[str, str], float]:
+        """Every sample of /metrics by its name and stage."""
+        url = f"http://127.0.0.1:{self.port}/metrics"
+        with urllib.request.urlopen(url) as reply:
+            families = list(text_string_to_metric_families(reply.read().decode()))
+        samples = [sample for family in families for sample in family.samples]
+        return {(one.name, one.labels.get("stage", "")): one.value for one in samples}
+
     def children(self) -> list[int]:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
@@ -114,14 +123,7 @@ def test_a_stream_joins_to_the_whole_reply_and_the_figures_move(command: Command
         model="tiny", prompt=PROMPT, max_tokens=48, temperature=0, stop=["q"], stream=True
     )
     assert "".join(chunk.choices[0].text for chunk in stream) == whole["choices"][0]["text"]
-    text = command.client.with_options(base_url=f"http://127.0.0.1:{command.port}").get(
-        "/metrics", cast_to=str
-    )
-    samples = {
-        (sample.name, sample.labels.get("stage", "")): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    samples = command.figures()
     assert samples["vllm:spec_decode_num_drafts_total", ""] > 0
     assert samples["stagetree_stage_proposed_total", "draft"] > 0
     assert samples["stagetree_stage_passes_total", "ngram"] > 0
@@ -133,6 +135,21 @@ def test_what_the_engine_process_imports_the_server_does_not(command: Command) -
     server = Path(f"/proc/{command.process.pid}/maps").read_text()
     engines = [Path(f"/proc/{pid}/maps").read_text() for pid in command.children()]
     assert "libtorch" not in server and any("libtorch" in maps for maps in engines)
+
+
+def test_a_client_that_leaves_frees_the_real_engine_at_once(command: Command) -> None:
+    stream = command.client.completions.create(
+        model="tiny",
+        prompt=PROMPT,
+        max_tokens=450,
+        stream=True,
+        extra_body={"ignore_eos": True, "speculation": "off"},
+    )
+    before = command.figures()["vllm:generation_tokens_total", ""]
+    next(iter(stream))
+    stream.close()
+    command.complete(max_tokens=1)
+    assert command.figures()["vllm:generation_tokens_total", ""] - before < 400
 
 
 def test_a_killed_engine_is_told_in_the_stream_and_replaced(command: Command) -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models
+from tokenizers.decoders import DecodeStream
 
 from server.errors import LoadFailedError
 from server.text import Detokenizer, StopMatcher, Tokenizer
@@ -66,10 +67,20 @@ def test_a_reply_keeps_the_space_that_a_decoder_strips_at_the_start_of_a_text() 
     assert written([1, 2], prompt=(0,), tokenizer=metaspace_tokenizer()) == " bc"
 
 
+class Backwards:
+    """A decoder that rewrites all earlier text with every token."""
+
+    def decode_chain(self, tokens: list[str]) -> list[str]:
+        return tokens[::-1]
+
+
 def test_a_decoder_that_rewrites_earlier_text_does_not_end_the_stream() -> None:
-    raw = RawTokenizer(models.WordLevel({"a": 0, "n't": 1, "b": 2, "<unk>": 3}, unk_token="<unk>"))
-    raw.decoder = decoders.WordPiece(cleanup=True)
-    assert written([0, 1, 2, 2, 1, 0], tokenizer=Tokenizer(raw))
+    vocab = {"a": 0, "b": 1, "c": 2, "<unk>": 3}
+    raw = RawTokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    raw.decoder = decoders.Decoder.custom(Backwards())
+    with pytest.raises(Exception, match="Invalid prefix encountered"):
+        [stream.step(raw, token) for stream in [DecodeStream()] for token in (0, 1)]
+    assert written([0, 1, 2, 0], tokenizer=Tokenizer(raw)) == "abca"
 
 
 def test_the_text_of_a_fragment_is_named_by_its_bytes() -> None:
