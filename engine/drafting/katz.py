@@ -17,8 +17,6 @@ import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate
-from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,13 +57,15 @@ class _Rows:
     """The stored rows of one order; plain buffers, since numpy scalars cost a microsecond each."""
 
     def __init__(self, arrays: Mapping[str, Array], order: str) -> None:
-        self._ends = [0, *accumulate(arrays[f"{order}_counts"].tolist())]
-        self._tokens = memoryview(arrays[f"{order}_tokens"])
-        self._levels = memoryview(arrays[f"{order}_levels"])
-        self._backoffs = memoryview(arrays[f"{order}_backoffs"])
+        self._counts = arrays[f"{order}_counts"].data
+        self._ends = np.cumsum(arrays[f"{order}_counts"], dtype=np.int64).data
+        self._tokens = arrays[f"{order}_tokens"].data
+        self._levels = arrays[f"{order}_levels"].data
+        self._backoffs = arrays[f"{order}_backoffs"].data
 
     def __getitem__(self, index: int) -> _Row:
-        start, end = self._ends[index], self._ends[index + 1]
+        end = self._ends[index]
+        start = end - self._counts[index]
         levels = self._levels[start:end].tolist()
         logprobs = tuple([_LOGPROBS[level] for level in levels])
         return _Row(tuple(self._tokens[start:end].tolist()), logprobs, self._backoffs[index])
@@ -78,11 +78,11 @@ class KatzTable:
         self.vocab_size = len(arrays["unigram"])
         self.max_continuations = max_continuations
         self._arrays = dict(arrays)
-        self._unigram = memoryview(arrays["unigram"])
+        self._unigram = arrays["unigram"].data
         self._bigrams = _Rows(arrays, "bigram")
         self._trigrams = _Rows(arrays, "trigram")
-        self._starts = memoryview(arrays["trigram_starts"])
-        self._befores = memoryview(arrays["trigram_befores"])
+        self._starts = arrays["trigram_starts"].data
+        self._befores = arrays["trigram_befores"].data
         # A row of order n may hide that many of the order below, so each list is that much longer.
         self._frequent = _most_frequent(arrays["unigram"], 4 * max_continuations)
         self._after_one = lru_cache(maxsize=_CACHED_CONTEXTS)(self._rank_after_one)
@@ -182,11 +182,12 @@ def _rank(row: _Row, lower: Continuations, limit: int) -> Continuations:
     """The best of a row and of the order below it, weighed down by the row's back-off."""
     if not row.tokens:
         return Continuations(lower.tokens[:limit], lower.logprobs[:limit])
-    scores = {t: row.backoff + lp for t, lp in zip(lower.tokens, lower.logprobs, strict=True)}
+    reach = limit + len(row.tokens)
+    backed_off = [row.backoff + logprob for logprob in lower.logprobs[:reach]]
+    scores = dict(zip(lower.tokens, backed_off, strict=False))
     scores.update(zip(row.tokens, row.logprobs, strict=True))
-    best = sorted(scores.items(), key=itemgetter(1), reverse=True)[:limit]
-    tokens, logprobs = zip(*best, strict=True)
-    return Continuations(tokens, logprobs)
+    tokens = sorted(scores, key=scores.__getitem__, reverse=True)[:limit]
+    return Continuations(tuple(tokens), tuple(map(scores.__getitem__, tokens)))
 
 
 def _most_frequent(unigram: Array, count: int) -> Continuations:

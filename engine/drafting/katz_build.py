@@ -216,7 +216,8 @@ def _backoffs(
     stored = np.bincount(entries.contexts, entries.probabilities, num_contexts)
     # Single precision can put the sum of nearly a whole vocabulary a hair above 1.
     shadowed = np.bincount(entries.contexts, lower, num_contexts).clip(max=1 - 1e-7)
-    return (np.log1p(-stored) - np.log1p(-shadowed)).astype(np.float32)
+    weights: NDArray[np.float64] = np.log1p(-stored) - np.log1p(-shadowed)
+    return weights.astype(np.float32)
 
 
 def _rows(
@@ -234,7 +235,8 @@ def _rows(
 def _smoothed(counts: NDArray[np.int64]) -> NDArray[np.float32]:
     """Log-probabilities [V] with half a count added, so that no token is impossible."""
     prior = counts + _UNIGRAM_PRIOR
-    return np.log(prior / prior.sum()).astype(np.float32)
+    logprobs: NDArray[np.float64] = np.log(prior / prior.sum())
+    return logprobs.astype(np.float32)
 
 
 def _sorted(

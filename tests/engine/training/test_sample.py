@@ -24,7 +24,9 @@ def model() -> LlamaForCausalLM:
         num_attention_heads=2,
         initializer_range=1.0,
     )
-    return LlamaForCausalLM(config).train(False)
+    network = LlamaForCausalLM(config)
+    network.train(False)
+    return network
 
 
 def test_samples_follow_the_temperature(model: LlamaForCausalLM) -> None:
