@@ -15,6 +15,7 @@ import torch
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder, never
 from engine.drafting.build import StageBuilder, stage_names
+from engine.errors import ConfigError
 from engine.loading import load_model
 from engine.model import Model
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
@@ -55,6 +56,11 @@ class Engine:
             max_model_len=config.max_model_len,
             chunk=config.prefill_chunk,
         )
+        if (wanted := config.max_model_len or 0) > (known := target.limits.max_positions):
+            raise ConfigError(
+                f"max_model_len is {wanted}, but {config.model} knows {known} positions: set it to "
+                f"{known} or less."
+            )
         num_parts = len(config.stages) + 1
         num_loaded = 0
 

@@ -54,7 +54,7 @@ def load_model(
             f"cannot load {name!r}: {_first_line(error)} Give a Hugging Face id, a folder with "
             "config.json and weights, or embedded/target."
         ) from error
-    network.to(device=place).eval()
+    torch.nn.Module.to(network, place).eval()
     window = max_model_len or min(limits.max_positions, 8192)
     return Model(network, limits, window, chunk).check_seam()
 

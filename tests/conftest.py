@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-# Tiny models run slower on several threads than on one, and many tests start processes of their own.
+# Tiny models run slower on several threads than on one, most of all beside other processes.
 torch.set_num_threads(1)
 
 # Speed is for benchmarks; and CI must find tomorrow what it found today.

@@ -1,4 +1,4 @@
-"""`stagetree bench`: plain, chain, tree and staged decoding side by side, as a table and as JSON."""
+"""`stagetree bench`: ways of decoding measured side by side, as a table and as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -55,7 +55,8 @@ def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
         workload = Workload(prompts, options.num_tokens, sampling, engine.info.eos_token_ids)
         comparisons.append(_compare(engine, modes, workload, options.repetitions, console))
         console.print(_table(comparisons[-1], sampling))
-    console.print(f"{machine()['hardware']}; {engine.info.dtype}, {len(prompts)} prompts.", highlight=False)
+    where = f"{machine()['hardware']}, {machine()['threads']} threads"
+    console.print(f"{where}; {engine.info.dtype}, {len(prompts)} prompts.", highlight=False)
     if options.json is not None:
         options.json.write_text(json.dumps(_document(engine, options, comparisons), indent=2))
 

@@ -74,4 +74,3 @@ def test_a_text_is_cut_before_its_first_repeated_run() -> None:
 
 def test_the_machine_is_named() -> None:
     assert {"hardware", "torch", "threads"} <= benchmark.machine().keys()
-
