@@ -33,8 +33,8 @@ Agreement, the share of positions at which two members have the same first choic
 | | held out |
 |---|--:|
 | draft and target | {agreement:.1%} |
-{prompts}| n-gram table and draft, table counted from the corpus | {by_corpus:.1%} |
-| n-gram table and draft, table counted from {sampled:.1f}M tokens sampled at T = 1.5 | {by_samples:.1%} |
+{prompts}| table and draft, table counted from the corpus | {by_corpus:.1%} |
+| table and draft, table counted from {sampled:.1f}M tokens sampled at T = 1.5 | {by_samples:.1%} |
 
 The table that ships is the better of the two.
 
