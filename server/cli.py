@@ -150,8 +150,12 @@ def _readable_errors() -> Iterator[None]:
 
 
 def _log_to_stderr(level: str) -> None:
-    handler = RichHandler(console=_messages, show_path=False)
-    logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[handler])
+    """Colours and columns for a person; whole lines for a file or a collector."""
+    if _messages.is_terminal:
+        handler = RichHandler(console=_messages, show_path=False)
+        logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[handler])
+    else:
+        logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
 
 

@@ -1,5 +1,6 @@
 """A completion as a stream of chunks, and the fold of that stream into a whole reply."""
 
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -13,6 +14,8 @@ from server.metrics import Metrics
 from server.protocol import Choice, Completion, Logprobs, RequestMetrics, Usage
 from server.record import RequestRecord
 from server.translate import Plan, metrics_of, usage_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -38,6 +41,7 @@ class CompletionStream:
                     async with aclosing(self._choice(index, serving, record)) as pieces:
                         async for piece in pieces:
                             yield self._chunk(created, piece, record)
+            self._log(record)
             if plan.wants_usage:
                 yield self._completion(created, [], usage_of(record), metrics_of(record))
 
@@ -79,6 +83,18 @@ class CompletionStream:
             self.metrics.observe_first_token(record)
         length = len(sequence.prompt) + record.num_choice_tokens
         self.metrics.observe_step(step, num_kept, length / serving.info.max_model_len)
+
+    def _log(self, record: RequestRecord) -> None:
+        metrics = metrics_of(record)
+        _log.info(
+            "%s: %d tokens in, %d out; first after %.0f ms, %.1f tokens/s, %.2f tokens per step",
+            self.plan.request_id,
+            record.num_prompt_tokens,
+            record.num_completion_tokens,
+            metrics.time_to_first_token_ms,
+            metrics.tokens_per_second,
+            metrics.speculative_decoding.mean_acceptance_length,
+        )
 
     def _chunk(self, created: int, piece: Choice, record: RequestRecord) -> Completion:
         """One piece as a chunk; the last one of all tells the metrics if no usage chunk will."""
