@@ -1,24 +1,29 @@
 # The two-command recipe in an image: `docker compose up`, or
-#   docker build -t stagetree . && docker run -p 8000:8000 stagetree
+#   docker build -t stagetree . && docker run -p 127.0.0.1:8000:8000 stagetree
 FROM python:3.12-slim
 
-# A package index for torch alone; the default is the small CPU-only build.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# A package index for torch alone, such as one that has small CPU-only builds.
+ARG TORCH_INDEX=
 
+# The folder of downloaded models is made here, so that a volume on it belongs to the user.
 RUN apt-get update && apt-get install --yes --no-install-recommends make \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home stagetree
+    && useradd --create-home stagetree \
+    && install -d -o stagetree -g stagetree /app /home/stagetree/.cache/huggingface
 USER stagetree
-WORKDIR /home/stagetree/app
+WORKDIR /app
+ENV PIP_NO_CACHE_DIR=1
 
 # What changes rarely comes first, so that editing code does not install torch again.
 COPY --chown=stagetree Makefile constraints.txt ./
-RUN make .venv/.torch TORCH_INDEX=${TORCH_INDEX}
+RUN make .venv/.torch TORCH_INDEX="${TORCH_INDEX}"
 COPY --chown=stagetree . .
-RUN make .venv/.installed TORCH_INDEX=${TORCH_INDEX}
+# The copy may be newer than the stamp of torch, which is what the pins ask for all the same.
+RUN touch .venv/.torch && make .venv/.installed
 
+# All interfaces of the container; what is published outside it is the host's choice.
 ENV STAGETREE_HOST=0.0.0.0
 EXPOSE 8000
 HEALTHCHECK --start-period=60s CMD [".venv/bin/python", "-c", \
     "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health', timeout=5)"]
-CMD [".venv/bin/stagetree", "serve"]
+CMD [".venv/bin/stagetree", "serve", "--port", "8000"]

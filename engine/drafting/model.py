@@ -80,9 +80,7 @@ class ModelDrafter:
         """The best nodes, of those now worth recommending, that the model has not evaluated."""
         scores = tree.scores()
         waiting = [
-            node
-            for node in tree.best(budget, below=leaves)
-            if self._is_open(context, tree, node)
+            node for node in tree.best(budget, below=leaves) if self._is_open(context, tree, node)
         ]
         return heapq.nlargest(self._config.width, waiting, key=scores.__getitem__)
 
