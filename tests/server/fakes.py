@@ -131,6 +131,9 @@ class FakeEngine:
                 reason = "stop" if self._ends_itself(request) else "length"
             yield Finished(request.request_id, reason, stats)
         finally:
+            if reason == "cancelled":
+                # A step that has begun is finished before the engine is free.
+                await asyncio.sleep(behaviour.step_seconds)
             behaviour.num_running -= 1
             behaviour.finished.append(Finished(request.request_id, reason, stats))
 

@@ -119,6 +119,20 @@ def test_a_stop_string_frees_the_engine_before_its_script_ends(start_server: Sta
     assert behaviour.finished[-1].stats.num_steps <= 2
 
 
+def test_the_next_choice_begins_when_the_engine_is_free_of_the_last(
+    start_server: StartServer,
+) -> None:
+    server = start_server(Behaviour(lambda request: blocks("ab " * 9), 0.02)).wait_ready()
+    choices = server.complete(max_tokens=200, stop="b", n=3).json()["choices"]
+    assert [choice["text"] for choice in choices] == ["a"] * 3
+
+
+def test_a_character_cut_off_by_the_limit_is_told_at_the_end(start_server: StartServer) -> None:
+    server = start_server(Behaviour(lambda request: blocks("a€"))).wait_ready()
+    *_, last, _ = stream(server, max_tokens=3)
+    assert last["choices"][0]["text"] == "\ufffd"
+
+
 def test_a_stop_string_wins_over_the_limit_at_the_same_token(live: LiveServer) -> None:
     ids = TOKENIZER.encode(TEXT)
     text = TOKENIZER.decode(ids[:5])
