@@ -43,6 +43,7 @@ BODIES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("body", BODIES, ids=str)
 def test_a_whole_reply_is_the_fold_of_its_stream(live: LiveServer, body: dict[str, Any]) -> None:
+    """Red when stream and whole reply are written by different code, or a piece is lost."""
     body = {"seed": 1, **body}
     whole = live.complete(**body).json()
     events = stream(live, stream_options={"include_usage": True}, **body)
@@ -65,6 +66,7 @@ def test_a_whole_reply_is_the_fold_of_its_stream(live: LiveServer, body: dict[st
 
 
 def test_a_reply_says_what_openai_says_and_what_it_learned_about_itself(live: LiveServer) -> None:
+    """Red when a field of the reply is missing, renamed or miscounted."""
     reply = live.complete(max_tokens=100, seed=42)
     body = reply.json()
     assert body["object"] == "text_completion" and body["model"] == "fake"
@@ -81,23 +83,27 @@ def test_a_reply_says_what_openai_says_and_what_it_learned_about_itself(live: Li
 
 
 def test_a_stream_without_usage_tells_its_metrics_on_the_last_chunk(live: LiveServer) -> None:
+    """Red when usage appears unasked, or metrics ride anywhere but on the last chunk."""
     events = stream(live, max_tokens=4, n=2)
     assert all("usage" not in event for event in events[:-1])
     assert [("metrics" in event) for event in events[:-1]] == [False] * (len(events) - 2) + [True]
 
 
 def test_running_usage_counts_up(live: LiveServer) -> None:
+    """Red when usage is only known at the end."""
     options = {"include_usage": True, "continuous_usage_stats": True}
     events = stream(live, max_tokens=6, stream_options=options)
     assert [event["usage"]["completion_tokens"] for event in events[:-1]] == [2, 4, 6, 6]
 
 
 def test_the_last_text_and_the_finish_reason_come_in_one_chunk(live: LiveServer) -> None:
+    """Red when the end waits for the engine's word and costs an empty chunk."""
     *_, last, done = stream(live, max_tokens=4)
     assert done == "[DONE]" and last["choices"][0]["text"] and last["choices"][0]["finish_reason"]
 
 
 def test_a_stop_string_ends_text_ids_logprobs_and_usage_at_one_token(live: LiveServer) -> None:
+    """Red when a block's tokens are not taken one at a time."""
     body = live.complete(max_tokens=100, stop=["lo wo"], logprobs=1, return_token_ids=True).json()
     [choice] = body["choices"]
     ids: list[int] = []
@@ -112,6 +118,7 @@ def test_a_stop_string_ends_text_ids_logprobs_and_usage_at_one_token(live: LiveS
 
 
 def test_a_stop_string_frees_the_engine_before_its_script_ends(start_server: StartServer) -> None:
+    """Red when a stop string only hides text that is still being decoded."""
     behaviour = Behaviour(lambda request: blocks("ab " * 100))
     server = start_server(behaviour).wait_ready()
     assert server.complete(max_tokens=200, stop="b").json()["choices"][0]["text"] == "a"
@@ -122,18 +129,21 @@ def test_a_stop_string_frees_the_engine_before_its_script_ends(start_server: Sta
 def test_the_next_choice_begins_when_the_engine_is_free_of_the_last(
     start_server: StartServer,
 ) -> None:
+    """Red when a cancelled sequence is not waited for."""
     server = start_server(Behaviour(lambda request: blocks("ab " * 9), 0.02)).wait_ready()
     choices = server.complete(max_tokens=200, stop="b", n=3).json()["choices"]
     assert [choice["text"] for choice in choices] == ["a"] * 3
 
 
 def test_a_character_cut_off_by_the_limit_is_told_at_the_end(start_server: StartServer) -> None:
+    """Red when the detokeniser is not flushed."""
     server = start_server(Behaviour(lambda request: blocks("a€"))).wait_ready()
     *_, last, _ = stream(server, max_tokens=3)
     assert last["choices"][0]["text"] == "\ufffd"
 
 
 def test_a_stop_string_wins_over_the_limit_at_the_same_token(live: LiveServer) -> None:
+    """Red when the limit is looked at before the text."""
     ids = TOKENIZER.encode(TEXT)
     text = TOKENIZER.decode(ids[:5])
     [choice] = live.complete(max_tokens=5, stop=text[-6:]).json()["choices"]
@@ -141,6 +151,7 @@ def test_a_stop_string_wins_over_the_limit_at_the_same_token(live: LiveServer) -
 
 
 def test_eos_and_stop_ids_end_the_text_without_showing(start_server: StartServer) -> None:
+    """Red when a stop id leaks into the text, or is left out of usage."""
     comma = TOKENIZER.encode(",")[0]
     script = [[*TOKENIZER.encode("ab"), EOS, *TOKENIZER.encode("c,d")]]
     server = start_server(Behaviour(lambda request: script)).wait_ready()
@@ -154,6 +165,8 @@ def test_eos_and_stop_ids_end_the_text_without_showing(start_server: StartServer
 
 
 def test_each_choice_reports_the_seed_that_reproduces_it(start_server: StartServer) -> None:
+    """Red when a reported seed is not the one that was used."""
+
     def by_seed(request: GenerateRequest) -> list[list[int]]:
         return blocks(f"seed {request.sampling.seed}")
 
@@ -166,6 +179,7 @@ def test_each_choice_reports_the_seed_that_reproduces_it(start_server: StartServ
 
 
 def test_logprobs_are_finite_json_and_hold_the_chosen_token(live: LiveServer) -> None:
+    """Red when infinity reaches JSON or the chosen token is not among the alternatives."""
     reply = live.complete(max_tokens=4, logprobs=3)
     assert b"Infinity" not in reply.body and b"NaN" not in reply.body
     told = reply.json()["choices"][0]["logprobs"]
@@ -179,6 +193,7 @@ def test_logprobs_are_finite_json_and_hold_the_chosen_token(live: LiveServer) ->
 
 
 def test_everything_asked_reaches_the_engine(live: LiveServer) -> None:
+    """Red when a parameter is accepted and then forgotten."""
     live.complete(
         temperature=0.5, top_p=0.9, top_k=7, min_p=0.1, seed=3, logprobs=2, speculation="always"
     )

@@ -98,6 +98,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
 
 
 def test_the_port_answers_before_the_weights_are_there(command: Command) -> None:
+    """Red when the server waits for its engine."""
     wait_until(command.answers, seconds=30)
     with pytest.raises(openai.InternalServerError, match="not ready yet"):
         command.complete()
@@ -106,6 +107,7 @@ def test_the_port_answers_before_the_weights_are_there(command: Command) -> None
 
 @pytest.mark.parametrize("temperature", [0, 0.8])
 def test_speculation_changes_no_token(command: Command, temperature: float) -> None:
+    """Red when a tree changes the text anywhere between engine and wire."""
     body = {"temperature": temperature, "seed": 5, "logprobs": 2, "return_token_ids": True}
     body |= {"ignore_eos": True}
     plain = command.complete(speculation="off", **body)
@@ -118,6 +120,7 @@ def test_speculation_changes_no_token(command: Command, temperature: float) -> N
 
 
 def test_a_stream_joins_to_the_whole_reply_and_the_figures_move(command: Command) -> None:
+    """Red when the real engine's steps are folded wrongly, or a stage is not counted."""
     whole = command.complete(temperature=0, stop=["q"])
     stream = command.client.completions.create(
         model="tiny", prompt=PROMPT, max_tokens=48, temperature=0, stop=["q"], stream=True
@@ -130,6 +133,7 @@ def test_a_stream_joins_to_the_whole_reply_and_the_figures_move(command: Command
 
 
 def test_what_the_engine_process_imports_the_server_does_not(command: Command) -> None:
+    """Red when a room of the server imports torch, however indirectly."""
     if not Path("/proc/self/maps").exists():
         pytest.skip("needs /proc")
     server = Path(f"/proc/{command.process.pid}/maps").read_text()
@@ -138,6 +142,7 @@ def test_what_the_engine_process_imports_the_server_does_not(command: Command) -
 
 
 def test_a_client_that_leaves_frees_the_real_engine_at_once(command: Command) -> None:
+    """Red when a real engine goes on for a client that has left."""
     stream = command.client.completions.create(
         model="tiny",
         prompt=PROMPT,
@@ -153,6 +158,7 @@ def test_a_client_that_leaves_frees_the_real_engine_at_once(command: Command) ->
 
 
 def test_a_killed_engine_is_told_in_the_stream_and_replaced(command: Command) -> None:
+    """Red when a crash ends a stream without a word, or is not mended."""
     if not Path("/proc/self/task").exists():
         pytest.skip("needs /proc")
     stream = command.client.completions.create(
@@ -172,6 +178,7 @@ def test_a_killed_engine_is_told_in_the_stream_and_replaced(command: Command) ->
 
 
 def test_sigterm_ends_it_cleanly_and_leaves_no_process(command: Command) -> None:
+    """Red when a signal leaves an engine process behind or a traceback in the log."""
     children = command.children()
     assert command.stop() == 0, "".join(command.log)
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
@@ -189,6 +196,7 @@ def test_the_servers_rooms_import_no_torch() -> None:
 
 
 def test_a_port_that_is_taken_ends_the_command_before_anything_is_loaded() -> None:
+    """Red when weights are loaded before the port is known to be free."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         found = subprocess.run([*COMMAND, "serve", "--port", port], capture_output=True, text=True)

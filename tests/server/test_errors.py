@@ -60,6 +60,7 @@ INVALID: list[tuple[str, Any]] = [
 def test_an_invalid_field_is_a_400_that_names_it(
     live: LiveServer, field: str, value: object
 ) -> None:
+    """Red when a limit is not checked, or the complaint does not say what it is about."""
     found = error(live.complete(**{field: value}), 400)
     assert found["type"] == "invalid_request_error"
     assert found["param"] is not None and found["param"].startswith(field)
@@ -67,6 +68,7 @@ def test_an_invalid_field_is_a_400_that_names_it(
 
 
 def test_nulls_and_harmless_fields_mean_the_default(live: LiveServer) -> None:
+    """Red when a client that spells out its defaults is refused."""
     names = "model max_tokens temperature top_p top_k min_p seed stop stream stream_options n"
     names += " logprobs user speculation ignore_eos stop_token_ids best_of suffix echo logit_bias"
     names += " frequency_penalty presence_penalty"
@@ -80,6 +82,7 @@ def test_nulls_and_harmless_fields_mean_the_default(live: LiveServer) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b'"text"', b"[1]", b"\xff\xfe", b"null", b"[" * 10**5])
 def test_a_body_that_is_no_json_object_is_a_400(live: LiveServer, body: bytes) -> None:
+    """Red when the body is taken for granted."""
     error(live.request("POST", "/v1/completions", body, content_type="application/json"), 400)
 
 
@@ -94,6 +97,7 @@ def test_a_request_without_a_prompt_is_a_400(live: LiveServer) -> None:
 
 
 def test_an_invalid_stream_is_refused_before_it_opens(live: LiveServer) -> None:
+    """Red when a stream opens with 200 before its request has been checked."""
     error(live.complete(stream=True, prompt=[5] * WINDOW), 400)
     error(live.complete(stream=True, seed=404), 400)
 
@@ -122,6 +126,7 @@ def test_a_model_can_be_listed_and_fetched_even_with_a_slash(start_server: Start
 def test_a_body_over_the_cap_is_a_413_by_its_header_and_by_its_length(
     start_server: StartServer,
 ) -> None:
+    """Red when only an honest Content-Length is checked."""
     server = start_server(max_body_bytes=1000).wait_ready()
     error(server.complete(prompt="a" * 2000), 413)
     pieces = iter([b'{"prompt": "', b"a" * 2000, b'"}'])
@@ -132,6 +137,7 @@ def test_a_body_over_the_cap_is_a_413_by_its_header_and_by_its_length(
 
 
 def test_a_key_guards_v1_and_nothing_else(start_server: StartServer) -> None:
+    """Red when a probe needs the key, or a completion does not."""
     server = start_server(api_key="secret").wait_ready()
     assert error(server.get("/v1/models"), 401)["code"] == "invalid_api_key"
     error(server.complete(), 401)
@@ -167,6 +173,7 @@ FIELDS = [
 def test_no_body_whatever_is_answered_with_a_5xx_or_a_422(
     live: LiveServer, body: dict[str, Any]
 ) -> None:
+    """Red when any JSON at all reaches code that did not expect it."""
     reply = live.complete(**body)
     assert reply.status in (200, 400, 404), (body, reply.body)
     if reply.status != 200:
@@ -178,6 +185,8 @@ def test_no_body_whatever_is_answered_with_a_5xx_or_a_422(
 def test_an_unexpected_exception_is_a_500_that_keeps_its_secrets(
     start_server: StartServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Red when the inside of the server is told to a client."""
+
     def broken(request: object) -> list[list[int]]:
         raise KeyError("secret detail")
 

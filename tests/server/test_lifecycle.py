@@ -25,6 +25,7 @@ def in_background(work: Callable[[], Reply]) -> "Future[Reply]":
 
 
 def test_the_port_opens_at_once_and_says_how_far_loading_is(start_server: StartServer) -> None:
+    """Red when loading is silent, or looks like a crash."""
     server = start_server(Behaviour(load_seconds=0.4))
     assert server.get("/health").status == 200
     waiting = server.get("/ready")
@@ -41,6 +42,7 @@ def test_the_port_opens_at_once_and_says_how_far_loading_is(start_server: StartS
 def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_again(
     start_server: StartServer,
 ) -> None:
+    """Red when a hopeless load is retried, by us or by the client."""
     server = start_server(Behaviour(load_error="no such model: x"))
     wait_until(lambda: server.get("/ready").json()["phase"] == "failed")
     assert "no such model: x" in server.get("/ready").json()["message"]
@@ -51,6 +53,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_again(
 
 
 def test_an_engine_that_always_dies_is_given_up(start_server: StartServer) -> None:
+    """Red when a crash loop goes on for ever."""
     server = start_server(Behaviour(dies_loading=True))
     wait_until(lambda: server.get("/ready").json()["phase"] == "failed")
     assert "died 5 times" in server.get("/ready").json()["message"]
@@ -58,6 +61,7 @@ def test_an_engine_that_always_dies_is_given_up(start_server: StartServer) -> No
 
 
 def test_requests_are_served_in_the_order_they_came(start_server: StartServer) -> None:
+    """Red when a later request overtakes."""
     server = start_server(slow(0.005)).wait_ready()
     replies = []
     for seed in range(4):
@@ -70,6 +74,7 @@ def test_requests_are_served_in_the_order_they_came(start_server: StartServer) -
 def test_a_full_queue_refuses_and_an_impatient_place_in_it_expires(
     start_server: StartServer,
 ) -> None:
+    """Red when the queue grows without bound or waits without end."""
     server = start_server(slow(), max_queue=1, queue_timeout=0.3).wait_ready()
     running = server.open_stream(max_tokens=200)
     running.response().readline()
@@ -84,6 +89,7 @@ def test_a_full_queue_refuses_and_an_impatient_place_in_it_expires(
 
 
 def test_a_client_that_leaves_its_stream_frees_the_engine(start_server: StartServer) -> None:
+    """Red when a stream outlives its reader."""
     server = start_server(slow()).wait_ready()
     stream = server.open_stream(max_tokens=200)
     assert stream.response().readline().startswith(b"data: ")
@@ -92,6 +98,7 @@ def test_a_client_that_leaves_its_stream_frees_the_engine(start_server: StartSer
 
 
 def test_a_client_that_leaves_a_whole_reply_frees_the_engine(start_server: StartServer) -> None:
+    """Red when only streams notice that their client has gone."""
     server = start_server(slow()).wait_ready()
     whole = server.open_stream(max_tokens=200, stream=False)
     wait_until(lambda: server.behaviour.num_running == 1)
@@ -100,6 +107,7 @@ def test_a_client_that_leaves_a_whole_reply_frees_the_engine(start_server: Start
 
 
 def test_a_client_that_leaves_the_queue_is_never_run(start_server: StartServer) -> None:
+    """Red when a request is run for nobody."""
     server = start_server(slow()).wait_ready()
     running = server.open_stream(max_tokens=60)
     running.response().readline()
@@ -112,6 +120,7 @@ def test_a_client_that_leaves_the_queue_is_never_run(start_server: StartServer) 
 
 
 def test_a_crash_fails_the_running_request_only(start_server: StartServer) -> None:
+    """Red when a crash takes the queue with it, or the next request meets the dead process."""
     behaviour = slow(dies_at_step=10, load_seconds=0.1)
     server = start_server(behaviour).wait_ready()
     running = in_background(lambda: server.complete(stream=True, max_tokens=200))
@@ -132,6 +141,7 @@ def test_a_crash_under_a_whole_reply_is_a_readable_500(start_server: StartServer
 
 
 def test_an_idle_crash_is_noticed_and_mended(start_server: StartServer) -> None:
+    """Red when a death is only seen by the request that meets it."""
     server = start_server(slow(0.0)).wait_ready()
     engine = server.client.serving.engine
     assert isinstance(engine, FakeEngine)
@@ -142,6 +152,7 @@ def test_an_idle_crash_is_noticed_and_mended(start_server: StartServer) -> None:
 
 
 def test_draining_finishes_what_runs_and_refuses_the_rest(start_server: StartServer) -> None:
+    """Red when SIGTERM cuts a reply short or closes the port on new clients."""
     server = start_server(slow(0.01)).wait_ready()
     running = in_background(lambda: server.complete(stream=True, max_tokens=60))
     wait_until(lambda: server.behaviour.num_running == 1)
@@ -156,6 +167,7 @@ def test_draining_finishes_what_runs_and_refuses_the_rest(start_server: StartSer
 
 
 def test_draining_cuts_short_what_outlives_the_grace_period(start_server: StartServer) -> None:
+    """Red when one long reply can hold up a shutdown."""
     server = start_server(slow(), drain_seconds=0.2).wait_ready()
     running = in_background(lambda: server.complete(stream=True, max_tokens=200))
     wait_until(lambda: server.behaviour.num_running == 1)

@@ -21,6 +21,7 @@ def scrape(server: LiveServer) -> Samples:
 
 
 def test_a_scripted_request_moves_every_figure_exactly(start_server: StartServer) -> None:
+    """Red when any figure is counted twice, not at all, or under another name."""
     # Two steps of three tokens: each accepted two drafts of a tree of eight nodes.
     script = [[5, 6, 7], [8, 9, 10]]
     server = start_server(Behaviour(lambda request: script)).wait_ready()
@@ -65,6 +66,7 @@ def test_a_scripted_request_moves_every_figure_exactly(start_server: StartServer
 
 
 def test_gauges_show_a_request_while_it_runs(start_server: StartServer) -> None:
+    """Red when the gauges routers balance by stand still."""
     script = [[5, 6]] * 100
     server = start_server(Behaviour(lambda request: script, step_seconds=0.02)).wait_ready()
     stream = server.open_stream(max_tokens=200)
@@ -76,6 +78,7 @@ def test_gauges_show_a_request_while_it_runs(start_server: StartServer) -> None:
 
 
 def test_latency_buckets_begin_at_half_a_millisecond(live: LiveServer) -> None:
+    """Red when fast steps all fall into the first bucket."""
     text = live.get("/metrics").body.decode()
     for name in ("stagetree_step_seconds", "vllm:request_time_per_output_token_seconds"):
         assert f'{name}_bucket{{le="0.0005",model_name="fake"}}' in text

@@ -55,12 +55,14 @@ def test_it_raises_its_own_exceptions(client: openai.OpenAI) -> None:
 
 
 def test_it_retries_until_the_model_has_loaded(start_server: StartServer) -> None:
+    """Red when 503 comes without what the client's own retry needs."""
     server = start_server(Behaviour(load_seconds=0.5))
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=2) as client:
         assert client.completions.create(model="fake", prompt="a").choices[0].text
 
 
 def test_it_sees_a_crash_in_mid_stream_as_an_error(start_server: StartServer) -> None:
+    """Red when an error inside a stream is not one the client raises."""
     server = start_server(Behaviour(dies_at_step=2)).wait_ready()
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         stream = client.completions.create(model="fake", prompt="a", stream=True)

@@ -20,6 +20,7 @@ async def never() -> Message:
 
 
 def test_a_client_that_stops_reading_loses_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when a stalled reader holds the engine."""
     monkeypatch.setattr(responses, "STALL_SECONDS", 0.01)
     closed: list[bool] = []
 
@@ -43,6 +44,7 @@ def test_a_client_that_stops_reading_loses_its_stream(monkeypatch: pytest.Monkey
 
 
 def test_work_is_over_before_its_client_is_reported_gone() -> None:
+    """Red when the next turn begins while this one is still being cancelled."""
     ended: list[str] = []
 
     async def work() -> None:

@@ -20,6 +20,7 @@ def config(tmp_path: Path) -> Path:
 def test_flags_win_over_environment_over_yaml_over_default(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Red when two sources are merged in another order."""
     monkeypatch.setenv("STAGETREE_PORT", "2")
     monkeypatch.setenv("STAGETREE_DTYPE", "bfloat16")
     monkeypatch.setenv("STAGETREE_API_KEY", "secret")
@@ -46,6 +47,7 @@ def test_without_a_config_the_embedded_family_is_served() -> None:
 
 
 def test_another_model_gets_the_live_lookup_alone() -> None:
+    """Red when the embedded family's stages are put under a model they do not fit."""
     engine = load_settings(None, {"model": "gpt2"}).engine_config()
     assert engine.model == "gpt2" and engine.stages == (NgramStageConfig(),)
 

@@ -23,11 +23,13 @@ def written(ids: list[int], prompt: tuple[int, ...] = (), tokenizer: Tokenizer =
 
 @given(IDS)
 def test_pieces_of_any_token_ids_join_to_their_decoding(ids: list[int]) -> None:
+    """Red when a tail is lost or a character is told twice."""
     assert written(ids) == TOKENIZER.decode(ids)
 
 
 @given(TEXT, TEXT)
 def test_a_reply_is_what_it_adds_to_its_prompt_and_never_repeats_it(head: str, tail: str) -> None:
+    """Red when prompt text leaks into the reply."""
     prompt = tuple(TOKENIZER.encode(head))
     assert written(TOKENIZER.encode(tail), prompt) == tail
 
@@ -36,6 +38,7 @@ def test_a_reply_is_what_it_adds_to_its_prompt_and_never_repeats_it(head: str, t
 def test_a_character_the_prompt_began_is_finished_without_repeating_the_prompt(
     head: str, cut: int
 ) -> None:
+    """Red when a stream is primed with an unfinished character."""
     smile = TOKENIZER.encode("😀")
     assert len(smile) == 4
     prompt = (*TOKENIZER.encode(head), *smile[:cut])
@@ -64,6 +67,7 @@ def metaspace_tokenizer() -> Tokenizer:
 
 
 def test_a_reply_keeps_the_space_that_a_decoder_strips_at_the_start_of_a_text() -> None:
+    """Red when a reply is decoded as if it began a text."""
     assert written([1, 2], prompt=(0,), tokenizer=metaspace_tokenizer()) == " bc"
 
 
@@ -75,6 +79,7 @@ class Backwards:
 
 
 def test_a_decoder_that_rewrites_earlier_text_does_not_end_the_stream() -> None:
+    """Red when one odd token ends a stream."""
     vocab = {"a": 0, "b": 1, "c": 2, "<unk>": 3}
     raw = RawTokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     raw.decoder = decoders.Decoder.custom(Backwards())
@@ -116,6 +121,7 @@ def matched(stops: list[str], pieces: list[str]) -> tuple[str, str | None]:
 def test_the_text_ends_before_the_stop_string_that_completes_first(
     stops: list[str], pieces: list[str]
 ) -> None:
+    """Red when stop strings are tried in list order."""
     whole = "".join(pieces)
     ends = [at + len(s) for s in stops if (at := whole.find(s)) >= 0]
     text, stop = matched(stops, pieces)
@@ -131,6 +137,7 @@ def test_the_text_ends_before_the_stop_string_that_completes_first(
 def test_nothing_released_is_the_beginning_of_a_later_match(
     stops: list[str], pieces: list[str]
 ) -> None:
+    """Red when a stop string, or the beginning of one, gets out."""
     matcher, text = StopMatcher(tuple(stops)), ""
     for piece in pieces:
         text += matcher.push(piece)
@@ -140,6 +147,7 @@ def test_nothing_released_is_the_beginning_of_a_later_match(
 
 
 def test_only_what_could_begin_a_stop_string_is_held_back() -> None:
+    """Red when text waits that no stop string can begin with."""
     matcher = StopMatcher(("\n\n", "END"))
     assert matcher.push("one\n") == "one"
     assert matcher.push("two E") == "\ntwo "

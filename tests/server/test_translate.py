@@ -34,6 +34,7 @@ def test_an_empty_prompt_starts_from_the_models_own_start() -> None:
 
 
 def test_choices_of_one_prompt_stand_together_and_differ_by_seed() -> None:
+    """Red when indices and seeds are dealt out in another order."""
     sequences = plan(prompt=["hello", "world"], n=3, seed=7).sequences
     seeds = [mix_seed(7, k) for k in range(3)]
     assert [s.sampling.seed for s in sequences] == seeds * 2
@@ -42,12 +43,14 @@ def test_choices_of_one_prompt_stand_together_and_differ_by_seed() -> None:
 
 
 def test_a_prompt_in_a_batch_equals_the_same_prompt_alone() -> None:
+    """Red when a seed depends on a prompt's place in its batch."""
     together = plan(prompt=["hello", "world"], n=2, seed=7).sequences[2:]
     alone = plan(prompt="world", n=2, seed=7).sequences
     assert [(s.prompt, s.sampling) for s in together] == [(s.prompt, s.sampling) for s in alone]
 
 
 def test_a_mixed_seed_fits_a_double_and_neighbouring_seeds_share_none() -> None:
+    """Red when a JSON reader would round a seed, or two choices share one."""
     seeds = [mix_seed(seed, k) for seed in range(-20, 20) for k in range(20)]
     assert len(set(seeds)) == len(seeds)
     assert all(-20 <= seed < 2**53 for seed in seeds)
@@ -96,6 +99,7 @@ def test_a_model_without_a_start_token_refuses_an_empty_prompt() -> None:
 
 
 def test_figures_of_two_choices_are_folded() -> None:
+    """Red when a second choice's wait is counted as decoding."""
     record = RequestRecord(num_prompt_tokens=5, arrived_at=10.0)
     record.begin_turn(11.0)
     for first, second in ((12.0, 14.0), (15.0, 15.5)):
