@@ -18,8 +18,7 @@ ENV PIP_NO_CACHE_DIR=1
 COPY --chown=stagetree Makefile constraints.txt ./
 RUN make .venv/.torch TORCH_INDEX="${TORCH_INDEX}"
 COPY --chown=stagetree . .
-# The copy may be newer than the stamp of torch, which is what the pins ask for all the same.
-RUN touch .venv/.torch && make .venv/.installed
+RUN make .venv/.installed TORCH_INDEX="${TORCH_INDEX}"
 
 # All interfaces of the container; what is published outside it is the host's choice.
 ENV STAGETREE_HOST=0.0.0.0

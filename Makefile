@@ -2,14 +2,20 @@
 
 PORT ?= 8000
 ARGS ?=
+# The first interpreter on the path that is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+	"$$p" -c '$(IS_NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 # Another package index for torch alone, such as one that has small CPU-only builds.
 TORCH_INDEX ?=
 
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 TORCH := $(shell grep '^torch==' constraints.txt)
+# The pins hold for what the project is run with and, the second time, for what builds it.
+INSTALL := PIP_BUILD_CONSTRAINT=constraints.txt PIP_CONSTRAINT=constraints.txt \
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet install
+# Runs a command and says how long it took.
+timed = start=$$(date +%s); $(1) && echo "    took $$(( $$(date +%s) - start )) s"
 
 .PHONY: help serve test check fix bench clean
 
@@ -19,6 +25,7 @@ help: ## Show what can be made.
 	@echo "  package index for torch alone (for a small build without CUDA)."
 
 serve: .venv/.installed ## Install what is missing and serve the embedded models on port 8000.
+	@echo "==> starting the server on port $(PORT)"
 	@exec $(BIN)/stagetree serve --port $(PORT) $(ARGS)
 
 test: .venv/.installed-dev ## Install what is missing and run the tests.
@@ -26,41 +33,42 @@ test: .venv/.installed-dev ## Install what is missing and run the tests.
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/.installed-dev ## Lint, format check, types, and the floors of the house.
-	@echo "==> ruff, mypy, import-linter"
+	@echo "==> ruff"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@echo "==> mypy"
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@echo "==> import-linter"
+	@$(BIN)/lint-imports --no-logo
 
 fix: .venv/.installed-dev ## Mend what ruff can mend.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 bench: .venv/.installed ## Measure plain, chain, tree and staged decoding side by side.
-	@$(BIN)/stagetree bench $(ARGS)
+	@exec $(BIN)/stagetree bench $(ARGS)
 
-clean: ## Remove the virtual environment and caches.
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## Remove the virtual environment, builds and caches.
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/.created:
-	@test -n "$(PYTHON)" || { echo "stagetree needs Python 3.11 or newer: install one, or name it with PYTHON=/path/to/python3"; exit 1; }
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(IS_NEW_ENOUGH)' || { echo "stagetree needs Python\
+	3.11 or newer: install one, or name it with PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "==> creating .venv with $(PYTHON)"
-	@$(PYTHON) -m venv .venv
+	@$(call timed,"$(PYTHON)" -m venv .venv)
 	@touch $@
 
 .venv/.torch: .venv/.created constraints.txt
-ifneq ($(TORCH_INDEX),)
-	@echo "==> installing $(TORCH) from $(TORCH_INDEX)"
-	@$(PIP) --index-url $(TORCH_INDEX) $(TORCH)
-endif
+	@echo "==> installing $(TORCH), the largest part$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
+	@$(call timed,$(INSTALL) $(if $(TORCH_INDEX),--no-deps --index-url "$(TORCH_INDEX)") $(TORCH))
 	@touch $@
 
-.venv/.installed: .venv/.torch pyproject.toml constraints.txt
-	@echo "==> installing stagetree and what it needs (a few minutes the first time)"
-	@$(PIP) -c constraints.txt -e .
+.venv/.installed: .venv/.torch pyproject.toml
+	@echo "==> installing stagetree and what it needs"
+	@$(call timed,$(INSTALL) -e .)
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
 	@echo "==> installing the tools of development"
-	@$(PIP) -c constraints.txt -e '.[dev]'
+	@$(call timed,$(INSTALL) -e '.[dev]')
 	@touch $@

@@ -1,6 +1,10 @@
-"""What every test can rely on: one thread, seeded generators, no GPU unless asked for."""
+"""What every test can rely on: one thread, fixed seeds, no downloads, no GPU unless it exists."""
 
+import os
 import random
+
+# Before transformers is imported: a test that would download fails, here as in CI.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest
@@ -10,9 +14,11 @@ from hypothesis import settings
 # Tiny models run slower on several threads than on one, most of all beside other processes.
 torch.set_num_threads(1)
 
-# Speed is for benchmarks; and CI must find tomorrow what it found today.
-settings.register_profile("stagetree", deadline=None, derandomize=True)
-settings.load_profile("stagetree")
+# Speed is for benchmarks; and CI must find tomorrow what it found today. To look for more:
+# make test ARGS=--hypothesis-profile=explore
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)

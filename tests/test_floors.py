@@ -1,0 +1,41 @@
+"""What an import drags along, asked of a fresh interpreter; `make check` reads the same floors."""
+
+import subprocess
+import sys
+
+import pytest
+
+MODELS = {"torch", "transformers"}
+MESSAGES = {"zmq", "msgspec"}
+WEB = {"fastapi", "starlette", "uvicorn", "pydantic", "prometheus_client", "typer"}
+
+
+def imported_by(module: str) -> set[str]:
+    """The top-level packages in `sys.modules` after `import module`."""
+    program = f"import sys, {module}; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    return {name.partition(".")[0] for name in result.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    ("module", "banned"),
+    [
+        ("engine", MODELS | MESSAGES | WEB | {"numpy"}),
+        ("engine.process", MODELS | WEB),
+        ("engine.api", MESSAGES | WEB),
+        ("server.cli", MODELS | MESSAGES | {"fastapi"}),
+        ("server.run", MODELS),
+    ],
+)
+def test_importing_a_door_leaves_the_heavy_packages_out(module: str, banned: set[str]) -> None:
+    """Red when an import at the top of a file reaches what belongs behind another door."""
+    assert not imported_by(module) & banned
+
+
+def test_asking_the_front_door_for_its_handle_imports_the_messages_and_no_model() -> None:
+    """Red when the handle on an engine process imports the engine that it only starts."""
+    packages = imported_by("engine; engine.EngineProcess; import sys")
+    assert packages >= MESSAGES
+    assert not packages & MODELS
