@@ -17,7 +17,7 @@ import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,7 +133,7 @@ class EngineProcess:
         """Why the process ended, once it has."""
         return await asyncio.shield(self._died)
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Step | Finished]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Step | Finished]:
         """Run one request; no other may be running. The last item is its `Finished`.
 
         Closing the iterator early cancels the request and returns once the engine is free.

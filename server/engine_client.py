@@ -5,8 +5,8 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,7 +44,7 @@ class Engine(Protocol):
     async def wait_ready(self) -> ModelInfo:
         """Wait for the model; raises ModelLoadError or EngineDiedError."""
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[Step | Finished]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Step | Finished]:
         """One sequence, step by step; closing the iterator cancels it and frees the engine."""
 
     def cancel(self, request_id: str) -> None:
@@ -130,7 +130,7 @@ class EngineClient:
     ) -> AsyncGenerator[Step | Finished]:
         """Run one sequence; raises EngineDiedError when the process dies under it."""
         try:
-            async with _closing(serving.engine.generate(request)) as items:
+            async with aclosing(serving.engine.generate(request)) as items:
                 async for item in items:
                     if isinstance(item, Finished) and item.reason == "cancelled":
                         raise EngineDiedError("The engine gave this request up.")
@@ -212,15 +212,3 @@ class EngineClient:
                     phase, since = engine.progress.phase, time.monotonic()
         finally:
             _log.info("%s took %.1f s", phase, time.monotonic() - since)
-
-
-@asynccontextmanager
-async def _closing(
-    items: AsyncIterator[Step | Finished],
-) -> AsyncIterator[AsyncIterator[Step | Finished]]:
-    """`aclosing` for an iterator that need not be a generator."""
-    try:
-        yield items
-    finally:
-        if isinstance(items, AsyncGenerator):
-            await items.aclose()

@@ -13,7 +13,6 @@ from engine import GenerateRequest, ModelInfo, SamplingParams
 from server.errors import BadRequestError, ContextLengthError
 from server.protocol import (
     CompletionRequest,
-    CompletionTokensDetails,
     PromptTokensDetails,
     RequestMetrics,
     SpeculativeDecoding,
@@ -105,17 +104,12 @@ def mix_seed(seed: int, k: int) -> int:
 
 
 def usage_of(record: RequestRecord) -> Usage:
-    """OpenAI's usage, with accepted and rejected draft tokens in its details."""
-    stats = record.stats
+    """OpenAI's usage; its prediction tokens are left out, as they mean a client's own draft."""
     return Usage(
         prompt_tokens=record.num_prompt_tokens,
         completion_tokens=record.num_completion_tokens,
         total_tokens=record.num_prompt_tokens + record.num_completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=record.num_cached_tokens),
-        completion_tokens_details=CompletionTokensDetails(
-            accepted_prediction_tokens=stats.num_accepted_drafts,
-            rejected_prediction_tokens=stats.num_draft_tokens - stats.num_accepted_drafts,
-        ),
     )
 
 

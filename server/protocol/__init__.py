@@ -3,7 +3,6 @@
 from server.protocol.reply import (
     Choice,
     Completion,
-    CompletionTokensDetails,
     ErrorBody,
     ErrorReply,
     Logprobs,
@@ -21,7 +20,6 @@ __all__ = [
     "Choice",
     "Completion",
     "CompletionRequest",
-    "CompletionTokensDetails",
     "ErrorBody",
     "ErrorReply",
     "Logprobs",

@@ -34,13 +34,6 @@ class PromptTokensDetails(Wire):
     cached_tokens: int
 
 
-class CompletionTokensDetails(Wire):
-    """Draft tokens that the target agreed with, and those it did not."""
-
-    accepted_prediction_tokens: int
-    rejected_prediction_tokens: int
-
-
 class Usage(Wire):
     """Token counts of a request; each prompt counts once, whatever `n` is."""
 
@@ -48,7 +41,6 @@ class Usage(Wire):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
-    completion_tokens_details: CompletionTokensDetails
 
 
 class SpeculativeDecoding(Wire):

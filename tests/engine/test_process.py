@@ -90,7 +90,7 @@ def test_closing_the_stream_frees_the_engine_within_a_step(config: EngineConfig)
             async for _ in stream:
                 break
             started = time.monotonic()
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
             assert time.monotonic() - started < 2.0
             assert len(ids(await collect(process, SHORT))) == 12
 

@@ -107,7 +107,7 @@ class FakeEngine:
         self.progress = LoadProgress("ready", 1.0)
         return self.info
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[Step | Finished]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Step | Finished]:
         behaviour = self.behaviour
         assert behaviour.num_running == 0, "the engine runs one request at a time"
         if request.sampling.seed == 404:

@@ -109,8 +109,6 @@ def test_figures_of_two_choices_are_folded() -> None:
     usage, metrics = usage_of(record), metrics_of(record)
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (5, 10, 15)
     assert usage.prompt_tokens_details.cached_tokens == 8
-    assert usage.completion_tokens_details.accepted_prediction_tokens == 6
-    assert usage.completion_tokens_details.rejected_prediction_tokens == 22
     assert (metrics.queue_time_ms, metrics.time_to_first_token_ms) == (1000.0, 2000.0)
     assert metrics.generation_time_ms == 4500.0
     assert metrics.mean_itl_ms == pytest.approx(2500.0 / 8)
