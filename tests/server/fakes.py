@@ -1,7 +1,7 @@
 """A scripted engine with the shape of `engine.EngineProcess`, and a tokenizer made on the spot."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from functools import cache
 
