@@ -11,11 +11,15 @@ TORCH_INDEX ?=
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
-# The pins hold for what the project is run with and, the second time, for what builds it.
-INSTALL := PIP_BUILD_CONSTRAINT=constraints.txt PIP_CONSTRAINT=constraints.txt \
-	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip --quiet install
+# What torch needs comes from the usual index, with the rest.
+TORCH_FROM = $(if $(TORCH_INDEX),--no-deps --index-url "$(TORCH_INDEX)")
+# The pins hold for what the project is run with and, the first of them, for what builds it.
+PIP := PIP_BUILD_CONSTRAINT=constraints.txt PIP_CONSTRAINT=constraints.txt \
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
+# Installs without a word; what fails is tried once more with all that pip has to say.
+install = $(PIP) install -qq $(1) || { echo "    that failed; once more, in full:"; $(PIP) install $(1); }
 # Runs a command and says how long it took.
-timed = start=$$(date +%s); $(1) && echo "    took $$(( $$(date +%s) - start )) s"
+timed = start=$$(date +%s); { $(1); } && echo "    took $$(( $$(date +%s) - start )) s"
 
 .PHONY: help serve test check fix bench clean
 
@@ -60,15 +64,15 @@ clean: ## Remove the virtual environment, builds and caches.
 
 .venv/.torch: .venv/.created constraints.txt
 	@echo "==> installing $(TORCH), the largest part$(if $(TORCH_INDEX), from $(TORCH_INDEX))"
-	@$(call timed,$(INSTALL) $(if $(TORCH_INDEX),--no-deps --index-url "$(TORCH_INDEX)") $(TORCH))
+	@$(call timed,$(call install,$(TORCH_FROM) $(TORCH)))
 	@touch $@
 
 .venv/.installed: .venv/.torch pyproject.toml
 	@echo "==> installing stagetree and what it needs"
-	@$(call timed,$(INSTALL) -e .)
+	@$(call timed,$(call install,-e .))
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
 	@echo "==> installing the tools of development"
-	@$(call timed,$(INSTALL) -e '.[dev]')
+	@$(call timed,$(call install,-e '.[dev]'))
 	@touch $@

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ class Decoder:
         context = self._start(request)
         drafter = NoStage() if request.speculation == "off" else self.drafter
         drafter.reset(request.prompt)
+        num_cached = len(self.target.tokens)
         self.target.catch_up(context.tokens, is_cancelled)
         total = SpeculationStats()
         reason: FinishReason | None = None
@@ -61,6 +62,8 @@ class Decoder:
             step, reason = self._step(request, context, drafter if is_drafting else NoStage())
             if is_timed:
                 self.economy.observe(step.stats.num_accepted_drafts + 1, step.stats.milliseconds)
+            if is_first:
+                step = replace(step, num_cached_tokens=num_cached)
             total.add(step.stats)
             drafter.observe([token.token_id for token in step.tokens])
             yield step
@@ -99,7 +102,7 @@ class Decoder:
             target_milliseconds=(scored - scoring) * 1e3,
             stages=stages,
         )
-        return Step(request.request_id, tokens, stats, len(self.target.tokens)), reason
+        return Step(request.request_id, tokens, stats), reason
 
     def _start(self, request: GenerateRequest) -> Context:
         """Check the request and set out from its prompt."""

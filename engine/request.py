@@ -69,7 +69,11 @@ class EmittedToken:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One grow-score-accept-commit cycle: at least one token, all of which the reply keeps."""
+    """One grow-score-accept-commit cycle: at least one token, all of which the reply keeps.
+
+    `num_cached_tokens` is told by the first step: how many of the prompt's tokens still had their
+    rows in the cache from an earlier request.
+    """
 
     request_id: str
     tokens: tuple[EmittedToken, ...]

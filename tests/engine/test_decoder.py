@@ -152,6 +152,15 @@ def test_counts_and_origins_tell_what_every_stage_contributed() -> None:
     )
 
 
+def test_the_first_step_tells_how_much_of_the_prompt_was_still_cached() -> None:
+    decoder = Decoder(make_model(hidden_size=48), model_stage(ngram(), "draft"))
+    prompt = tuple(range(3, 40))
+    first = run(decoder, replace(LONG, prompt=prompt, max_tokens=5))[0]
+    again = run(decoder, replace(LONG, prompt=(*prompt[:20], 50, 51), max_tokens=5))[0]
+    assert [step.num_cached_tokens for step in first] == [0] * len(first)
+    assert [step.num_cached_tokens for step in again] == [20] + [0] * (len(again) - 1)
+
+
 def test_the_first_token_is_sent_before_anything_is_drafted() -> None:
     drafter = model_stage(NoStage(), "draft")
     steps = Decoder(target_model(), drafter).generate(LONG)
