@@ -154,7 +154,7 @@ def test_weights_that_are_not_there_are_a_load_error_with_a_remedy(tmp_path: Pat
 def test_a_silent_process_is_taken_for_dead(
     config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.process._SILENCE_SECONDS", 2.5)
+    monkeypatch.setattr("engine.process.handle._SILENCE_SECONDS", 2.5)
 
     async def scenario() -> None:
         async with running(config) as process:

@@ -1,0 +1,75 @@
+"""What the two sides say to each other: the engine's nouns in tagged msgspec structs."""
+
+import msgspec
+
+from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
+
+
+class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
+    """Anything on the wire."""
+
+
+class Generate(Message, frozen=True):
+    """Run this request."""
+
+    request: GenerateRequest
+
+
+class Cancel(Message, frozen=True):
+    """End this request within one step."""
+
+    request_id: str
+
+
+class Close(Message, frozen=True):
+    """End the process."""
+
+
+class Loading(Message, frozen=True):
+    """Weights are being read."""
+
+    progress: LoadProgress
+
+
+class Unloadable(Message, frozen=True):
+    """They cannot be, and why."""
+
+    message: str
+
+
+class Ready(Message, frozen=True):
+    """What was loaded; requests may come."""
+
+    info: ModelInfo
+
+
+class Stepped(Message, frozen=True):
+    """A step of the running request."""
+
+    step: Step
+
+
+class Ended(Message, frozen=True):
+    """The running request's end."""
+
+    finished: Finished
+
+
+class Failed(Message, frozen=True):
+    """The running request cannot run, or the engine broke under it."""
+
+    request_id: str
+    message: str
+    is_invalid: bool
+
+
+class Beat(Message, frozen=True):
+    """Still alive."""
+
+
+Order = Generate | Cancel | Close
+Event = Loading | Unloadable | Ready | Stepped | Ended | Failed | Beat
+
+encode = msgspec.msgpack.Encoder().encode
+decode_order = msgspec.msgpack.Decoder(Order).decode
+decode_event = msgspec.msgpack.Decoder(Event).decode

@@ -1,0 +1,106 @@
+"""Inside the engine process: load, then run requests until told to close or left alone."""
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import zmq
+
+from engine.config import EngineConfig
+from engine.errors import EngineError, InvalidRequestError
+from engine.process.messages import (
+    Beat,
+    Cancel,
+    Close,
+    Ended,
+    Event,
+    Failed,
+    Generate,
+    Loading,
+    Order,
+    Ready,
+    Stepped,
+    Unloadable,
+    decode_order,
+    encode,
+)
+from engine.request import GenerateRequest, Step
+
+if TYPE_CHECKING:
+    from engine.api import Engine
+
+BEAT_SECONDS = 1.0
+
+
+def work(config: EngineConfig, address: str) -> None:
+    """The engine process's main function; `address` is where its handle listens."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches both; the server decides
+    with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
+        socket.setsockopt(zmq.LINGER, 1000)
+        socket.connect(address)
+        Worker(socket).run(config)
+
+
+class Worker:
+    """The other end of the pair, inside the engine process."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._orders: deque[Order] = deque()
+        self._spoke = 0.0
+
+    def run(self, config: EngineConfig) -> None:
+        """Load and serve; an unexpected error ends the process, which its handle will see."""
+        from engine.api import Engine  # imports torch, which only this process may
+
+        try:
+            engine = Engine.load(config, lambda progress: self._tell(Loading(progress)))
+        except EngineError as error:
+            self._tell(Unloadable(str(error)))
+            return
+        self._tell(Ready(engine.info))
+        while self._is_wanted():
+            self._listen(BEAT_SECONDS)
+            while self._orders:
+                match self._orders.popleft():
+                    case Generate(request):
+                        self._generate(engine, request)
+                    case Close():
+                        return
+
+    def _generate(self, engine: "Engine", request: GenerateRequest) -> None:
+        try:
+            for item in engine.generate(request, lambda: self._is_cancelled(request.request_id)):
+                self._tell(Stepped(item) if isinstance(item, Step) else Ended(item))
+        except InvalidRequestError as error:
+            self._tell(Failed(request.request_id, str(error), is_invalid=True))
+        except Exception as error:
+            message = f"the engine failed: {type(error).__name__}: {error}"
+            self._tell(Failed(request.request_id, message, is_invalid=False))
+            raise
+
+    def _is_cancelled(self, request_id: str) -> bool:
+        self._listen(0.0)
+        return any(
+            isinstance(order, Close) or order == Cancel(request_id) for order in self._orders
+        )
+
+    def _listen(self, seconds: float) -> None:
+        """Take in what has been said, waiting at most so long, and show that we are alive."""
+        if self._socket.poll(int(seconds * 1000)):
+            with contextlib.suppress(zmq.Again):
+                while True:
+                    self._orders.append(decode_order(self._socket.recv(zmq.NOBLOCK)))
+        if time.monotonic() - self._spoke > BEAT_SECONDS:
+            self._tell(Beat())
+
+    def _is_wanted(self) -> bool:
+        parent = multiprocessing.parent_process()
+        return parent is None or parent.is_alive()
+
+    def _tell(self, event: Event) -> None:
+        self._spoke = time.monotonic()
+        self._socket.send(encode(event))
