@@ -9,6 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 TORCH_INDEX ?=
 
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+NO_PYTHON := stagetree needs Python 3.11 or newer: install one, or name it: PYTHON=/path/to/python3
 BIN := .venv/bin
 TORCH := $(shell grep '^torch==' constraints.txt)
 # What torch needs comes from the usual index, with the rest.
@@ -56,8 +57,7 @@ clean: ## Remove the virtual environment, builds and caches.
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/.created:
-	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(IS_NEW_ENOUGH)' || { echo "stagetree needs Python\
-	3.11 or newer: install one, or name it with PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(IS_NEW_ENOUGH)' 2>/dev/null || { echo "$(NO_PYTHON)" >&2; exit 1; }
 	@echo "==> creating .venv with $(PYTHON)"
 	@$(call timed,"$(PYTHON)" -m venv .venv)
 	@touch $@
