@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from engine.drafting.katz_build import LEVEL_LOGPROBS, Array, Tokens, build_arrays
 from engine.errors import ModelLoadError
@@ -29,8 +30,6 @@ FILE_NAME = "katz.safetensors"
 
 _FORMAT = "stagetree-katz-1"
 _DTYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "F32": np.float32}
-_DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-_ALIGNMENT = 8
 _CACHED_CONTEXTS = 1 << 16
 _LOGPROBS: tuple[float, ...] = tuple(LEVEL_LOGPROBS.tolist())
 
@@ -134,7 +133,7 @@ class KatzTable:
         """Write the table to a file, or as `katz.safetensors` into a folder that exists."""
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         metadata = {"format": _FORMAT, "max_continuations": str(self.max_continuations)}
-        _write(file, self._arrays, metadata)
+        save_file(self._arrays, file, metadata)
 
     @property
     def num_bytes(self) -> int:
@@ -193,23 +192,6 @@ def _rank(row: _Row, lower: Continuations, limit: int) -> Continuations:
 def _most_frequent(unigram: Array, count: int) -> Continuations:
     order = np.argsort(-unigram, kind="stable")[:count]
     return Continuations(tuple(order.tolist()), tuple(unigram[order].tolist()))
-
-
-def _write(file: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    header: dict[str, object] = {"__metadata__": metadata}
-    end = 0
-    # The widest first, so that every array starts at a multiple of its item size.
-    ordered = sorted(arrays.items(), key=lambda item: -item[1].itemsize)
-    for name, array in ordered:
-        start, end = end, end + array.nbytes
-        dtype, shape = _DTYPE_NAMES[array.dtype], list(array.shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % _ALIGNMENT)
-    with file.open("wb") as out:
-        out.write(struct.pack("<Q", len(encoded)) + encoded)
-        for _, array in ordered:
-            out.write(array.tobytes())
 
 
 def _read(file: Path) -> tuple[dict[str, Array], dict[str, str]]:
