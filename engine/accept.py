@@ -1,13 +1,12 @@
 """The accept rule: follow the target's own tokens for as long as the tree foresaw them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from engine.tree import TokenTree
 
 
-@dataclass(frozen=True, slots=True)
-class Acceptance:
+class Acceptance(NamedTuple):
     """The accepted nodes, root excluded, and the target's token after them."""
 
     path: tuple[int, ...]

@@ -76,30 +76,26 @@ class Decoder:
         started = time.perf_counter()
         candidates = TokenTree(context.tokens[-1])
         tree = candidates.prune(drafter.grow(context, candidates, [0], drafter.budget))
-        scoring = time.perf_counter()
+        grown = time.perf_counter()
         logits = self.target.score(context.tokens, tree)
         positions = [context.root_position + depth + 1 for depth in tree.depths]
-        acceptance = accept(tree, context.sampler.choose(logits, positions))
+        path, bonus_token = accept(tree, context.sampler.choose(logits, positions))
         scored = time.perf_counter()
-        emitted = [*(tree.tokens[node] for node in acceptance.path), acceptance.bonus_token]
-        origins = [*(tree.origins[node] for node in acceptance.path), TARGET]
+        emitted = [*(tree.tokens[node] for node in path), bonus_token]
+        origins = [*(tree.origins[node] for node in path), TARGET]
         num_kept, reason = self._cut(request, context, emitted)
-        self.target.commit(tree, acceptance.path[:num_kept])
+        self.target.commit(tree, path[:num_kept])
         context.tokens.extend(emitted[:num_kept])
-        rows = [0, *acceptance.path][:num_kept]
-        tokens = describe(logits[rows], emitted, origins, request.num_logprobs)
+        tokens = describe(logits[[0, *path][:num_kept]], emitted, origins, request.num_logprobs)
         stages = tuple(
-            work.stats(
-                tree.origins.count(work.name),
-                origins.count(work.name),
-            )
+            work.stats(tree.origins.count(work.name), origins.count(work.name))
             for work in drafter.take_work()
         )
         stats = StepStats(
             num_nodes=len(tree),
-            num_accepted_drafts=len(acceptance.path),
+            num_accepted_drafts=len(path),
             milliseconds=(time.perf_counter() - started) * 1e3,
-            target_milliseconds=(scored - scoring) * 1e3,
+            target_milliseconds=(scored - grown) * 1e3,
             stages=stages,
         )
         return Step(request.request_id, tokens, stats), reason

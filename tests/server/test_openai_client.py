@@ -20,7 +20,7 @@ def client(live: LiveServer) -> Iterator[openai.OpenAI]:
 def test_it_completes(client: openai.OpenAI) -> None:
     reply = client.completions.create(model="fake", prompt="a", max_tokens=100, logprobs=1)
     assert reply.choices[0].text == TEXT and reply.choices[0].finish_reason == "length"
-    assert reply.usage is not None and reply.usage.completion_tokens_details is not None
+    assert reply.usage is not None and reply.usage.prompt_tokens_details is not None
     assert reply.choices[0].logprobs is not None
     assert (reply.model_extra or {})["metrics"]["stages"]
 
