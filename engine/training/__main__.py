@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from engine.training.corpus import read_prompts
-from engine.training.family import DRAFT_SHAPE, TARGET_SHAPE, Family, FamilyPlan
+from engine.training.family import DRAFT_LENGTHS, DRAFT_SHAPE, TARGET_SHAPE, Family, FamilyPlan
 from engine.training.pretrain import Recipe
 from engine.training.sample import SamplePlan
 
@@ -26,7 +26,7 @@ def _plan(arguments: argparse.Namespace) -> FamilyPlan:
     prompts = read_prompts(arguments.exclude_prompts) if arguments.exclude_prompts else []
     return FamilyPlan(
         target=Recipe(arguments.target_minutes, is_compiled=arguments.compile),
-        draft=Recipe(arguments.draft_minutes, is_compiled=arguments.compile),
+        draft=Recipe(arguments.draft_minutes, lengths=DRAFT_LENGTHS, is_compiled=arguments.compile),
         samples=SamplePlan(arguments.sample_tokens),
         target_shape=TARGET_SHAPE,
         draft_shape=DRAFT_SHAPE,
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="folder that receives the family")
     add("--work", type=Path, default=Path("build/family"), help="folder of checkpoints")
     add("--target-minutes", type=float, default=45.0, help="training time of the target")
-    add("--draft-minutes", type=float, default=12.0, help="training time of the draft")
+    add("--draft-minutes", type=float, default=17.0, help="training time of the draft")
     add("--sample-tokens", type=int, default=1_000_000, help="tokens sampled for the table")
     add("--exclude-prompts", type=Path, help="JSONL whose `prompt`s must not be trained on")
     add("--compile", action="store_true", help="compile the training pass; needs a C++ compiler")

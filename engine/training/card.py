@@ -14,9 +14,9 @@ _CARD = """\
 # The embedded family
 
 Three models that complete Python source, trained by this project so that the first command works
-offline and on a laptop. This is a demonstration: the target is thousands of times smaller than a
-model one would write code with. It knows the look of Python and little of its meaning. It does not
-chat, follow instructions or answer questions, and what it writes must not be relied on.
+offline and on a laptop. This is a demonstration: the target is a thousand times smaller than a
+model one would write code with. It knows the look of Python and nothing of its meaning, and it soon
+repeats itself. It does not chat or follow instructions, and nothing it writes can be relied on.
 
 | member | what it is | weights | tokens seen | minutes | loss, nats per token |
 |---|---|--:|--:|--:|--:|
@@ -43,8 +43,8 @@ The table that ships is the better of the two.
 Python source that is installed with the project: the standard library and dependencies under
 permissive licences, without tests, vendored parts and data files. A file is dropped when half of
 its longer lines stood in files before it. {train_files:,} files ({train_tokens:.2f}M tokens) are
-trained on; {held_out_files:,} ({held_out_tokens:.2f}M tokens) are held out, chosen by the hash of
-their text. {exclusion}
+there to train on; {held_out_files:,} ({held_out_tokens:.2f}M tokens), chosen by the hash of their
+text, are held out. {exclusion}
 
 | source | licence | share of files | characters |
 |---|---|--:|--:|
@@ -55,9 +55,9 @@ The weights are under this project's licence, Apache-2.0.
 ## Training
 
 From scratch, in float32 on the CPU: Muon for hidden matrices and AdamW for the rest, 4,096 tokens
-a step, sequences of 256 tokens, then 512, at last 1,024; linear warm-up, a plateau, a cosine to
-zero. This command makes the whole family again; how many tokens fit into the minutes depends on
-the machine:
+a step, sequences of 256 tokens, then 512, at last 1,024 (the draft: 2,048); linear warm-up, a
+plateau, a cosine to zero. Contexts beyond the longest sequence are completed less well. This
+command makes the family again; how many tokens fit into the minutes depends on the machine:
 
     {command}
 """
