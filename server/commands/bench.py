@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from engine import ConfigError, SamplingParams
 from engine.api import Engine
-from engine.benchmark import Comparison, Mode, Workload, compare, machine, modes_of
+from engine.benchmark import Comparison, Mode, Result, Workload, compare, machine, modes_of
 from server.settings import Settings
 from server.text import Tokenizer
 from server.version import VERSION
@@ -55,8 +56,13 @@ def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
         workload = Workload(prompts, options.num_tokens, sampling, engine.info.eos_token_ids)
         comparisons.append(_compare(engine, modes, workload, options.repetitions, console))
         console.print(_table(comparisons[-1], sampling))
+        for result in comparisons[-1].results:
+            console.print(_details(result), soft_wrap=True)
     where = f"{machine()['hardware']}, {machine()['threads']} threads"
-    console.print(f"{where}; {engine.info.dtype}, {len(prompts)} prompts.", highlight=False)
+    console.print(
+        f"{where}; {engine.info.dtype}, {len(prompts)} prompts. τ: tokens emitted by a step; cost: "
+        "its time in plain steps; passes: draft passes in it."
+    )
     if options.json is not None:
         options.json.write_text(json.dumps(_document(engine, options, comparisons), indent=2))
 
@@ -98,26 +104,33 @@ def _compare(
 def _table(comparison: Comparison, sampling: SamplingParams) -> Table:
     how = f"T = {sampling.temperature:g}" + (f", top-k {sampling.top_k}" if sampling.top_k else "")
     cut = f"{comparison.num_tokens} tokens, {comparison.share_cut:.0%} cut as repeating"
-    table = Table(title=f"{how} ({cut})")
-    for heading in ("mode", "tokens/s", "ratio to plain", "τ", "step cost", "nodes"):
-        table.add_column(heading, justify="left" if heading == "mode" else "right")
-    for heading in ("draft passes", "accepted by stage", "ms a step by phase", "TTFT ms"):
-        table.add_column(heading, justify="right")
+    table = Table(title=f"{how} ({cut})", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("mode", no_wrap=True)
+    for heading in ("tokens/s", "to plain", "spread", "τ", "cost", "nodes", "passes", "TTFT ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in comparison.results:
-        accepted = [f"{name} {stage['num_accepted']}" for name, stage in result.stages.items()]
         table.add_row(
             result.mode,
             f"{result.tokens_per_second:.0f}",
-            f"{result.ratio_to_plain:.2f} ({result.ratio_low:.2f}–{result.ratio_high:.2f})",
+            f"{result.ratio_to_plain:.2f}",
+            f"{result.ratio_low:.2f}–{result.ratio_high:.2f}",
             f"{result.acceptance_length:.2f}",
             f"{result.step_cost:.2f}",
             f"{result.nodes_per_step:.1f}",
             f"{result.draft_passes_per_step:.2f}",
-            ", ".join(accepted),
-            ", ".join(f"{name} {ms:.1f}" for name, ms in result.phases_ms.items()),
             f"{result.time_to_first_token_ms:.1f}",
         )
     return table
+
+
+def _details(result: Result) -> str:
+    """Where a step's time went, and what each stage had accepted."""
+    phases = ", ".join(f"{name} {ms:.1f}" for name, ms in result.phases_ms.items())
+    accepted = ", ".join(
+        f"{name} {stage['num_accepted']} of {stage['num_proposed']}"
+        for name, stage in result.stages.items()
+    )
+    return f"{result.mode:7} ms a step: {phases}" + (f"; accepted: {accepted}" * bool(accepted))
 
 
 def _document(
