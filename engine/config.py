@@ -9,11 +9,25 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from types import UnionType
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from engine.errors import ConfigError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Positive = Annotated[int, "positive"]
+
+MAX_TREE_ROWS = 1024
+"""The most nodes that any model may have to hold for one step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +41,7 @@ class _Section:
         for key in mapping:
             if key not in known:
                 raise ConfigError(f"unknown key {where}{key!s}.{_nearest(str(key), known)}")
-        hints = get_type_hints(cls)
+        hints = get_type_hints(cls, include_extras=True)
         for key, value in mapping.items():
             if not _fits(value, hints[key]):
                 expected = _describe(hints[key])
@@ -48,10 +62,10 @@ class ModelStageConfig(_Section):
 
     name: ClassVar[str] = "draft"
     model: str
-    budget: int = 32
-    passes: int = 4
-    width: int = 8
-    children: int = 4
+    budget: Positive = 32
+    passes: Positive = 4
+    width: Positive = 8
+    children: Positive = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +77,8 @@ class NgramStageConfig(_Section):
 
     name: ClassVar[str] = "ngram"
     table: str | None = None
-    budget: int = 8
-    children: int = 2
+    budget: Positive = 8
+    children: Positive = 2
     lookup: bool = True
 
 
@@ -88,8 +102,8 @@ class EngineConfig(_Section):
     stages: tuple[StageConfig, ...] = ()
     dtype: Dtype = "auto"
     device: str = "auto"
-    max_model_len: int | None = None
-    prefill_chunk: int = 512
+    max_model_len: Positive | None = None
+    prefill_chunk: Positive = 512
     threads: int = 0
 
     @classmethod
@@ -99,6 +113,7 @@ class EngineConfig(_Section):
         if not isinstance(stages, list | tuple):
             raise ConfigError(f"{where}stages must be a list of stages, but it is {stages!r}.")
         built = tuple(_stage(item, f"{where}stages[{i}].") for i, item in enumerate(stages))
+        _check_sizes(built, where)
         return super(EngineConfig, cls).from_mapping({**mapping, "stages": built}, where)
 
 
@@ -114,6 +129,22 @@ def _stage(item: object, where: str) -> StageConfig:
     return STAGE_KINDS[kind].from_mapping(rest, where)
 
 
+def _check_sizes(stages: tuple[StageConfig, ...], where: str) -> None:
+    """Refuse trees that would outgrow the rows that a model keeps for them."""
+    num_calls = 1
+    for i, stage in enumerate(stages):
+        num_rows = stage.budget
+        if isinstance(stage, ModelStageConfig):
+            num_guesses = stages[i + 1].budget if i + 1 < len(stages) else 0
+            num_calls *= stage.passes
+            num_rows = max(num_rows, num_calls * (stage.width + num_guesses))
+        if num_rows > MAX_TREE_ROWS:
+            raise ConfigError(
+                f"{where}stages[{i}] could make {num_rows} nodes in a step, more than "
+                f"{MAX_TREE_ROWS}: lower its budget, passes or width, or the budget below it."
+            )
+
+
 def _nearest(key: str, known: list[str]) -> str:
     """The end of an error message: the nearest valid name, or all of them."""
     close = difflib.get_close_matches(key, known, n=1)
@@ -126,6 +157,8 @@ def _fits(value: object, hint: object) -> bool:
         return any(_fits(value, option) for option in get_args(hint))
     if origin is Literal:
         return value in get_args(hint)
+    if origin is Annotated:
+        return _fits(value, int) and value != 0
     if origin is tuple:
         return isinstance(value, tuple)
     if hint is int:
@@ -139,6 +172,8 @@ def _describe(hint: object) -> str:
         return " or ".join(_describe(option) for option in get_args(hint))
     if origin is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
+    if origin is Annotated:
+        return "a whole number, 1 or more"
     if hint is type(None):
         return "null"
     if hint is int:

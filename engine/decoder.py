@@ -1,5 +1,6 @@
 """The loop: grow a tree, score it in one pass, accept what the target agrees with, commit it."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,7 @@ class Decoder:
         context = self._start(request)
         drafter = NoStage() if request.speculation == "off" else self.drafter
         drafter.reset(request.prompt)
+        self.economy.start_text()
         num_cached = len(self.target.tokens)
         self.target.catch_up(context.tokens, is_cancelled)
         total = SpeculationStats()
@@ -112,6 +114,8 @@ class Decoder:
                 f"a prompt of {len(request.prompt)} tokens and a reply of {request.max_tokens} "
                 f"exceed the window of {window}: shorten either, or raise max_model_len."
             )
+        if (problem := _sampling_problem(request, limits.vocab_size)) is not None:
+            raise InvalidRequestError(problem)
         if not all(0 <= token < limits.vocab_size for token in request.prompt):
             raise InvalidRequestError(f"token ids must be from 0 to {limits.vocab_size - 1}.")
         self.target.reset(request.prompt)
@@ -136,6 +140,20 @@ class Decoder:
             if token in context.stop_ids:
                 return count, "stop"
         return (num_left, "length") if len(emitted) >= num_left else (len(emitted), None)
+
+
+def _sampling_problem(request: GenerateRequest, vocab_size: int) -> str | None:
+    """What is wrong with the sampling that is asked for, if anything is."""
+    params = request.sampling
+    if not 0 <= params.temperature < math.inf:
+        return f"temperature is {params.temperature}: it must be 0 or more."
+    if params.top_k < 0:
+        return f"top_k is {params.top_k}: it must be 0 or more."
+    if not (0 <= params.top_p <= 1 and 0 <= params.min_p <= 1):
+        return f"top_p is {params.top_p} and min_p {params.min_p}: they must be from 0 to 1."
+    if not 0 <= (request.num_logprobs or 0) <= vocab_size:
+        return f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
+    return None
 
 
 def describe(

@@ -34,8 +34,8 @@ class Economy:
     """Whether the next step should draft; it outlives requests, as the machine does.
 
     Every `trial_period` steps the kind that is not in use is tried for `trial_steps` steps. The
-    first step after a change is not counted: a draft model then reads what it has missed, which is
-    the price of changing over and not that of drafting.
+    first step after a change is not counted, nor is the first that drafts for a text: a draft model
+    then reads what it has missed, which is the price of changing over and not that of drafting.
     """
 
     def __init__(self, trial_period: int = 128, trial_steps: int = 4) -> None:
@@ -44,8 +44,13 @@ class Economy:
         self._rates = {True: Rate(), False: Rate()}
         self._is_drafting: bool | None = None
         self._has_changed = False
+        self._has_read_text = False
         self._num_trial_steps = 0
         self._until_trial = trial_period
+
+    def start_text(self) -> None:
+        """Another text begins: the first step that drafts for it reads its prompt as well."""
+        self._has_read_text = False
 
     def pays(self) -> bool:
         """Whether the next step should draft."""
@@ -58,8 +63,11 @@ class Economy:
         """Count the step that `pays` decided on."""
         self._until_trial -= 1
         self._num_trial_steps = max(0, self._num_trial_steps - 1)
-        if not self._has_changed:
-            self._rates[bool(self._is_drafting)].observe(num_tokens, milliseconds)
+        is_drafting = bool(self._is_drafting)
+        is_catching_up = is_drafting and not self._has_read_text
+        self._has_read_text |= is_drafting
+        if not self._has_changed and not is_catching_up:
+            self._rates[is_drafting].observe(num_tokens, milliseconds)
 
     def _choose(self) -> bool:
         for is_drafting, rate in self._rates.items():

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,20 @@ def load_model(
                 dtype=choose_dtype(dtype, place, config),
                 attn_implementation=attention.NAME,
             )
+        torch.nn.Module.to(network, place).eval()
+        limits = replace(limits, eos_token_ids=_eos_token_ids(config, network.generation_config))
+        window = max_model_len or min(limits.max_positions, 8192)
+        return Model(network, limits, window, chunk).check_seam()
     except (OSError, ValueError) as error:
         raise ModelLoadError(
             f"cannot load {name!r}: {_first_line(error)} Give a Hugging Face id, a folder with "
             "config.json and weights, or embedded/target."
         ) from error
-    torch.nn.Module.to(network, place).eval()
-    window = max_model_len or min(limits.max_positions, 8192)
-    return Model(network, limits, window, chunk).check_seam()
+    except (KeyError, AttributeError, TypeError, IndexError, NotImplementedError) as error:
+        raise ModelLoadError(
+            f"{name!r} is of an architecture that takes no attention function or cache from "
+            f"outside ({type(error).__name__}: {_first_line(error)}); it cannot be served."
+        ) from error
 
 
 @contextmanager
@@ -86,7 +93,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_dtype(dtype: str, device: torch.device, config: PretrainedConfig) -> torch.dtype:
-    """The precision by its name; `auto` is the fastest lossless one for the device.
+    """The precision by its name; `auto` is the fastest good one for the device.
 
     A GPU runs the checkpoint's own precision. A CPU runs bfloat16 where it has matrix or vector
     units for it and float32 elsewhere, where emulated bfloat16 would be slower.
@@ -125,14 +132,22 @@ def read_limits(config: PretrainedConfig) -> ModelLimits:
         boundary = rope.get("original_max_position_embeddings") or getattr(
             text, "original_max_position_embeddings", None
         )
-    eos = getattr(text, "eos_token_id", None)
     return ModelLimits(
         vocab_size=text.vocab_size,
         max_positions=getattr(text, "max_position_embeddings", None) or _UNBOUNDED,
-        eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+        eos_token_ids=_eos_token_ids(text, None),
         window=getattr(text, "sliding_window", None) or 0,
         rope_boundary=boundary,
     )
+
+
+def _eos_token_ids(*configs: object) -> tuple[int, ...]:
+    """The ids that end a text; a checkpoint may name more of them for generation."""
+    found: list[int] = []
+    for config in configs:
+        eos = getattr(config, "eos_token_id", None)
+        found += eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return tuple(dict.fromkeys(found))
 
 
 def _first_line(error: Exception) -> str:

@@ -50,11 +50,11 @@ class Dispatcher:
         try:
             async with AsyncExitStack() as held:
                 serving = await self._wait(held)
+                held.callback(self._metrics.cache_usage.set, 0)
                 with self._metrics.running.track_inprogress():
                     yield serving
         finally:
             self._num_open -= 1
-            self._metrics.cache_usage.set(0)
             if self._num_open == 0:
                 self._idle.set()
 

@@ -76,7 +76,7 @@ class _StepFigures:
     def __init__(self, families: _Families) -> None:
         of_vllm = families.counter
         self.generated = of_vllm("vllm:generation_tokens", "Tokens replied.")
-        self.drafts = of_vllm("vllm:spec_decode_num_drafts", "Verified trees, one a step.")
+        self.drafts = of_vllm("vllm:spec_decode_num_drafts", "Steps that verified a draft.")
         self.draft_tokens = of_vllm("vllm:spec_decode_num_draft_tokens", "Draft nodes in trees.")
         self.accepted = of_vllm("vllm:spec_decode_num_accepted_tokens", "Draft tokens accepted.")
         self.per_position = families.counter_by(
@@ -186,7 +186,8 @@ class Metrics:
         """A step has arrived, of whose tokens the reply keeps `num_kept`."""
         stats, figures = step.stats, self._step
         figures.generated.inc(num_kept)
-        figures.drafts.inc()
+        if stats.num_draft_tokens:
+            figures.drafts.inc()
         figures.draft_tokens.inc(stats.num_draft_tokens)
         figures.accepted.inc(stats.num_accepted_drafts)
         for position in range(stats.num_accepted_drafts):

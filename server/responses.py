@@ -44,8 +44,8 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         """A client that stops reading must not hold the engine, so each send has a limit."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
         async with aclosing(self._chunks):
+            await send(start)
             async for event in self._events():
                 async with asyncio.timeout(STALL_SECONDS):
                     await send({"type": "http.response.body", "body": event, "more_body": True})

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    api_key: SecretStr | None = None
+    api_key: SecretStr | None = Field(default=None, min_length=1)
     served_model_name: str | None = None
     max_queue: int = Field(default=64, ge=0)
     queue_timeout: float = Field(default=120.0, gt=0)

@@ -84,8 +84,8 @@ def plan_completion(
         num_prompt_tokens=sum(map(len, prompts)),
         stage_names=info.stages,
         stops=tuple(body.stop),
-        wants_usage=not body.stream or (options is not None and options.include_usage),
-        wants_running_usage=options is not None and options.continuous_usage_stats,
+        wants_usage=not body.stream or bool(options and options.include_usage),
+        wants_running_usage=bool(options and options.continuous_usage_stats),
         wants_token_ids=body.return_token_ids,
     )
 

@@ -31,6 +31,12 @@ class StageBuilder:
         on_stage: Callable[[StageConfig], None] = lambda _: None,
     ) -> Drafter:
         """Fold the stages from the lowest up; `on_stage` hears of each before it is loaded."""
+        models = [stage.model for stage in stages if isinstance(stage, ModelStageConfig)]
+        if len(set(models)) < len(models):
+            raise ModelLoadError(
+                f"the stages {', '.join(models)} name one model twice: it cannot draft for itself. "
+                "Name another model, or leave one stage out."
+            )
         drafter: Drafter = NoStage()
         names = stage_names(stages)
         for stage, name in zip(reversed(stages), reversed(names), strict=True):

@@ -36,6 +36,7 @@ class ModelDrafter:
         self._vocab_size = vocab_size
         self._tree: TokenTree | None = None
         self._evaluated: set[int] = set()
+        self._max_depth = 0
 
     def reset(self, prompt: Sequence[int]) -> None:
         """Start another text; the model keeps what it has in common with the last one."""
@@ -54,7 +55,8 @@ class ModelDrafter:
 
         A text that has outgrown the model's window is left to the stage below.
         """
-        if self._model.max_depth(context.tokens) < context.max_depth:
+        self._max_depth = self._model.max_depth(context.tokens)
+        if self._max_depth < 1:
             return self._below.grow(context, tree, leaves, budget)
         if tree is not self._tree:
             self._model.rollback()
@@ -86,7 +88,8 @@ class ModelDrafter:
 
     def _is_open(self, context: Context, tree: TokenTree, node: int) -> bool:
         """Whether the model has yet to say what comes after this node."""
-        return node not in self._evaluated and context.can_extend(tree, node)
+        is_within_window = tree.depths[node] < self._max_depth
+        return is_within_window and node not in self._evaluated and context.can_extend(tree, node)
 
     def _evaluate(
         self, context: Context, tree: TokenTree, frontier: Sequence[int], guesses: Sequence[int]
@@ -134,9 +137,11 @@ class ModelDrafter:
             nodes, best.indices.tolist(), best.values.tolist(), strict=True
         ):
             for token, estimate in zip(tokens, values, strict=True):
+                if estimate == -math.inf:
+                    break
                 if (known := tree.child(node, token)) is not None:
                     confirmed.add(known)
-                elif estimate > -math.inf:
+                else:
                     tree.add(node, token, estimate, self.work.name)
         return confirmed
 

@@ -56,6 +56,8 @@ class NgramDrafter:
             while queue and len(proposed) < budget:
                 cost, depth, parent, token, estimate = heapq.heappop(queue)
                 node = tree.add(parent, token, estimate, self.work.name)
+                if node in proposed:  # a leaf may lie below another leaf
+                    continue
                 proposed.append(node)
                 for token, estimate in self._continuations(context, tree, node):
                     heapq.heappush(queue, (cost - estimate, depth + 1, node, token, estimate))

@@ -1,13 +1,14 @@
 """The handle on one engine process: what a server holds. Imports no torch."""
 
 import asyncio
+import atexit
 import contextlib
 import multiprocessing
 import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator
-from pathlib import Path
+from typing import cast
 
 import zmq
 import zmq.asyncio
@@ -34,7 +35,8 @@ from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, S
 
 _SILENCE_SECONDS = 120.0
 """A pass may be slow, but one that takes this long is taken for a hang."""
-_LAST_WORDS_MS = 50
+_LAST_WORDS_SECONDS = 0.05
+_SOCKET_NAME = "engine"
 
 
 class EngineProcess:
@@ -52,16 +54,21 @@ class EngineProcess:
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[ModelInfo] = loop.create_future()
         self._died: asyncio.Future[str] = loop.create_future()
-        self._folder = tempfile.mkdtemp(prefix="stagetree-")
-        address = f"ipc://{Path(self._folder) / 'engine'}"
+        self._folder = _private_folder()
+        address = f"ipc://{self._folder}/{_SOCKET_NAME}"
         self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(address)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self._died.set_result(f"no socket for the engine process at {address}: {error}")
+            raise EngineDiedError(self._died.result()) from error
         spawn = multiprocessing.get_context("spawn")
         self._process = spawn.Process(
             target=work, args=(self._config, address), name="stagetree-engine", daemon=True
         )
         self._process.start()
+        atexit.register(self._process.kill)
         loop.add_reader(self._process.sentinel, self._on_exit)
         self._tasks = [loop.create_task(self._read()), loop.create_task(self._watch())]
 
@@ -88,11 +95,11 @@ class EngineProcess:
             raise EngineDiedError(self._died.result())
         if self._running is not None:
             raise EngineError("the engine process runs one request at a time")
+        self._send(Generate(request))
         items: asyncio.Queue[Step | Finished | EngineError] = asyncio.Queue()
         self._running = (request.request_id, items)
         is_over = False
         try:
-            await self._send(Generate(request))
             while not is_over:
                 item = await items.get()
                 is_over = not isinstance(item, Step)
@@ -100,22 +107,25 @@ class EngineProcess:
                     raise item
                 yield item
         finally:
-            if not is_over:
-                self.cancel(request.request_id)
-                while isinstance(await items.get(), Step):
-                    pass
-            self._running = None
+            try:
+                if not is_over:
+                    self.cancel(request.request_id)
+                    while isinstance(await items.get(), Step):
+                        pass
+            finally:
+                self._running = None
 
     def cancel(self, request_id: str) -> None:
         """End a request within one step; its stream ends with reason "cancelled". Idempotent."""
-        if not self._died.done():
-            self._socket.send(encode(Cancel(request_id)))
+        with contextlib.suppress(EngineDiedError):
+            self._send(Cancel(request_id))
 
     async def close(self, grace: float = 5.0) -> None:
         """End the process, by force after `grace` seconds, and remove its socket."""
-        if not self._died.done():
-            await self._send(Close())
-            with contextlib.suppress(TimeoutError):
+        # A process that is still loading does not listen, and has nothing to finish.
+        if self._ready.done() and not self._died.done():
+            with contextlib.suppress(TimeoutError, EngineDiedError):
+                self._send(Close())
                 await asyncio.wait_for(self.wait_died(), grace)
         if not self._died.done():
             self._process.kill()
@@ -126,8 +136,11 @@ class EngineProcess:
         self._socket.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def _send(self, order: Order) -> None:
-        await self._socket.send(encode(order))
+    def _send(self, order: Order) -> None:
+        """Say it now or not at all: a pair without its peer would wait for one for ever."""
+        sent = cast("asyncio.Future[object]", self._socket.send(encode(order), zmq.NOBLOCK))
+        if isinstance(error := sent.exception(), zmq.Again):
+            raise EngineDiedError("the engine process has gone") from error
 
     async def _read(self) -> None:
         while True:
@@ -169,13 +182,23 @@ class EngineProcess:
 
     async def _bury(self) -> None:
         """Read the process's last words, then tell everyone who waits that it is gone."""
-        self._tasks[0].cancel()
-        while await self._socket.poll(_LAST_WORDS_MS):
-            self._take(decode_event(await self._socket.recv()))
+        await asyncio.sleep(_LAST_WORDS_SECONDS)
+        while time.monotonic() - self._heard < _LAST_WORDS_SECONDS:
+            await asyncio.sleep(_LAST_WORDS_SECONDS)
         self._process.join()
+        atexit.unregister(self._process.kill)
         reason = f"the engine process ended with exit code {self._process.exitcode}"
         if not self._ready.done():
             self._ready.set_exception(EngineDiedError(reason))
         if self._running is not None:
             self._running[1].put_nowait(EngineDiedError(reason))
         self._died.set_result(reason)
+
+
+def _private_folder() -> str:
+    """A folder that only this user can enter, with a path short enough for a Unix socket's name."""
+    folder = tempfile.mkdtemp(prefix="stagetree-")
+    if len(folder) + len(_SOCKET_NAME) + 1 <= zmq.IPC_PATH_MAX_LEN:
+        return folder
+    shutil.rmtree(folder)
+    return tempfile.mkdtemp(prefix="stagetree-", dir="/tmp")

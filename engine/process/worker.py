@@ -33,13 +33,17 @@ if TYPE_CHECKING:
     from engine.api import Engine
 
 BEAT_SECONDS = 1.0
+_DEAF_PEER_MS = 30_000
 
 
 def work(config: EngineConfig, address: str) -> None:
     """The engine process's main function; `address` is where its handle listens."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C reaches both; the server decides
+    # A terminal or a supervisor signals the whole group; when to end is the server's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
         socket.setsockopt(zmq.LINGER, 1000)
+        socket.setsockopt(zmq.SNDTIMEO, _DEAF_PEER_MS)
         socket.connect(address)
         Worker(socket).run(config)
 
@@ -84,7 +88,7 @@ class Worker:
 
     def _is_cancelled(self, request_id: str) -> bool:
         self._listen(0.0)
-        return any(
+        return not self._is_wanted() or any(
             isinstance(order, Close) or order == Cancel(request_id) for order in self._orders
         )
 

@@ -54,6 +54,9 @@ UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
 
 def _check_prompt(value: object) -> object:
     """One readable message instead of one per member of the union."""
+    texts = value if isinstance(value, list) else [value]
+    if any(isinstance(text, str) and not _is_encodable(text) for text in texts):
+        raise ValueError("holds half a surrogate pair, which is no text")
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value:
@@ -66,6 +69,15 @@ def _check_prompt(value: object) -> object:
         "must be a string, a list of strings, a list of token ids, or a list of lists of token "
         "ids, and no list may be empty"
     )
+
+
+def _is_encodable(text: str) -> bool:
+    """JSON can escape half a surrogate pair; no tokenizer can read one."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refusal(param: str, reason: str) -> PydanticCustomError:
@@ -82,8 +94,8 @@ Stops = Annotated[list[StopString], BeforeValidator(_list_of_one)]
 class StreamOptions(Wire):
     """What a streamed reply says of usage."""
 
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
 
 
 class CompletionRequest(Wire):

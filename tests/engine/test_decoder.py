@@ -198,6 +198,11 @@ def test_cancelling_takes_effect_between_the_chunks_of_a_long_prompt() -> None:
         ({"prompt": (1, -1)}, "from 0 to 63"),
         ({"max_tokens": 0}, "at least one"),
         ({"max_tokens": 510}, "exceed the window of 512"),
+        ({"num_logprobs": 65}, "from 0 to 64"),
+        ({"sampling": SamplingParams(temperature=float("nan"))}, "temperature is nan"),
+        ({"sampling": SamplingParams(temperature=-1.0)}, "temperature is -1"),
+        ({"sampling": SamplingParams(min_p=1.5)}, "from 0 to 1"),
+        ({"sampling": SamplingParams(top_k=-1)}, "top_k is -1"),
     ],
 )
 def test_a_request_that_cannot_run_says_why(change: dict[str, object], message: str) -> None:

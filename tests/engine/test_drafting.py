@@ -127,6 +127,24 @@ def test_a_text_beyond_the_drafts_window_is_left_to_the_stage_below() -> None:
     assert {tree.origins[node] for node in nodes} == {"ngram"}
 
 
+def test_a_draft_with_a_smaller_window_drafts_until_it_is_outgrown() -> None:
+    """However many tokens are still to come, and never beyond what the model knows."""
+    drafter = model_stage(NoStage(), "draft", budget=40, passes=6)
+    drafter._model.max_model_len = 10
+    drafter.reset(PROMPT)
+    tree = TokenTree(PROMPT[-1])
+    assert drafter.grow(context_of(PROMPT, max_depth=400), tree, [0], 40)
+    assert max(tree.depths) == 10 - len(PROMPT)
+
+
+def test_one_model_cannot_stand_in_two_stages(tmp_path: Path) -> None:
+    folder = str(save_checkpoint(tmp_path))
+    stages = [{"kind": "model", "model": folder}, {"kind": "model", "model": folder}]
+    config = EngineConfig.from_mapping({"model": "", "stages": stages})
+    with pytest.raises(ModelLoadError, match="name one model twice"):
+        StageBuilder(config, target_model()).build(config.stages)
+
+
 def test_the_look_up_proposes_what_followed_before_and_trusts_long_matches_more() -> None:
     stage = ngram("look-up", budget=4, table=False)
     rng = random.Random(2)

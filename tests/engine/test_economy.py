@@ -61,3 +61,19 @@ def test_both_kinds_are_tried_before_either_is_chosen() -> None:
         kinds.append(economy.pays())
         economy.observe(2, 8.0)
     assert set(kinds) == {True, False}
+
+
+def test_reading_a_long_prompt_is_not_held_against_drafting() -> None:
+    """The first step that drafts for a text also reads its prompt: dear, and only once."""
+    economy = Economy()
+    drafted = []
+    for _ in range(12):
+        economy.start_text()
+        has_read = False
+        for _ in range(63):
+            is_drafting = economy.pays()
+            drafted.append(is_drafting)
+            reading = 0.0 if has_read else 600.0
+            has_read |= is_drafting
+            economy.observe(5 if is_drafting else 1, reading + 10.0 if is_drafting else PLAIN_MS)
+    assert drafted.count(True) > 0.9 * len(drafted)

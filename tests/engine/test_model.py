@@ -1,15 +1,20 @@
 """The transformers seam: a scored tree equals each of its paths fed alone, on every family."""
 
 import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.attention import TreeMasks, tree_attention
 from engine.errors import ModelLoadError
+from engine.loading import load_model, read_limits
 from engine.model import Model
 from engine.tree import TokenTree
 from tests.checkpoints import ARCHITECTURES, VOCAB_SIZE, make_model, make_network
@@ -149,3 +154,55 @@ def test_attention_sinks_are_honoured() -> None:
     )
     assert torch.allclose(output[0, 0, 0], torch.full((8,), 0.5))
     assert output[0, 0, 1].abs().max() < 1e-6
+
+
+def test_a_network_blind_to_the_mask_is_refused_in_any_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Judged against what a blind network would answer, not against a constant."""
+    original = Model._masks
+
+    def causal(self: Model, root: int, tree: TokenTree, *rest: Any) -> TreeMasks:
+        chain = TokenTree.from_parents(range(len(tree)), range(-1, len(tree) - 1))
+        return original(self, root, chain, *rest)
+
+    monkeypatch.setattr(Model, "_masks", causal)
+    for dtype in (torch.float32, torch.bfloat16):
+        network = make_network().to(dtype)
+        with pytest.raises(ModelLoadError, match="does not follow the tree mask"):
+            Model(network, read_limits(network.config), 512).check_seam()
+
+
+def test_no_pass_crosses_a_rotary_boundary() -> None:
+    """So that longrope's factors do not depend on what the cache happened to hold."""
+    model = make_model()
+    model.limits = replace(model.limits, rope_boundary=20)
+    text = [1 + i % 50 for i in range(30)]
+    fed: list[tuple[int, int]] = []
+    original = model._forward
+    model._forward = lambda ids, positions, *rest: (  # type: ignore[method-assign]
+        fed.append((min(positions), max(positions))),
+        original(ids, positions, *rest),
+    )[1]
+    model.reset(text)
+    model.score(text, TokenTree(text[-1]))
+    assert fed == [(0, 15), (16, 19), (20, 29)]
+    assert model.max_depth(text[:15]) == 5
+    assert model.max_depth(text[:20]) == 0
+
+
+def test_ids_that_end_a_text_come_from_both_configurations(tmp_path: Path) -> None:
+    network = make_network(eos_token_id=7)
+    network.generation_config.eos_token_id = [7, 9]
+    network.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path), dtype="float32", device="cpu", max_model_len=None, chunk=16)
+    assert model.limits.eos_token_ids == (7, 9)
+
+
+def test_an_architecture_without_our_seams_is_a_load_error(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        "gptj", vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=64, rotary_dim=8
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelLoadError, match="cannot be served"):
+        load_model(str(tmp_path), dtype="float32", device="cpu", max_model_len=None, chunk=16)

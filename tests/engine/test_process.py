@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -206,3 +207,43 @@ def is_alive(pid: int) -> bool:
 def test_progress_starts_before_anything_is_loaded() -> None:
     process = EngineProcess(EngineConfig(model="x"))
     assert process.progress == LoadProgress("starting the engine process", 0.0)
+
+
+def test_a_request_to_a_process_that_has_just_died_is_an_error_and_never_waits(
+    config: EngineConfig,
+) -> None:
+    """Before its exit is noticed there is no peer to take the message."""
+
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+            os.kill(process._process.pid or 0, signal.SIGKILL)
+            with pytest.raises(EngineDiedError):
+                await asyncio.wait_for(collect(process, SHORT), 5)
+
+    asyncio.run(scenario())
+
+
+def test_closing_while_loading_is_quick_and_leaves_nothing(config: EngineConfig) -> None:
+    async def scenario() -> None:
+        process = EngineProcess(config)
+        await process.start()
+        await asyncio.wait_for(process.close(), 3)
+        assert not Path(process._folder).exists()
+
+    asyncio.run(scenario())
+
+
+def test_a_temporary_folder_with_a_long_name_is_no_obstacle(
+    config: EngineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of a Unix socket has about a hundred characters at most."""
+    folder = tmp_path / ("deep" * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+
+    asyncio.run(scenario())
