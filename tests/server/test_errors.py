@@ -24,7 +24,7 @@ def error(reply: Reply, status: int) -> dict[str, Any]:
 
 BAD_PROMPTS: list[Any] = [
     *([], [[]], [1, "a"], [["a"]], {}, 5, [None], [[1], []], [True]),
-    *([-1], [10_000], [[5], [10_000]]),
+    *([-1], [10_000], [[5], [10_000]], "half a pair \ud800"),
 ]
 INVALID: list[tuple[str, Any]] = [
     *(("max_tokens", value) for value in (-1, 0, "5", 1.5, True)),
