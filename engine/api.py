@@ -13,11 +13,11 @@ from typing import Self
 import torch
 
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
-from engine.decoder import Decoder, never
+from engine.decoder import Decoder
 from engine.drafting.build import StageBuilder, stage_names
 from engine.errors import ConfigError
 from engine.loading import load_model
-from engine.model import Model
+from engine.model import Model, never
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
 
 

@@ -12,7 +12,7 @@ from engine.accept import accept
 from engine.drafting.base import Context, Drafter, NoStage
 from engine.economy import Economy
 from engine.errors import InvalidRequestError
-from engine.model import Model
+from engine.model import Model, never
 from engine.request import (
     TARGET,
     EmittedToken,
@@ -24,11 +24,6 @@ from engine.request import (
 from engine.sampling import Sampler
 from engine.stats import SpeculationStats, StepStats
 from engine.tree import TokenTree
-
-
-def never() -> bool:
-    """The answer to "is it cancelled?" where nobody can cancel."""
-    return False
 
 
 @dataclass(slots=True)
@@ -48,6 +43,7 @@ class Decoder:
         InvalidRequestError, before the first step, for a request that cannot run.
         """
         context = self._start(request)
+        context.is_cancelled = is_cancelled
         drafter = NoStage() if request.speculation == "off" else self.drafter
         drafter.reset(request.prompt)
         self.economy.start_text()

@@ -22,6 +22,11 @@ _SCRATCH_ROWS = MAX_TREE_ROWS + 1
 """Rows kept free behind the longest text, for a tree or a draft's candidates, and their root."""
 
 
+def never() -> bool:
+    """The answer to "is it cancelled?" where nobody can cancel."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
     """What the model's configuration says: sizes in tokens, a sliding window, ids that end a text.
@@ -85,13 +90,17 @@ class Model:
         del self.tokens[common:]
         self._cache.truncate(common)
 
-    def catch_up(
-        self, context: Sequence[int], is_cancelled: Callable[[], bool] = lambda: False
-    ) -> None:
-        """Feed committed tokens in chunks until one pass can take the rest together with a tree."""
-        while (size := self._chunk_size(context)) and not is_cancelled():
+    def catch_up(self, context: Sequence[int], is_cancelled: Callable[[], bool] = never) -> bool:
+        """Feed committed tokens in chunks until one pass can take the rest together with a tree.
+
+        False if it was cancelled before that; what was fed stays.
+        """
+        while size := self._chunk_size(context):
+            if is_cancelled():
+                return False
             start = len(self.tokens)
             self._feed(context[start : start + size], TokenTree(0), [])
+        return True
 
     def score(
         self, context: Sequence[int], tree: TokenTree, nodes: Sequence[int] | None = None

@@ -1,11 +1,12 @@
 """What a draft stage is: the contract that every kind keeps and every other room relies on."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from engine.model import never
 from engine.sampling import Sampler
 from engine.stats import StageStats
 from engine.tree import TokenTree
@@ -16,13 +17,15 @@ class Context:
     """A text being written: its committed tokens, of which the last is the root of the next tree.
 
     No tree may reach deeper than `max_depth`, and a node that holds one of `stop_ids` gets no
-    children, since the text would end there.
+    children, since the text would end there. `is_cancelled` is asked before each pass over a long
+    stretch of text.
     """
 
     tokens: list[int]
     sampler: Sampler
     stop_ids: frozenset[int] = frozenset()
     max_depth: int = 0
+    is_cancelled: Callable[[], bool] = never
 
     @property
     def root_position(self) -> int:

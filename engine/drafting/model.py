@@ -61,6 +61,9 @@ class ModelDrafter:
         if tree is not self._tree:
             self._model.rollback()
             self._tree, self._evaluated = tree, set()
+            with self.work.timed():
+                if not self._model.catch_up(context.tokens, context.is_cancelled):
+                    return []
         frontier = [leaf for leaf in leaves if self._is_open(context, tree, leaf)]
         frontier = frontier or self._next_frontier(context, tree, leaves, budget)
         for _ in range(self._config.passes):

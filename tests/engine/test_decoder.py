@@ -190,6 +190,18 @@ def test_cancelling_takes_effect_between_the_chunks_of_a_long_prompt() -> None:
     assert model.num_passes == 2
 
 
+def test_cancelling_takes_effect_while_a_draft_reads_a_long_prompt() -> None:
+    """The draft reads after the first token; of its thirteen chunks it is not made to read all."""
+    drafter = model_stage(NoStage(), "draft")
+    asked = itertools.count()
+    target = make_model(hidden_size=48, chunk=1000)
+    request = replace(LONG, prompt=tuple(i % 60 for i in range(200)), speculation="always")
+    *steps, finished = Decoder(target, drafter).generate(request, lambda: next(asked) >= 4)
+    assert isinstance(finished, Finished) and finished.reason == "cancelled"
+    assert len(steps) == 2
+    assert drafter._model.num_passes == 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
