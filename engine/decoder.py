@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.accept import accept
 from engine.drafting.base import Context, Drafter, NoStage
 from engine.economy import Economy
-from engine.errors import InvalidRequestError
+from engine.errors import EngineError, InvalidRequestError
 from engine.model import Model, never
 from engine.request import (
     TARGET,
@@ -33,6 +33,7 @@ class Decoder:
     target: Model
     drafter: Drafter = field(default_factory=NoStage)
     economy: Economy = field(default_factory=Economy)
+    _num_requests: int = 0
 
     def generate(
         self, request: GenerateRequest, is_cancelled: Callable[[], bool] = never
@@ -43,6 +44,8 @@ class Decoder:
         InvalidRequestError, before the first step, for a request that cannot run.
         """
         context = self._start(request)
+        self._num_requests += 1
+        turn = self._num_requests
         context.is_cancelled = is_cancelled
         drafter = NoStage() if request.speculation == "off" else self.drafter
         drafter.reset(request.prompt)
@@ -65,6 +68,8 @@ class Decoder:
             total.add(step.stats)
             drafter.observe([token.token_id for token in step.tokens])
             yield step
+            if turn != self._num_requests:
+                raise EngineError("another request was started before this one had ended")
         stop = context.tokens[-1] if reason == "stop" else None
         yield Finished(request.request_id, reason or "cancelled", total, stop)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.decoder import Decoder
 from engine.drafting.base import NoStage
-from engine.errors import InvalidRequestError
+from engine.errors import EngineError, InvalidRequestError
 from engine.request import TARGET, Finished, GenerateRequest, SamplingParams, Step
 from engine.tree import TokenTree
 from tests.checkpoints import make_model
@@ -188,6 +188,17 @@ def test_cancelling_takes_effect_between_the_chunks_of_a_long_prompt() -> None:
     items = list(Decoder(model).generate(request, lambda: next(asked) >= 2))
     assert [type(item) for item in items] == [Finished]
     assert model.num_passes == 2
+
+
+def test_a_request_cannot_go_on_once_another_has_started() -> None:
+    """The cache is now the other's: an error is better than a wrong text."""
+    decoder = Decoder(target_model())
+    first = decoder.generate(LONG)
+    next(first)
+    other = run(decoder, replace(LONG, prompt=(1, 2)))[0]
+    assert token_ids(other) == plain_text(replace(LONG, prompt=(1, 2)))
+    with pytest.raises(EngineError, match="another request was started"):
+        next(first)
 
 
 def test_cancelling_takes_effect_while_a_draft_reads_a_long_prompt() -> None:
