@@ -69,6 +69,16 @@ class ModelStageConfig(_Section):
 
 
 @dataclass(frozen=True, slots=True)
+class HeadStageConfig(ModelStageConfig):
+    """A head that reads the target's hidden states (EAGLE-3); it grows its tree like a draft model.
+
+    It can only be the first stage, right below the target.
+    """
+
+    name: ClassVar[str] = "head"
+
+
+@dataclass(frozen=True, slots=True)
 class NgramStageConfig(_Section):
     """A Katz trigram table and a live look-up of the text so far; at most `budget` nodes a call.
 
@@ -84,6 +94,7 @@ class NgramStageConfig(_Section):
 
 StageConfig = ModelStageConfig | NgramStageConfig
 STAGE_KINDS: Mapping[str, type[ModelStageConfig] | type[NgramStageConfig]] = {
+    "head": HeadStageConfig,
     "model": ModelStageConfig,
     "ngram": NgramStageConfig,
 }
@@ -133,6 +144,10 @@ def _check_sizes(stages: tuple[StageConfig, ...], where: str) -> None:
     """Refuse trees that would outgrow the rows that a model keeps for them."""
     num_calls = 1
     for i, stage in enumerate(stages):
+        if i and isinstance(stage, HeadStageConfig):
+            raise ConfigError(
+                f"{where}stages[{i}] is a head: it reads the target, so it must be the first stage."
+            )
         num_rows = stage.budget
         if isinstance(stage, ModelStageConfig):
             num_guesses = stages[i + 1].budget if i + 1 < len(stages) else 0
