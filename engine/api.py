@@ -17,8 +17,9 @@ from engine.decoder import Decoder
 from engine.drafting.build import StageBuilder, stage_names
 from engine.errors import ConfigError
 from engine.loading import load_model
-from engine.model import Model, never
+from engine.model import Model
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
+from engine.scorer import never
 
 
 class Engine:

@@ -12,7 +12,7 @@ from engine.accept import accept
 from engine.drafting.base import Context, Drafter, NoStage
 from engine.economy import Economy
 from engine.errors import EngineError, InvalidRequestError
-from engine.model import Model, never
+from engine.model import Model
 from engine.request import (
     TARGET,
     EmittedToken,
@@ -22,6 +22,7 @@ from engine.request import (
     Step,
 )
 from engine.sampling import Sampler
+from engine.scorer import never
 from engine.stats import SpeculationStats, StepStats
 from engine.tree import TokenTree
 

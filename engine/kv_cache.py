@@ -4,7 +4,8 @@
                                     ^ the caller knows where the committed rows end
 
 It is a transformers `Cache`, so that stock model code writes to it. Every layer, sliding ones too,
-keeps all rows: a ring could not be rolled back.
+keeps all rows: a ring could not be rolled back. Beside keys and values a row may have features: the
+hidden states that a head reads.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ class KVCache(Cache):
         self.capacity = capacity
         self.length = 0
         self._rows: list[_Layer] = []
+        self._features: Tensor | None = None
 
     def extend(self, num_rows: int) -> None:
         """Count in the rows that a forward pass has just written at the end of every layer."""
@@ -41,7 +43,21 @@ class KVCache(Cache):
         if list(kept) != list(range(start, end)):
             for layer in self._rows:
                 layer.move(list(kept), start)
+            if self._features is not None:
+                self._features[start:end] = self._features[list(kept)]
         self.length = end
+
+    def write_features(self, states: Tensor) -> None:
+        """Keep features (rows, width) of the rows that a forward pass is about to count in."""
+        if self._features is None or self._features.shape[1] != states.shape[1]:
+            self._features = states.new_zeros(self.capacity, states.shape[1])
+        self._features[self.length : self.length + len(states)] = states
+
+    def features(self, start: int, end: int) -> Tensor:
+        """Features of the rows `start` to `end`: (end - start, width), a view."""
+        if self._features is None or not 0 <= start <= end <= self.length:
+            raise ValueError(f"no features of rows {start} to {end} are kept")
+        return self._features[start:end]
 
     def _new_layer(self) -> "_Layer":
         self._rows.append(_Layer(self))

@@ -15,7 +15,8 @@ from transformers.utils import logging
 
 from engine import attention
 from engine.errors import ConfigError, ModelLoadError
-from engine.model import Model, ModelLimits
+from engine.model import Model
+from engine.scorer import ModelLimits
 
 _EMBEDDED = Path(__file__).parent
 _UNBOUNDED = 1 << 20

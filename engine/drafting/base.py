@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from engine.model import never
 from engine.sampling import Sampler
+from engine.scorer import never
 from engine.stats import StageStats
 from engine.tree import TokenTree
 

@@ -3,7 +3,6 @@
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from engine.attention import TreeMasks, tree_attention
 from engine.errors import ModelLoadError
 from engine.loading import load_model, read_limits
 from engine.model import Model
+from engine.scorer import Pass
 from engine.tree import TokenTree
 from tests.checkpoints import ARCHITECTURES, VOCAB_SIZE, make_model, make_network
 from tests.strategies import token_trees
@@ -162,9 +162,10 @@ def test_a_network_blind_to_the_mask_is_refused_in_any_precision(
     """Judged against what a blind network would answer, not against a constant."""
     original = Model._masks
 
-    def causal(self: Model, root: int, tree: TokenTree, *rest: Any) -> TreeMasks:
-        chain = TokenTree.from_parents(range(len(tree)), range(-1, len(tree) - 1))
-        return original(self, root, chain, *rest)
+    def causal(self: Model, feed: Pass) -> TreeMasks:
+        size = len(feed.tree)
+        chain = TokenTree.from_parents(range(size), range(-1, size - 1))
+        return original(self, replace(feed, tree=chain))
 
     monkeypatch.setattr(Model, "_masks", causal)
     for dtype in (torch.float32, torch.bfloat16):
@@ -180,9 +181,9 @@ def test_no_pass_crosses_a_rotary_boundary() -> None:
     text = [1 + i % 50 for i in range(30)]
     fed: list[tuple[int, int]] = []
     original = model._forward
-    model._forward = lambda ids, positions, *rest: (  # type: ignore[method-assign]
-        fed.append((min(positions), max(positions))),
-        original(ids, positions, *rest),
+    model._forward = lambda feed, masks: (  # type: ignore[method-assign]
+        fed.append((min(feed.positions), max(feed.positions))),
+        original(feed, masks),
     )[1]
     model.reset(text)
     model.score(text, TokenTree(text[-1]))
@@ -206,3 +207,35 @@ def test_an_architecture_without_our_seams_is_a_load_error(tmp_path: Path) -> No
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(ModelLoadError, match="cannot be served"):
         load_model(str(tmp_path), dtype="float32", device="cpu", max_model_len=None, chunk=16)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_features_are_the_hidden_states_of_a_pass_over_the_text_alone(architecture: str) -> None:
+    """After chunks, a tree off its spine and a commit: what the bare network computes."""
+    model = make_model(architecture)
+    model.keep_features((0, 1, 2))
+    text = PROMPT * 3
+    model.reset(text)
+    model.score(text, BRANCHED)
+    model.commit(BRANCHED, [2, 5, 6])
+    committed = [*text, 21, 24, 25]
+    network = make_network(architecture)
+    network.set_attn_implementation("eager")
+    with torch.inference_mode():
+        states = network(input_ids=torch.tensor([committed]), output_hidden_states=True)
+    expected = torch.cat([states.hidden_states[layer][0] for layer in (0, 1, 2)], dim=-1)
+    features = model.features(0, len(committed))
+    assert (features - expected).abs().max() < 2e-5 * expected.abs().max()
+    with pytest.raises(ValueError, match="no features"):
+        model.features(0, len(committed) + 1)
+
+
+def test_a_change_of_features_forgets_rows_that_lack_them() -> None:
+    model = make_model()
+    model.reset(PROMPT)
+    model.score(PROMPT, TokenTree(PROMPT[-1]))
+    model.commit(TokenTree(PROMPT[-1]), [])
+    model.keep_features(())
+    assert model.tokens == PROMPT
+    model.keep_features((2,))
+    assert model.tokens == []
