@@ -14,7 +14,7 @@ import torch
 
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
-from engine.drafting.build import StageBuilder, stage_names
+from engine.drafting.build import StageBuilder, recognised, stage_names
 from engine.errors import ConfigError
 from engine.loading import load_model
 from engine.model import Model
@@ -62,7 +62,8 @@ class Engine:
                 f"max_model_len is {wanted}, but {config.model} knows {known} positions: set it to "
                 f"{known} or less."
             )
-        num_parts = len(config.stages) + 1
+        stages = recognised(config.stages)
+        num_parts = len(stages) + 1
         num_loaded = 0
 
         def announce(stage: StageConfig) -> None:
@@ -72,7 +73,7 @@ class Engine:
             on_progress(LoadProgress(f"loading the stage {what}", num_loaded / num_parts))
 
         builder = StageBuilder(config, target)
-        return cls(config.model, target, builder, config.stages, announce)
+        return cls(config.model, target, builder, stages, announce)
 
     def with_stages(self, stages: Sequence[StageConfig]) -> Self:
         """The same weights behind another list of stages; not while a request is running."""

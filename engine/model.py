@@ -6,7 +6,7 @@ function, a keyword argument and `output_hidden_states`.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor
@@ -36,6 +36,26 @@ class Model(TreeScorer):
     def num_parameters(self) -> int:
         """Weights, tied ones counted once."""
         return sum(parameter.numel() for parameter in self.network.parameters())
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers, so that `hidden_states` has one entry more."""
+        return int(self.network.config.get_text_config().num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of a hidden state."""
+        return int(self.network.config.get_text_config().hidden_size)
+
+    @property
+    def embedding(self) -> Tensor:
+        """The embedding of every token: (vocabulary, hidden)."""
+        return cast(Tensor, self.network.get_input_embeddings().weight)
+
+    @property
+    def output_matrix(self) -> Tensor:
+        """What turns the last hidden state into logits: (vocabulary, hidden)."""
+        return cast(Tensor, self.network.get_output_embeddings().weight)
 
     def pad_vocabulary(self, size: int) -> None:
         """Give ids up to `size` an embedding, so that a larger target's padding ids can be fed."""

@@ -102,7 +102,7 @@ class TreeScorer(ABC):
         """Start another text: keep the rows of the longest common prefix with the last one."""
         self.rollback()
         common = 0
-        for held, wanted in zip(self.tokens, prompt[:-1], strict=False):
+        for held, wanted in zip(self.tokens, self._rows_of(prompt)[:-1], strict=False):
             if held != wanted:
                 break
             common += 1
@@ -114,11 +114,12 @@ class TreeScorer(ABC):
 
         False if it was cancelled before that; what was fed stays.
         """
-        while size := self._chunk_size(context):
+        text = self._rows_of(context)
+        while size := self._chunk_size(text):
             if is_cancelled():
                 return False
             start = len(self.tokens)
-            self._feed(context[start : start + size], TokenTree(0), [])
+            self._feed(text[start : start + size], TokenTree(0), [])
         return True
 
     def score(
@@ -132,7 +133,7 @@ class TreeScorer(ABC):
         """
         nodes = range(len(tree)) if nodes is None else nodes
         self.catch_up(context)
-        return self._feed(context[len(self.tokens) : -1], tree, nodes)
+        return self._feed(self._rows_of(context)[len(self.tokens) : -1], tree, nodes)
 
     def commit(self, tree: TokenTree, path: Sequence[int]) -> None:
         """Keep the rows of the root and of `path`, which must have been scored; drop the others."""
@@ -149,20 +150,24 @@ class TreeScorer(ABC):
 
     def max_depth(self, context: Sequence[int]) -> int:
         """The deepest node that a tree below this context may have."""
-        root = len(context) - 1
+        root = len(self._rows_of(context)) - 1
         limit = self.max_model_len
         boundary = self.limits.rope_boundary
         if boundary is not None and root < boundary:
             limit = min(limit, boundary)
         return max(0, limit - 1 - root)
 
-    def _chunk_size(self, context: Sequence[int]) -> int:
+    def _rows_of(self, context: Sequence[int]) -> Sequence[int]:
+        """The tokens of a text that have rows here: all of them."""
+        return context
+
+    def _chunk_size(self, text: Sequence[int]) -> int:
         """How many committed tokens to feed on their own; 0 if the rest can go with a tree.
 
         No pass crosses the rotary boundary, or the factors of its first rows would depend on where
         it began, and so on what the cache happened to hold.
         """
-        start, root = len(self.tokens), len(context) - 1
+        start, root = len(self.tokens), len(text) - 1
         boundary = self.limits.rope_boundary
         if boundary is not None and start < boundary <= root:
             return min(self._chunk, boundary - start)

@@ -1,5 +1,6 @@
 """Tiny random models that tests make: written to a folder in Hugging Face layout, or in memory."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -76,4 +77,65 @@ def make_model(
 def save_checkpoint(folder: Path, architecture: str = "llama", seed: int = 0, **shape: int) -> Path:
     """A random checkpoint on disk; returns its folder."""
     make_network(architecture, seed, **shape).save_pretrained(folder)
+    return folder
+
+
+def make_head_weights(
+    target: PreTrainedModel, draft_ids: list[int] | None = None, seed: int = 3, **shape: int
+) -> tuple[dict[str, object], dict[str, torch.Tensor]]:
+    """A random EAGLE-3 head for a llama-shaped target: what its public checkpoints contain.
+
+    Written from the layout alone, so that it can stand beside the code that reads it.
+    """
+    torch.manual_seed(seed)
+    text = target.config
+    size, wide, kv = text.hidden_size, 2 * text.hidden_size, 2 * 8
+    num_draft = len(draft_ids) if draft_ids else VOCAB_SIZE
+    config: dict[str, object] = {
+        "architectures": ["LlamaForCausalLMEagle3"],
+        "model_type": "llama",
+        "hidden_size": size,
+        "intermediate_size": 40,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 512,
+        "hidden_act": "silu",
+        "vocab_size": VOCAB_SIZE,
+        "draft_vocab_size": num_draft,
+        "eagle_config": {"eagle_aux_hidden_state_layer_ids": [-1, 0, 1]},
+        **shape,
+    }
+    sizes = {
+        "fc": (size, 3 * size),
+        "midlayer.self_attn.q_proj": (32, wide),
+        "midlayer.self_attn.k_proj": (kv, wide),
+        "midlayer.self_attn.v_proj": (kv, wide),
+        "midlayer.self_attn.o_proj": (size, 32),
+        "midlayer.mlp.gate_proj": (40, size),
+        "midlayer.mlp.up_proj": (40, size),
+        "midlayer.mlp.down_proj": (size, 40),
+        "lm_head": (num_draft, size),
+    }
+    weights = {f"{name}.weight": torch.randn(shape) * 0.3 for name, shape in sizes.items()}
+    for name in ("hidden_norm", "input_layernorm", "post_attention_layernorm"):
+        weights[f"midlayer.{name}.weight"] = 1 + 0.2 * torch.randn(size)
+    weights["norm.weight"] = 1 + 0.2 * torch.randn(size)
+    if draft_ids:
+        ids = torch.tensor(sorted(draft_ids))
+        weights["d2t"] = ids - torch.arange(num_draft)
+        weights["t2d"] = torch.isin(torch.arange(VOCAB_SIZE), ids)
+    return config, weights
+
+
+def save_head_checkpoint(
+    folder: Path, config: dict[str, object], weights: dict[str, torch.Tensor]
+) -> Path:
+    """A head on disk, as one is downloaded; returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.save(weights, folder / "pytorch_model.bin")
     return folder

@@ -1,10 +1,19 @@
 """From a list of stage configurations to one drafter: each stage wraps the one below it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
-from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig, StageConfig
+from engine.config import (
+    EngineConfig,
+    HeadStageConfig,
+    ModelStageConfig,
+    NgramStageConfig,
+    StageConfig,
+)
 from engine.drafting.base import Drafter, NoStage
+from engine.drafting.head import HeadModel
+from engine.drafting.head_checkpoint import load_head, names_head
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
@@ -23,6 +32,7 @@ class StageBuilder:
         self._config = config
         self._target = target
         self._models: dict[str, Model] = {}
+        self._heads: dict[str, HeadModel] = {}
         self._tables: dict[str, KatzTable] = {}
 
     def build(
@@ -42,7 +52,14 @@ class StageBuilder:
         for stage, name in zip(reversed(stages), reversed(names), strict=True):
             on_stage(stage)
             drafter = _BUILDERS[type(stage)](self, stage, name, drafter)
+        self._target.keep_features(self._features_read(stages))
         return drafter
+
+    def _features_read(self, stages: Sequence[StageConfig]) -> Sequence[int]:
+        """The target's layers that a head reads; none without one."""
+        if not stages or not isinstance(stages[0], HeadStageConfig):
+            return ()
+        return self.head(stages[0].model).network.shape.layers
 
     def model(self, name: str) -> Model:
         """A draft model that fits the target. Raises ModelLoadError if it does not."""
@@ -57,6 +74,12 @@ class StageBuilder:
             _fit_vocabulary(name, model, self._target)
             self._models[name] = model
         return self._models[name]
+
+    def head(self, name: str) -> HeadModel:
+        """A head that fits the target. Raises ModelLoadError if it does not."""
+        if name not in self._heads:
+            self._heads[name] = load_head(name, self._target, self._config.prefill_chunk)
+        return self._heads[name]
 
     def table(self, name: str) -> KatzTable:
         """An n-gram table over the target's vocabulary."""
@@ -75,6 +98,11 @@ class StageBuilder:
         vocab_size = self._target.limits.vocab_size
         return ModelDrafter(stage, self.model(stage.model), below, name, vocab_size)
 
+    def head_drafter(self, stage: HeadStageConfig, name: str, below: Drafter) -> Drafter:
+        """A head over `below`."""
+        head = self.head(stage.model)
+        return ModelDrafter(stage, head, below, name, self._target.limits.vocab_size)
+
     def ngram_drafter(self, stage: NgramStageConfig, name: str, below: Drafter) -> Drafter:
         """An n-gram stage, which nothing can stand below."""
         if not isinstance(below, NoStage):
@@ -84,9 +112,19 @@ class StageBuilder:
 
 
 _BUILDERS: Mapping[type[StageConfig], Callable[[StageBuilder, Any, str, Drafter], Drafter]] = {
+    HeadStageConfig: StageBuilder.head_drafter,
     ModelStageConfig: StageBuilder.model_drafter,
     NgramStageConfig: StageBuilder.ngram_drafter,
 }
+
+
+def recognised(stages: Sequence[StageConfig]) -> tuple[StageConfig, ...]:
+    """The stages, with the kind `head` for a first `model` whose checkpoint turns out to be one."""
+    first = stages[0] if stages else None
+    if type(first) is ModelStageConfig and names_head(first.model):
+        sizes = {field.name: getattr(first, field.name) for field in fields(first)}
+        return (HeadStageConfig(**sizes), *stages[1:])
+    return tuple(stages)
 
 
 def stage_names(stages: Sequence[StageConfig]) -> tuple[str, ...]:

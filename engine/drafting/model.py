@@ -1,4 +1,4 @@
-"""The draft-model stage: a small model that grows the tree best-first, pass by pass.
+"""The stage with a network, a draft model or a head: it grows the tree best-first, pass by pass.
 
 Before each of its passes it asks the stage below for guesses; a guess that it would have made
 itself is a level of the tree for which it needs no further pass.
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.config import ModelStageConfig
 from engine.drafting.base import Context, Drafter, StageWork
-from engine.model import Model
+from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 
 _GUESS_WEIGHT = 0.15
@@ -20,13 +20,18 @@ _GUESS_WEIGHT = 0.15
 
 
 class ModelDrafter:
-    """A draft model over its stage below; its cache holds the first n committed tokens.
+    """A draft model or a head over its stage below; its cache holds the first committed tokens.
 
     Before drafting it feeds the committed tokens that it lacks, root included, in the first pass.
     """
 
     def __init__(
-        self, config: ModelStageConfig, model: Model, below: Drafter, name: str, vocab_size: int
+        self,
+        config: ModelStageConfig,
+        model: TreeScorer,
+        below: Drafter,
+        name: str,
+        vocab_size: int,
     ) -> None:
         self.budget = config.budget
         self.work = StageWork(name)

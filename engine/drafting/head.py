@@ -1,0 +1,86 @@
+"""A head as a scorer of trees: the model of a draft stage that reads the target's features."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.attention import TreeMasks
+from engine.drafting.head_network import HeadNetwork
+from engine.model import Model
+from engine.scorer import ModelLimits, Pass, TreeScorer
+
+
+class HeadModel(TreeScorer):
+    """A head's network and cache; the row of token i holds the target's features of token i-1.
+
+    So the text's first token has no row, and everything here counts from the second one. Below
+    the root a row holds the head's own output at the parent. Where parent and child share a pass,
+    because the stage below guessed both, it holds what the parent's row holds: the latest output
+    above both. A head of ours is trained on such rows (`engine.training.head`).
+    """
+
+    def __init__(self, network: HeadNetwork, target: Model, chunk: int = 512) -> None:
+        config = network.shape.layer
+        limits = ModelLimits(target.limits.vocab_size, config.max_position_embeddings + 1)
+        super().__init__(limits, target.max_model_len, chunk, target.device, target.dtype)
+        self.network = network
+        self._target = target
+        self._first: list[int] = []
+        # Of every tree node with a row: the feature that its row holds, and its output.
+        self._inputs: dict[int, Tensor] = {}
+        self._outputs: dict[int, Tensor] = {}
+        is_whole = network.shape.draft_vocab_size >= self.limits.vocab_size
+        self._draft_ids = None if is_whole else network.draft_ids
+
+    def reset(self, prompt: Sequence[int]) -> None:
+        """Start another text: keep the rows of the longest common prefix with the last one."""
+        is_same = list(prompt[:1]) == self._first
+        self._first = list(prompt[:1])
+        super().reset(prompt if is_same else [])
+
+    def rollback(self) -> None:
+        """Drop the tree's rows."""
+        super().rollback()
+        self._inputs, self._outputs = {}, {}
+
+    def max_depth(self, context: Sequence[int]) -> int:
+        """The deepest node that a tree below this context may have; none below a first token."""
+        return super().max_depth(context) if len(context) > 1 else 0
+
+    def _rows_of(self, context: Sequence[int]) -> Sequence[int]:
+        """All tokens but the first."""
+        return context[1:]
+
+    def _forward(self, feed: Pass, masks: TreeMasks) -> Tensor:
+        features = self._features(feed)
+        outputs = self.network(
+            torch.tensor([feed.ids], device=self.device),
+            features[None],
+            torch.tensor([feed.positions], device=self.device),
+            self._cache,
+            masks,
+        )[0, len(feed.pending) :]
+        self._outputs.update(zip(feed.nodes, outputs, strict=True))
+        return self._over_all_tokens(self.network.logits(outputs))
+
+    def _features(self, feed: Pass) -> Tensor:
+        """What the rows of a pass hold beside their tokens: (rows, hidden)."""
+        num_true = len(feed.pending) + (0 in feed.nodes)
+        true = self.network.fuse(self._target.features(feed.start, feed.start + num_true))
+        for node in feed.nodes:
+            if node == 0:
+                self._inputs[node] = true[-1]
+            else:
+                parent = feed.tree.parents[node]
+                self._inputs[node] = self._outputs.get(parent, self._inputs[parent])
+        below = [self._inputs[node][None] for node in feed.nodes if node]
+        return torch.cat([true, *below])
+
+    def _over_all_tokens(self, logits: Tensor) -> Tensor:
+        """Logits (nodes, target vocabulary) from those over the draft vocabulary."""
+        if self._draft_ids is None:
+            return logits
+        whole = logits.new_full((len(logits), self.limits.vocab_size), float("-inf"))
+        whole[:, self._draft_ids] = logits
+        return whole

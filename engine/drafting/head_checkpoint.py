@@ -1,0 +1,156 @@
+"""EAGLE-3 heads on disk or on the Hugging Face hub: recognised, loaded for a target, written."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PretrainedConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from engine.drafting.head import HeadModel
+from engine.drafting.head_network import HeadNetwork, HeadShape, is_head
+from engine.errors import ModelLoadError
+from engine.loading import resolve
+from engine.model import Model
+
+_FILES = ("*.json", "*.safetensors", "pytorch_model*.bin")
+# Speculators numbers the one layer and names the table of ids in full.
+_RENAMED = {"layers.0.": "midlayer.", "draft_id_to_target_id": "d2t"}
+
+
+def names_head(name: str) -> bool:
+    """Whether a Hugging Face id or a folder holds a head, by its `config.json`.
+
+    False if there is none: what is loaded in its place then says what is missing.
+    """
+    try:
+        return is_head(_read_config(name))
+    except (OSError, ValueError):
+        return False
+
+
+def load_head(name: str, target: Model, chunk: int) -> HeadModel:
+    """Load a head for this target. Raises ModelLoadError if it cannot be found or does not fit.
+
+    What a checkpoint leaves out, the embedding or the output matrix, it shares with its target.
+    """
+    try:
+        config = _read_config(name)
+        weights = _read_weights(name)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ModelLoadError(
+            f"cannot load the head {name!r}: {first_line} Give a Hugging Face id, a folder with "
+            "config.json and weights, or embedded/head."
+        ) from error
+    if not is_head(config):
+        raise ModelLoadError(
+            f"{name!r} is not an EAGLE-3 head: its config.json names none of that layout's "
+            "architectures. If it is a draft model, use the stage kind `model`."
+        )
+    network = build_head(name, config, weights, target)
+    network.requires_grad_(False)
+    return HeadModel(network.eval(), target, chunk)
+
+
+def build_head(
+    name: str, config: Mapping[str, Any], weights: Mapping[str, Tensor], target: Model
+) -> HeadNetwork:
+    """A network on the target's device and in its precision; raises ModelLoadError."""
+    num_layers, hidden_size = target.num_layers, target.hidden_size
+    shape = HeadShape.read(config, num_layers, hidden_size)
+    width = weights["fc.weight"].shape[-1] if "fc.weight" in weights else 0
+    if width != len(shape.layers) * hidden_size or max(shape.layers) > num_layers:
+        raise ModelLoadError(
+            f"the head {name!r} reads {width} units of the layers {shape.layers}, and the target "
+            f"has {num_layers} layers of {hidden_size}: it belongs to another model."
+        )
+    network = HeadNetwork(shape)
+    given = {key: tensor for key, tensor in weights.items() if key != "t2d"}
+    shared = _shared_with(target, given, shape)
+    try:
+        network.load_state_dict({**shared, **given})
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())
+        raise ModelLoadError(f"the head {name!r} does not fit: {problem}") from error
+    if len(network.embed_tokens.weight) < target.limits.vocab_size:
+        raise ModelLoadError(
+            f"the head {name!r} knows {len(network.embed_tokens.weight)} tokens and the target "
+            f"{target.limits.vocab_size}: it belongs to another tokenizer."
+        )
+    network.to(target.device, target.dtype)
+    # Angles keep their own precision, as in every model of transformers.
+    network.rotary = LlamaRotaryEmbedding(shape.layer).to(target.device)
+    return network
+
+
+def save_head(network: HeadNetwork, folder: Path, is_sharing: bool) -> None:
+    """Write a head in EAGLE-3's layout, in bfloat16; `is_sharing` leaves the target's parts out."""
+    shape = network.shape
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {
+        key: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+        for key, tensor in network.state_dict().items()
+        if not (is_sharing and key in {"embed_tokens.weight", "lm_head.weight"})
+    }
+    num_tokens = shape.layer.vocab_size
+    is_draftable = torch.zeros(num_tokens, dtype=torch.bool)
+    is_draftable[network.draft_ids.cpu()] = True
+    save_file({**own, "t2d": is_draftable}, folder / "model.safetensors", {"format": "pt"})
+    config = {
+        **shape.layer.to_diff_dict(),
+        "architectures": ["LlamaForCausalLMEagle3"],
+        "model_type": "llama",
+        "num_hidden_layers": 1,
+        "vocab_size": num_tokens,
+        "draft_vocab_size": shape.draft_vocab_size,
+        "target_hidden_size": shape.target_hidden_size,
+        "eagle_aux_hidden_state_layer_ids": list(shape.layers),
+        "norm_before_residual": shape.is_norm_before_residual,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
+
+
+def _read_config(name: str) -> dict[str, Any]:
+    config, _ = PretrainedConfig.get_config_dict(resolve(name))
+    return dict(config)
+
+
+def _read_weights(name: str) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint, by the names of EAGLE's own layout."""
+    folder = Path(resolve(name))
+    if not folder.is_dir():
+        folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    weights: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        weights.update(load_file(file))
+    if not weights:
+        for file in sorted(folder.glob("pytorch_model*.bin")):
+            weights.update(torch.load(file, map_location="cpu", weights_only=True))
+    if not weights:
+        raise OSError(f"no *.safetensors and no pytorch_model*.bin in {folder}.")
+    return {_rename(key): tensor for key, tensor in weights.items()}
+
+
+def _rename(key: str) -> str:
+    for old, new in _RENAMED.items():
+        key = key.replace(old, new)
+    return key.removeprefix("model.")
+
+
+def _shared_with(target: Model, given: Mapping[str, Tensor], shape: HeadShape) -> dict[str, Tensor]:
+    """The parts that a checkpoint leaves out, from the target; those of `given` win over them."""
+    parts = {"d2t": torch.zeros(shape.draft_vocab_size, dtype=torch.long)}
+    if shape.layer.hidden_size != target.hidden_size:
+        return parts
+    embedding, output = target.embedding, target.output_matrix
+    ids = given.get("d2t", parts["d2t"]).cpu() + torch.arange(shape.draft_vocab_size)
+    if int(ids.max()) < len(output):
+        parts["lm_head.weight"] = output[ids.to(output.device)]
+    parts["embed_tokens.weight"] = embedding[: shape.layer.vocab_size]
+    return parts
