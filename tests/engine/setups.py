@@ -5,22 +5,28 @@ temperature. The middle stage of three is noisier still.
 """
 
 import copy
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
 import torch
+from transformers import DynamicCache
 
-from engine.config import ModelStageConfig, NgramStageConfig
+from engine.attention import TreeMasks
+from engine.config import HeadStageConfig, ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
 from engine.drafting.base import Drafter, NoStage
+from engine.drafting.head import HeadModel
+from engine.drafting.head_checkpoint import build_head
+from engine.drafting.head_network import HeadNetwork
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
 from engine.loading import read_limits
 from engine.model import Model
 from engine.request import Finished, GenerateRequest, SamplingParams, Speculation, Step
-from tests.checkpoints import VOCAB_SIZE, make_model
+from tests.checkpoints import VOCAB_SIZE, make_head_weights, make_model
 from tests.engine.tables import make_table
 from tests.fakes import AdversarialDrafter
 
@@ -40,8 +46,10 @@ def noisy_copy(model: Model, amount: float, seed: int = 1) -> Model:
 
 @cache
 def target_model() -> Model:
-    """The one target of all set-ups, which then share its cache as well."""
-    return make_model(hidden_size=48)
+    """The one target of all set-ups, which then share its cache; it keeps what a head reads."""
+    target = make_model(hidden_size=48)
+    target.keep_features((0, 1, 2))
+    return target
 
 
 def ngram(name: str = "ngram", budget: int = 6, table: bool = True) -> NgramDrafter:
@@ -58,6 +66,37 @@ def model_stage(
     return ModelDrafter(config, noisy_copy(target_model(), amount), below, name, VOCAB_SIZE)
 
 
+@cache
+def fitted_head() -> HeadNetwork:
+    """A head of the one target: random but for its output matrix, which least squares found.
+
+    So it is often right and often wrong, as a draft model with noisy weights is.
+    """
+    target = target_model()
+    config, weights = make_head_weights(target.network)
+    network = build_head("", config, {**weights}, target).requires_grad_(False)
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(VOCAB_SIZE, (1, 512), generator=generator)
+    causal = torch.full((512, 512), -math.inf).triu(1)[None, None]
+    with torch.inference_mode():
+        masks = TreeMasks(causal, causal)
+        known = target.network(input_ids=ids, tree_masks=masks, output_hidden_states=True)
+        features = torch.cat([known.hidden_states[i] for i in network.shape.layers], dim=-1)
+        rows = torch.arange(511)[None]
+        masks = TreeMasks(causal[..., :511, :511], causal[..., :511, :511])
+        outputs = network(ids[:, 1:], network.fuse(features[:, :-1]), rows, DynamicCache(), masks)
+        found = torch.linalg.lstsq(network.norm(outputs)[0], known.logits[0, 1:])
+    network.lm_head.weight.copy_(found.solution.T)
+    return network
+
+
+def head_stage(below: Drafter, *, budget: int = 16, passes: int = 3) -> ModelDrafter:
+    """A head stage over `below`; the target keeps what it reads."""
+    config = HeadStageConfig(model="", budget=budget, passes=passes, width=4, children=3)
+    head = HeadModel(fitted_head(), target_model(), chunk=16)
+    return ModelDrafter(config, head, below, "head", VOCAB_SIZE)
+
+
 STAGE_LISTS: dict[str, Callable[[int], Drafter]] = {
     "draft": lambda budget: model_stage(NoStage(), "draft", budget=budget),
     "ngram": lambda budget: ngram(budget=budget),
@@ -65,6 +104,14 @@ STAGE_LISTS: dict[str, Callable[[int], Drafter]] = {
     "draft over ngram": lambda budget: model_stage(ngram(), "draft", budget=budget),
     "draft over draft over ngram": lambda budget: model_stage(
         model_stage(ngram(), "draft2", 0.2, budget=5, passes=2), "draft", budget=budget, passes=2
+    ),
+    "head": lambda budget: head_stage(NoStage(), budget=budget),
+    "head over ngram": lambda budget: head_stage(ngram(), budget=budget),
+    "head over draft over ngram": lambda budget: head_stage(
+        model_stage(ngram(), "draft", 0.2, budget=5, passes=2), budget=budget, passes=2
+    ),
+    "head over adversary": lambda budget: head_stage(
+        AdversarialDrafter(budget, 6, VOCAB_SIZE), budget=budget
     ),
     "adversary": lambda budget: AdversarialDrafter(budget, budget, VOCAB_SIZE),
     "draft over adversary": lambda budget: model_stage(

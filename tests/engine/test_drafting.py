@@ -44,6 +44,8 @@ def test_every_drafter_keeps_the_contract(stages: str, temperature: float, budge
     for step in range(4):
         context = context_of(tokens, temperature, max_depth=step * 2, stop=stop)
         tree = TokenTree(tokens[-1])
+        target_model().reset(tokens)
+        target_model().score(tokens, TokenTree(tokens[-1]))  # what a head reads
         nodes = drafter.grow(context, tree, [0], budget)
         assert len(nodes) == len(set(nodes)) <= budget
         pruned = tree.prune(nodes)
