@@ -9,11 +9,12 @@ from pathlib import Path
 
 from engine.training.corpus import STANDARD_LIBRARY, Source
 from engine.training.streams import StreamFacts
+from engine.training.table import TableFacts
 
 _CARD = """\
 # The embedded family
 
-Three models that complete Python source, trained by this project so that the first command works
+Models that complete Python source, trained by this project so that the first command works
 offline and on a laptop. This is a demonstration: the target is a thousand times smaller than a
 model one would write code with. It knows the look of Python and nothing of its meaning, and it soon
 repeats itself. It does not chat or follow instructions, and nothing it writes can be relied on.
@@ -21,20 +22,23 @@ repeats itself. It does not chat or follow instructions, and nothing it writes c
 | member | what it is | weights | tokens seen | minutes | loss, nats per token |
 |---|---|--:|--:|--:|--:|
 | `target/` | Llama architecture, bfloat16 | {target} |
-| `draft/` | the same, {ratio:.1f} times smaller | {draft} |
+| `draft/` | the same, {ratio:.1f} times smaller{how} | {draft} |
+| `head/` | EAGLE-3 layout, one layer; the target's embedding and output matrix | {head} |
 | `draft2/` | Katz back-off trigram | {trigrams:,} trigrams, {megabytes:.1f} MB | | | |
 
 All share one byte-level BPE of {vocab_size:,} entries, in which any UTF-8 text round-trips.
 `<|endoftext|>` (id 0) ends a file. Losses are measured on files held out of training, in sequences
-of 512 tokens; a uniform guess would score {uniform:.2f}.
+of 512 tokens, the head's against the target's own distribution; a uniform guess would score
+{uniform:.2f}.
 
 Agreement, the share of positions at which two members have the same first choice:
 
-| | held out |
-|---|--:|
-| draft and target | {agreement:.1%} |
-{prompts}| table and draft, table counted from the corpus | {by_corpus:.1%} |
-| table and draft, table counted from {sampled:.1f}M tokens sampled at T = 1.5 | {by_samples:.1%} |
+| | held out | prompts |
+|---|--:|--:|
+| draft and target | {agreement:.1%} | {prompt_agreement} |
+{head_rows}
+| table and draft, table from the corpus | {by_corpus:.1%} | |
+| table and draft, table from {sampled:.1f}M tokens sampled at T = 1.5 | {by_samples:.1%} | |
 
 The table that ships is the better of the two.
 
@@ -55,9 +59,11 @@ The weights are under this project's licence, Apache-2.0.
 ## Training
 
 From scratch, in float32 on the CPU: Muon for hidden matrices and AdamW for the rest, 4,096 tokens
-a step, sequences of 256 tokens, then 512, at last 1,024 (the draft: 2,048); linear warm-up, a
-plateau, a cosine to zero. Contexts beyond the longest sequence are completed less well. This
-command makes the family again; how many tokens fit into the minutes depends on the machine:
+a step, sequences of 256 tokens, then 512, at last 1,024 (draft and head: 2,048); linear warm-up, a
+plateau, a cosine to zero. The head learns the target's distribution from the target's hidden
+states, {head_steps} tokens ahead, the later ones from its own output. Contexts beyond the longest
+sequence are completed less well. This command makes the family again; how many tokens fit into the
+minutes depends on the machine:
 
     {command}
 """
@@ -80,14 +86,12 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class TableFacts:
-    """The shipped table's size, and how often each candidate agreed with the draft."""
+class HeadFacts:
+    """The head, its own weights alone, and its agreement with the target at each step ahead."""
 
-    by_samples: float
-    by_corpus: float
-    num_sampled_tokens: int
-    num_trigrams: int
-    num_bytes: int
+    model: ModelFacts
+    agreement: Sequence[float]
+    prompt_agreement: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +102,12 @@ class FamilyFacts:
     streams: StreamFacts
     target: ModelFacts
     draft: ModelFacts
+    head: HeadFacts
     table: TableFacts
     agreement: float
-    prompt_agreement: float | None
+    prompt_agreement: float
+    has_prompts: bool
+    is_draft_distilled: bool
     vocab_size: int
 
 
@@ -116,7 +123,11 @@ def write_card(file: Path, facts: FamilyFacts, command: str) -> None:
         vocab_size=facts.vocab_size,
         uniform=math.log(facts.vocab_size),
         agreement=facts.agreement,
-        prompts=_prompt_row(facts.prompt_agreement),
+        how=", distilled from it" if facts.is_draft_distilled else "",
+        head=facts.head.model.row(),
+        head_steps=len(facts.head.agreement),
+        head_rows="\n".join(_head_rows(facts)),
+        prompt_agreement=_on_prompts(facts, facts.prompt_agreement),
         by_corpus=table.by_corpus,
         by_samples=table.by_samples,
         sampled=table.num_sampled_tokens / 1e6,
@@ -124,19 +135,27 @@ def write_card(file: Path, facts: FamilyFacts, command: str) -> None:
         train_tokens=streams.train_tokens / 1e6,
         held_out_files=streams.held_out_files,
         held_out_tokens=streams.held_out_tokens / 1e6,
-        exclusion=_exclusion(facts.prompt_agreement),
+        exclusion=_exclusion(facts.has_prompts),
         sources="\n".join(_source_rows(facts)),
         command=command,
     )
     file.write_text(text, encoding="utf-8")
 
 
-def _prompt_row(agreement: float | None) -> str:
-    return "" if agreement is None else f"| draft and target, on prompts | {agreement:.1%} |\n"
+def _head_rows(facts: FamilyFacts) -> list[str]:
+    both = zip(facts.head.agreement, facts.head.prompt_agreement, strict=True)
+    return [
+        f"| head and target, {ahead} ahead | {share:.1%} | {_on_prompts(facts, prompts)} |"
+        for ahead, (share, prompts) in enumerate(both, start=1)
+    ]
 
 
-def _exclusion(agreement: float | None) -> str:
-    if agreement is None:
+def _on_prompts(facts: FamilyFacts, agreement: float) -> str:
+    return f"{agreement:.1%}" if facts.has_prompts else ""
+
+
+def _exclusion(has_prompts: bool) -> str:
+    if not has_prompts:
         return ""
     return "Files that share 12 words in a row with a benchmark prompt were left out."
 

@@ -1,4 +1,4 @@
-"""Python sources under permissive licences, deduplicated, with a part held out by file.
+"""Texts to train on: Python sources under permissive licences, or one's own; a part held out.
 
 Knows files and licences; knows nothing of tokens.
 """
@@ -12,6 +12,8 @@ import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from engine.errors import ConfigError
 
 STANDARD_LIBRARY = "standard library"
 
@@ -108,6 +110,36 @@ def collect(sources: Sequence[Source] = SOURCES) -> Iterator[Document]:
                 document = Document(source.package, place.as_posix(), text)
                 if document.place < source.share:
                     yield document
+
+
+def read_texts(paths: Sequence[Path]) -> Iterator[Document]:
+    """Texts of one's own: files, folders of files, and JSON lines with a `text` each.
+
+    What is not UTF-8 is left out. Raises ConfigError if there is nothing at a path.
+    """
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path}: there is no such file or folder to read texts from.")
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file() and not file.name.startswith("."):
+                yield from _texts_of(file)
+
+
+def _texts_of(file: Path) -> Iterator[Document]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        texts = [text] if file.suffix != ".jsonl" else _json_texts(text)
+    except UnicodeDecodeError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f'{file}: {error!r}. A line must be {{"text": "..."}}.') from error
+    for number, text in enumerate(texts):
+        yield Document(file.name, str(number), text)
+
+
+def _json_texts(lines: str) -> list[str]:
+    return [str(json.loads(line)["text"]) for line in lines.splitlines() if line.strip()]
 
 
 def deduplicate(documents: Iterable[Document]) -> Iterator[Document]:

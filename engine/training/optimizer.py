@@ -52,12 +52,14 @@ class Optimizers:
     """Both optimisers of a model as one: a step, a rate, a state."""
 
     def __init__(self, model: nn.Module) -> None:
-        embedding = model.get_input_embeddings().weight  # type: ignore[operator]
+        tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
-        for parameter in model.parameters():
-            is_hidden = parameter.ndim == 2 and parameter is not embedding
-            (matrices if is_hidden else others).append(parameter)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                is_table = id(parameter) in tables or name.endswith("lm_head.weight")
+                is_hidden = parameter.ndim == 2 and not is_table
+                (matrices if is_hidden else others).append(parameter)
         adam = torch.optim.AdamW(others, lr=_ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0)
         self._parts = ((Muon(matrices, _MUON_RATE), _MUON_RATE), (adam, _ADAM_RATE))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from engine.training.pretrain import draw
+from engine.training.trainer import Stream, draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class SamplePlan:
 
 
 def sample_texts(
-    model: PreTrainedModel, stream: NDArray[np.uint16], plan: SamplePlan, folder: Path
+    model: PreTrainedModel, stream: Stream, plan: SamplePlan, folder: Path
 ) -> Iterator[NDArray[np.uint16]]:
     """Texts [length] by the model, each after a few tokens of the stream, which are left out.
 

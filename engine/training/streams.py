@@ -1,18 +1,19 @@
-"""From sources to token streams: the corpus packed once, in a folder, with what the card states."""
+"""From texts to token streams: packed once, in a folder, with what a model card states of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from engine.training.corpus import Corpus, Document, Source, collect, deduplicate, without_prompts
-from engine.training.tokenizer import load_tokenizer, pack, train_tokenizer
+from engine.errors import ConfigError
+from engine.training.corpus import Corpus, Document, deduplicate
+from engine.training.tokenizer import load_tokenizer, pack
+from engine.training.trainer import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +25,16 @@ class StreamFacts:
     held_out_files: int
     held_out_tokens: int
     characters: dict[str, int]
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """A tokenizer and the corpus in its tokens, mapped from disk: ids [N], uint16."""
+    """A tokenizer and the corpus in its tokens, mapped from disk."""
 
     tokenizer: PreTrainedTokenizerFast
-    train: NDArray[np.uint16]
-    held_out: NDArray[np.uint16]
+    train: Stream
+    held_out: Stream
     facts: StreamFacts
 
     @classmethod
@@ -45,30 +47,45 @@ class Streams:
             StreamFacts(**json.loads((folder / "facts.json").read_text())),
         )
 
-    def train_texts(self) -> list[NDArray[np.uint16]]:
-        """The files of the training stream, each with the `<|endoftext|>` that closes it."""
+    def train_texts(self) -> list[Stream]:
+        """The texts of the training stream, each with the id that closes it."""
         ends = np.flatnonzero(self.train == self.tokenizer.eos_token_id) + 1
         return np.split(self.train, ends[:-1])
 
 
 def prepare(
-    folder: Path, sources: Sequence[Source], prompts: Sequence[str], vocab_size: int
+    folder: Path,
+    documents: Iterable[Document],
+    make_tokenizer: Callable[[Iterable[str]], PreTrainedTokenizerFast],
+    origin: str,
 ) -> Streams:
-    """Read, deduplicate, split and pack the sources, unless the folder holds the result.
+    """Deduplicate, split and pack documents, unless the folder holds the result already.
 
-    Files that share 12 words in a row with one of `prompts` stay out.
+    `origin` says where texts and tokenizer came from. Raises ConfigError if the folder holds
+    streams of another origin, or if there is too little text to hold some out.
     """
     if not (folder / "facts.json").exists():
+        kept = list(deduplicate(documents))
+        corpus = Corpus.split(kept)
+        if not corpus.train or not corpus.held_out:
+            raise ConfigError(
+                f"{len(kept)} different texts are too few to train on some and hold out others: "
+                "give more files, or split them into smaller ones."
+            )
         folder.mkdir(parents=True, exist_ok=True)
-        documents = list(without_prompts(deduplicate(collect(sources)), prompts))
-        corpus = Corpus.split(documents)
-        tokenizer = train_tokenizer((d.text for d in corpus.train), vocab_size)
+        tokenizer = make_tokenizer(document.text for document in corpus.train)
         tokenizer.save_pretrained(folder / "tokenizer")
         train = _write(folder / "train.npy", tokenizer, corpus.train)
         held_out = _write(folder / "held_out.npy", tokenizer, corpus.held_out)
-        facts = StreamFacts(*train, *held_out, characters=_count_characters(documents))
+        facts = StreamFacts(*train, *held_out, _count_characters(kept), origin)
         (folder / "facts.json").write_text(json.dumps(asdict(facts), indent=2))
-    return Streams.load(folder)
+    streams = Streams.load(folder)
+    if streams.facts.origin != origin:
+        raise ConfigError(
+            f"{folder} holds texts of another origin ({streams.facts.origin}): choose another work "
+            "folder, or delete this one."
+        )
+    return streams
 
 
 def _write(

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from engine.training.trainer import Stream
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -59,9 +60,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> NDArray[np.uint16]:
-    """One stream of tokens [N]: every text followed by `<|endoftext|>`."""
-    assert len(tokenizer) <= np.iinfo(np.uint16).max
+def pack(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Stream:
+    """One stream of tokens [N]: every text followed by the id that ends a text, if there is one."""
+    dtype = np.uint16 if len(tokenizer) <= np.iinfo(np.uint16).max else np.uint32
     encodings = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    end = [tokenizer.eos_token_id]
-    return np.concatenate([np.array(e.ids + end, dtype=np.uint16) for e in encodings])
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return np.concatenate([np.array(e.ids + end, dtype=dtype) for e in encodings])
