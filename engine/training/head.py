@@ -100,6 +100,7 @@ class TrainingTimeTest:
         agreement = tuple(torch.cat(each).float().mean().item() for each in equal)
         return HeldOut(sum(losses) / len(losses), agreement)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _teach(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """The target's features [B, L, layers * hidden] and logits over the draft vocabulary."""
