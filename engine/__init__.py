@@ -5,7 +5,7 @@ Importing it imports no torch. The same engine inside this process is `engine.ap
 
 from typing import TYPE_CHECKING
 
-from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
+from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
 from engine.errors import (
     ConfigError,
     EngineDiedError,
@@ -41,6 +41,7 @@ __all__ = [
     "FinishReason",
     "Finished",
     "GenerateRequest",
+    "HeadStageConfig",
     "InvalidRequestError",
     "LoadProgress",
     "ModelInfo",
