@@ -135,7 +135,7 @@ def write_card(file: Path, facts: FamilyFacts, command: str) -> None:
         train_tokens=streams.train_tokens / 1e6,
         held_out_files=streams.held_out_files,
         held_out_tokens=streams.held_out_tokens / 1e6,
-        exclusion=_exclusion(facts.has_prompts),
+        exclusion=_exclusion(facts),
         sources="\n".join(_source_rows(facts)),
         command=command,
     )
@@ -154,10 +154,11 @@ def _on_prompts(facts: FamilyFacts, agreement: float) -> str:
     return f"{agreement:.1%}" if facts.has_prompts else ""
 
 
-def _exclusion(has_prompts: bool) -> str:
-    if not has_prompts:
+def _exclusion(facts: FamilyFacts) -> str:
+    if not facts.has_prompts:
         return ""
-    return "Files that share 12 words in a row with a benchmark prompt were left out."
+    num_files = facts.streams.excluded_files
+    return f"Files that share 12 words in a row with a benchmark prompt were left out: {num_files}."
 
 
 def _source_rows(facts: FamilyFacts) -> list[str]:

@@ -1,4 +1,4 @@
-"""Texts to train on: Python sources under permissive licences, or one's own; a part held out.
+"""Documents: Python sources under permissive licences; deduplicated, and a part held out.
 
 Knows files and licences; knows nothing of tokens.
 """
@@ -6,8 +6,6 @@ Knows files and licences; knows nothing of tokens.
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +24,6 @@ _MAX_LINE = 300
 _MAX_DIGITS = 0.15
 _LONG_LINE = 20
 _MAX_SEEN_SHARE = 0.5
-_PROMPT_RUN = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +91,18 @@ class Corpus:
 
     @classmethod
     def split(cls, documents: Iterable[Document], held_out_share: float = 0.02) -> Corpus:
-        """Hold out a share of the files, chosen by the hash of their text."""
+        """Hold out a share of the files, chosen by the hash of their text; of several, one or more.
+
+        Raises ConfigError if there are too few to train on some and hold out others.
+        """
         ordered = sorted(documents, key=lambda document: document.place)
-        held_out = tuple(d for d in ordered if d.place < held_out_share)
-        return cls(tuple(ordered[len(held_out) :]), held_out)
+        if len(ordered) < 2:
+            raise ConfigError(
+                f"{len(ordered)} different texts are too few to train on some and hold out others: "
+                "give more files, or split them into smaller ones."
+            )
+        num_held_out = max(1, sum(d.place < held_out_share for d in ordered))
+        return cls(tuple(ordered[num_held_out:]), tuple(ordered[:num_held_out]))
 
 
 def collect(sources: Sequence[Source] = SOURCES) -> Iterator[Document]:
@@ -112,36 +117,6 @@ def collect(sources: Sequence[Source] = SOURCES) -> Iterator[Document]:
                     yield document
 
 
-def read_texts(paths: Sequence[Path]) -> Iterator[Document]:
-    """Texts of one's own: files, folders of files, and JSON lines with a `text` each.
-
-    What is not UTF-8 is left out. Raises ConfigError if there is nothing at a path.
-    """
-    for path in paths:
-        if not path.exists():
-            raise ConfigError(f"{path}: there is no such file or folder to read texts from.")
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in files:
-            if file.is_file() and not file.name.startswith("."):
-                yield from _texts_of(file)
-
-
-def _texts_of(file: Path) -> Iterator[Document]:
-    try:
-        text = file.read_text(encoding="utf-8")
-        texts = [text] if file.suffix != ".jsonl" else _json_texts(text)
-    except UnicodeDecodeError:
-        return
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f'{file}: {error!r}. A line must be {{"text": "..."}}.') from error
-    for number, text in enumerate(texts):
-        yield Document(file.name, str(number), text)
-
-
-def _json_texts(lines: str) -> list[str]:
-    return [str(json.loads(line)["text"]) for line in lines.splitlines() if line.strip()]
-
-
 def deduplicate(documents: Iterable[Document]) -> Iterator[Document]:
     """Drop a file when half of its long lines or more stood in files kept before it."""
     seen: set[int] = set()
@@ -151,27 +126,6 @@ def deduplicate(documents: Iterable[Document]) -> Iterator[Document]:
             continue
         seen |= lines
         yield document
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The `prompt` field of every line of a JSONL file."""
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line)["prompt"] for line in lines if line.strip()]
-
-
-def without_prompts(documents: Iterable[Document], prompts: Sequence[str]) -> Iterator[Document]:
-    """The documents that share no run of 12 words with any prompt."""
-    runs = {run for prompt in prompts for run in _word_runs(prompt)}
-    for document in documents:
-        if not runs or runs.isdisjoint(_word_runs(document.text)):
-            yield document
-
-
-def _word_runs(text: str) -> Iterator[tuple[str, ...]]:
-    """Every run of 12 words in order, case and punctuation aside; a shorter text is one run."""
-    words = re.findall(r"\w+", text.lower())
-    columns = [words[offset:] for offset in range(min(_PROMPT_RUN, len(words)))]
-    return zip(*columns, strict=False)
 
 
 def _root(package: str) -> Path:

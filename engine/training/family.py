@@ -18,16 +18,20 @@ from engine.drafting.head_checkpoint import save_head
 from engine.drafting.head_network import HeadNetwork
 from engine.drafting.katz import KatzTable
 from engine.training.card import FamilyFacts, HeadFacts, ModelFacts, write_card
-from engine.training.corpus import SOURCES, Source, collect, without_prompts
+from engine.training.corpus import SOURCES, Source
 from engine.training.head import TrainingTimeTest
-from engine.training.jobs import LONG_LENGTHS, HeadPlan, train_draft, train_head, train_target
+from engine.training.jobs import Course, save_model, train_draft, train_head, train_target
 from engine.training.measure import model_agreement
 from engine.training.objectives import mean_loss
+from engine.training.recipe import LONG_LENGTHS, Recipe
 from engine.training.sample import SamplePlan
+from engine.training.shapes import HeadPlan
 from engine.training.streams import Streams, prepare
 from engine.training.table import TableFacts, make_table
+from engine.training.texts import Texts
 from engine.training.tokenizer import train_tokenizer
-from engine.training.trainer import Progress, Recipe, Report, windows
+from engine.training.tokens import windows
+from engine.training.trainer import Progress, Report
 
 _SHARED: dict[str, object] = {
     "max_position_embeddings": 2048,
@@ -55,6 +59,8 @@ DRAFT_SHAPE: dict[str, object] = {
 }
 HEAD_PLAN = HeadPlan(intermediate_size=1024, layers=(2, 4, 6), num_steps=3)
 MAX_SHARD = "15MB"
+"""Any host of repositories takes files of this size."""
+
 _MEASURED_LENGTH, _MEASURED_SEQUENCES = 512, 200
 
 
@@ -83,6 +89,7 @@ def family_plan(
     sample_tokens: int,
     prompts: Iterable[str] = (),
     is_compiled: bool = False,
+    is_draft_distilled: bool = False,
 ) -> FamilyPlan:
     """The plan of the family that ships, for these budgets."""
     return FamilyPlan(
@@ -92,6 +99,7 @@ def family_plan(
         samples=SamplePlan(sample_tokens),
         target_shape=TARGET_SHAPE,
         draft_shape=DRAFT_SHAPE,
+        is_draft_distilled=is_draft_distilled,
         prompts=tuple(prompts),
     )
 
@@ -99,21 +107,21 @@ def family_plan(
 class Family:
     """A family in a work folder.
 
-    `say` hears a line as each part begins, `report` of training: the member, its progress, and the
-    share of its budget that is spent.
+    `say` hears of all that is not training, and what share of it is done; `reporter`
+    gives the one who hears of a member's training, by its name and recipe.
     """
 
     def __init__(
         self,
         plan: FamilyPlan,
         work: Path,
-        say: Callable[[str], None],
-        report: Callable[[str, Progress, float], None],
+        say: Callable[[str, float], None],
+        reporter: Callable[[str, Recipe], Report],
     ) -> None:
         self.plan = plan
         self._work = work
         self._say = say
-        self._report = report
+        self._reporter = reporter
 
     def export(self, out: Path, command: str) -> FamilyFacts:
         """Write the family as it ships: weights in bfloat16, the table, the model card."""
@@ -122,52 +130,38 @@ class Family:
         (out / "draft2").mkdir(parents=True, exist_ok=True)
         self.table[0].save(out / "draft2")
         for name, (model, _) in (("draft", self.draft), ("target", self.target)):
-            export_model(model, self.streams, out / name)
+            save_model(model, self.streams.tokenizer, out / name, MAX_SHARD)
         write_card(out / "README.md", facts, command)
         return facts
 
     @cached_property
     def streams(self) -> Streams:
         """The tokenizer and both token streams."""
-        self._say("corpus: reading and packing the sources")
+        self._say("reading and packing the sources", 0.0)
         plan = self.plan
-        documents = without_prompts(collect(plan.sources), plan.prompts)
+        texts = Texts(prompts=plan.prompts, sources=plan.sources)
         make_tokenizer = partial(train_tokenizer, vocab_size=plan.vocab_size)
-        return prepare(self._work / "streams", documents, make_tokenizer, "installed packages")
+        name = f"of its own, {plan.vocab_size} entries"
+        return prepare(self._work / "streams", texts, make_tokenizer, name)
 
     @cached_property
     def target(self) -> tuple[PreTrainedModel, Progress]:
         """The target, trained to the end of its budget."""
         config = self._config(self.plan.target_shape)
-        checkpoint = self._work / "target.pt"
-        return train_target(
-            config, self.streams, self.plan.target, checkpoint, self._reporter("target")
-        )
+        return train_target(config, self._course("target", self.plan.target))
 
     @cached_property
     def draft(self) -> tuple[PreTrainedModel, Progress]:
         """The draft, trained to the end of its budget."""
-        return train_draft(
-            self._config(self.plan.draft_shape),
-            self.target[0],
-            self.plan.is_draft_distilled,
-            self.streams,
-            self.plan.draft,
-            self._work / "draft.pt",
-            self._reporter("draft"),
-        )
+        config, plan = self._config(self.plan.draft_shape), self.plan
+        course = self._course("draft", plan.draft)
+        return train_draft(config, self.target[0], plan.is_draft_distilled, course)
 
     @cached_property
     def head(self) -> tuple[HeadNetwork, Progress]:
         """The head, trained to the end of its budget."""
-        return train_head(
-            self.target[0],
-            self.plan.head_plan,
-            self.streams,
-            self.plan.head,
-            self._work / "head.pt",
-            self._reporter("head"),
-        )
+        course = self._course("head", self.plan.head)
+        return train_head(self.target[0], self.plan.head_plan, course)
 
     @cached_property
     def table(self) -> tuple[KatzTable, TableFacts]:
@@ -179,7 +173,7 @@ class Family:
             self._texts,
             self._work / "samples",
             self.plan.table_bytes,
-            lambda line: self._say(f"table: {line}"),
+            self._say,
         )
 
     @cached_property
@@ -190,21 +184,25 @@ class Family:
     def _config(self, shape: dict[str, object]) -> LlamaConfig:
         return LlamaConfig(vocab_size=self.plan.vocab_size, **shape)  # type: ignore[arg-type]
 
-    def _reporter(self, name: str) -> Report:
-        return lambda progress, spent: self._report(name, progress, spent)
+    def _course(self, name: str, recipe: Recipe) -> Course:
+        report = self._reporter(name, recipe)
+        return Course(self.streams, recipe, self._work / f"{name}.pt", report, self._origin(name))
+
+    def _origin(self, name: str) -> str:
+        is_distilled = name == "draft" and self.plan.is_draft_distilled
+        return f"{name} of a family{', distilled' * is_distilled}; {self.streams.facts.origin}"
 
     def _measure(self) -> FamilyFacts:
         table = self.table[1]
         target, draft = self.target[0], self.draft[0]
-        head, head_run = self.head
-        self._say("card: measuring on the files held out")
+        self._say("measuring on the files held out", 0.0)
         return FamilyFacts(
             sources=self.plan.sources,
             vocab_size=self.plan.vocab_size,
             streams=self.streams.facts,
             target=_model_facts(*self.target, self._texts),
             draft=_model_facts(*self.draft, self._texts),
-            head=_head_facts(head, head_run, target, self._texts, self._prompts),
+            head=_head_facts(self.plan.head_plan, *self.head, target, self._texts, self._prompts),
             table=table,
             agreement=model_agreement(draft, target, self._texts),
             prompt_agreement=model_agreement(draft, target, self._prompts or self._texts),
@@ -218,19 +216,13 @@ class Family:
         return [encode(p, return_tensors="pt")["input_ids"] for p in self.plan.prompts]
 
 
-def export_model(model: PreTrainedModel, streams: Streams, folder: Path) -> None:
-    """Write a model in bfloat16, in shards that any host takes, with its tokenizer."""
-    model.bfloat16().save_pretrained(folder, max_shard_size=MAX_SHARD)
-    streams.tokenizer.save_pretrained(folder)
-    model.float()
-
-
 def _model_facts(model: PreTrainedModel, run: Progress, texts: list[Tensor]) -> ModelFacts:
     loss = mean_loss(model, texts)
     return ModelFacts(model.num_parameters(), run.step, run.tokens, run.seconds / 60, loss)
 
 
 def _head_facts(
+    plan: HeadPlan,
     head: HeadNetwork,
     run: Progress,
     target: PreTrainedModel,
@@ -238,9 +230,9 @@ def _head_facts(
     prompts: list[Tensor],
 ) -> HeadFacts:
     own = sum(p.numel() for p in head.parameters() if p.requires_grad)
-    objective = TrainingTimeTest(head, target, HEAD_PLAN.num_steps)
+    objective = TrainingTimeTest(head, target, plan.num_steps)
     on_texts = objective.held_out(texts)
-    long_enough = [ids for ids in prompts if ids.shape[1] > 4 * HEAD_PLAN.num_steps]
+    long_enough = [ids for ids in prompts if ids.shape[1] > 4 * plan.num_steps]
     on_prompts = objective.held_out(long_enough) if long_enough else on_texts
     facts = ModelFacts(own, run.step, run.tokens, run.seconds / 60, on_texts.loss)
     return HeadFacts(facts, on_texts.agreement, on_prompts.agreement)

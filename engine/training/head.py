@@ -9,7 +9,7 @@ and the child's row then holds the feature above both (`engine.drafting.head`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,34 +18,41 @@ from transformers import DynamicCache, LlamaConfig, PreTrainedModel
 from engine import attention
 from engine.attention import TreeMasks
 from engine.drafting.head_network import HeadNetwork, HeadShape
-from engine.training.objectives import soft_cross_entropy
+from engine.training.objectives import soft_cross_entropy, vocabulary
 from engine.training.trainer import HeldOut
 
 _STEP_WEIGHT = 0.8
 """Each step ahead counts so much of the one before it, as it is reached so much less often."""
 
 
-def new_head(target: PreTrainedModel, intermediate_size: int, layers: Sequence[int]) -> HeadNetwork:
+class Lesson(NamedTuple):
+    """What the target says of a batch of L tokens.
+
+    Its features [B, L, layers * hidden], its probabilities of the draft vocabulary [B, L, drafts],
+    and its first choices among all tokens [B, L].
+    """
+
+    features: Tensor
+    wanted: Tensor
+    choices: Tensor
+
+
+def new_head(
+    target: PreTrainedModel,
+    intermediate_size: int,
+    layers: Sequence[int],
+    draft_ids: Sequence[int] | None = None,
+) -> HeadNetwork:
     """A head that shares the target's embedding and output matrix, which stay as they are.
 
-    It begins by repeating its highest feature, from which the target has just chosen a token.
+    It begins by repeating its highest feature, from which the target has just chosen a token. It
+    can draft `draft_ids` alone, or every token of the target's.
     """
-    config = target.config.get_text_config()
-    size, num_heads = config.hidden_size, config.num_attention_heads
-    layer = LlamaConfig(
-        hidden_size=size,
-        intermediate_size=intermediate_size,
-        num_hidden_layers=1,
-        num_attention_heads=num_heads,
-        num_key_value_heads=getattr(config, "num_key_value_heads", num_heads),
-        head_dim=getattr(config, "head_dim", None) or size // num_heads,
-        vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings,
-        rms_norm_eps=getattr(config, "rms_norm_eps", 1e-6),
-        rope_parameters=getattr(config, "rope_parameters", None),
-    )
-    layer._attn_implementation = attention.NAME
-    head = HeadNetwork(HeadShape(layer, tuple(layers), size, config.vocab_size))
+    layer = _layer_config(target, intermediate_size)
+    size, num_drafts = layer.hidden_size, len(draft_ids or ()) or layer.vocab_size
+    head = HeadNetwork(HeadShape(layer, tuple(layers), size, num_drafts))
+    if draft_ids:
+        head.choose_vocabulary(draft_ids)
     with torch.no_grad():
         head.fc.weight[:] = torch.eye(size).repeat(1, len(layers))
         head.fc.weight[:, :-size] = 0
@@ -55,12 +62,40 @@ def new_head(target: PreTrainedModel, intermediate_size: int, layers: Sequence[i
     return head.to(target.device)
 
 
+def _layer_config(target: PreTrainedModel, intermediate_size: int) -> LlamaConfig:
+    config = target.config.get_text_config()
+    num_heads = config.num_attention_heads
+    layer = LlamaConfig(
+        hidden_size=config.hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=1,
+        num_attention_heads=num_heads,
+        num_key_value_heads=getattr(config, "num_key_value_heads", None) or num_heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        rms_norm_eps=getattr(config, "rms_norm_eps", None) or 1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": _rope_theta(config)},
+    )
+    layer._attn_implementation = attention.NAME
+    return layer
+
+
+def _rope_theta(config: Any) -> float:
+    """The base of the target's rotary angles; of several, that of its full attention."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope = rope.get("full_attention", rope)
+    return float(rope.get("rope_theta") or 10000.0)
+
+
 def share(head: HeadNetwork, target: PreTrainedModel) -> None:
     """Let the head read and write tokens with the target's own matrices, untrained."""
     target.requires_grad_(False)
-    head.embed_tokens.weight = cast(nn.Parameter, target.get_input_embeddings().weight)
-    output = cast(nn.Parameter, target.get_output_embeddings().weight)
-    head.lm_head.weight = nn.Parameter(output[head.draft_ids], requires_grad=False)
+    embedding = cast(Tensor, target.get_input_embeddings().weight).detach().float()
+    output = cast(Tensor, target.get_output_embeddings().weight).detach().float()
+    chosen = output if head.shape.draft_vocab_size == len(output) else output[head.draft_ids]
+    head.embed_tokens.weight = nn.Parameter(embedding, requires_grad=False)
+    head.lm_head.weight = nn.Parameter(chosen, requires_grad=False)
 
 
 class TrainingTimeTest:
@@ -70,45 +105,60 @@ class TrainingTimeTest:
         self.head = head
         self._target = target.requires_grad_(False)
         self._num_steps = num_steps
+        self._is_whole = head.shape.draft_vocab_size >= vocabulary(target)
 
     @property
     def module(self) -> nn.Module:
         """The head."""
         return self.head
 
+    @property
+    def logits_per_token(self) -> int:
+        """The target's vocabulary once, the draft vocabulary at every step."""
+        num_drafts = self.head.shape.draft_vocab_size
+        return vocabulary(self._target) + self._num_steps * num_drafts
+
     def loss(self, batch: Tensor) -> Tensor:
-        """Mean cross-entropy against the target's distribution, over the steps ahead, in nats."""
-        features, wanted = self._teach(batch)
+        """Mean cross-entropy against the target's distribution, over the steps ahead, in nats.
+
+        What the target gives to tokens beyond the draft vocabulary counts nowhere.
+        """
+        lesson = self._teach(batch)
         total, weights = torch.zeros((), device=batch.device), 0.0
-        for step, given in enumerate(self._ahead(batch, features, is_mixed=True)):
-            rows = wanted[:, step + 1 : step + 1 + given.shape[1]]
-            total = total + _STEP_WEIGHT**step * soft_cross_entropy(given, rows.softmax(-1))
+        for step, given in enumerate(self._ahead(batch, lesson.features, is_mixed=True)):
+            wanted = lesson.wanted[:, step + 1 : step + 1 + given.shape[1]]
+            total = total + _STEP_WEIGHT**step * soft_cross_entropy(given, wanted)
             weights += _STEP_WEIGHT**step
         return total / weights
 
+    @torch.no_grad()
     def held_out(self, sequences: Sequence[Tensor]) -> HeldOut:
-        """The loss of the first step, and agreement with the target at each step."""
+        """The loss of the first step, and agreement with the target at each step.
+
+        A token that the head cannot draft is one on which it disagrees.
+        """
         losses: list[float] = []
         equal: list[list[Tensor]] = [[] for _ in range(self._num_steps)]
-        for ids in sequences:
-            features, wanted = self._teach(ids)
-            for step, given in enumerate(self._ahead(ids, features, is_mixed=False)):
-                rows = wanted[:, step + 1 : step + 1 + given.shape[1]]
-                equal[step].append((given.argmax(-1) == rows.argmax(-1)).flatten())
+        for ids in (each.to(self._target.device) for each in sequences):
+            lesson = self._teach(ids)
+            for step, given in enumerate(self._ahead(ids, lesson.features, is_mixed=False)):
+                rows = slice(step + 1, step + 1 + given.shape[1])
+                choices = self.head.draft_ids[given.argmax(-1)]
+                equal[step].append((choices == lesson.choices[:, rows]).flatten())
                 if step == 0:
-                    losses.append(soft_cross_entropy(given, rows.softmax(-1)).item())
+                    losses.append(soft_cross_entropy(given, lesson.wanted[:, rows]).item())
         agreement = tuple(torch.cat(each).float().mean().item() for each in equal)
         return HeldOut(sum(losses) / len(losses), agreement)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
-    def _teach(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """The target's features [B, L, layers * hidden] and logits over the draft vocabulary."""
+    def _teach(self, batch: Tensor) -> Lesson:
         output = self._target(input_ids=batch[:, :-1], use_cache=False, output_hidden_states=True)
         states = [output.hidden_states[layer] for layer in self.head.shape.layers]
-        ids = self.head.draft_ids
-        whole: Tensor = output.logits
-        return torch.cat(states, dim=-1), whole if len(ids) == whole.shape[-1] else whole[..., ids]
+        wanted: Tensor = output.logits.float().softmax(-1)
+        drafted = wanted if self._is_whole else wanted[..., self.head.draft_ids]
+        features = torch.cat(states, dim=-1).to(self.head.fc.weight.dtype)
+        return Lesson(features, drafted, output.logits.argmax(-1))
 
     def _ahead(self, batch: Tensor, features: Tensor, is_mixed: bool) -> list[Tensor]:
         """Logits [B, R, draft vocabulary] of every step; row r of step k is about token r + k + 2.

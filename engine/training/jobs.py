@@ -6,79 +6,82 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from engine.drafting.head_network import HeadNetwork
+from engine.loading import choose_device
 from engine.training.head import TrainingTimeTest, new_head
 from engine.training.objectives import Distilled, NextToken
+from engine.training.recipe import Recipe
+from engine.training.shapes import HeadPlan
 from engine.training.streams import Streams
-from engine.training.trainer import Progress, Recipe, Report, Run
-
-LONG_LENGTHS = ((0.0, 256), (0.4, 512), (0.7, 1024), (0.88, 2048))
-"""A single layer does not carry over to positions it has not seen: the long ones start early."""
+from engine.training.tokens import frequent_ids
+from engine.training.trainer import Objective, Progress, Report, Run, unheard
 
 
 @dataclass(frozen=True, slots=True)
-class HeadPlan:
-    """A head beside its target: width of its MLP, the target's layers it reads, steps it learns."""
+class Course:
+    """What every training needs beside its model; `origin` says what is trained, and on what."""
 
-    intermediate_size: int
-    layers: tuple[int, ...]
-    num_steps: int = 3
+    streams: Streams
+    recipe: Recipe
+    checkpoint: Path
+    report: Report = unheard
+    origin: str = ""
 
-    @classmethod
-    def beside(cls, target: PreTrainedModel) -> HeadPlan:
-        """As wide as one of the target's own layers; a third, two thirds and all the way up."""
-        config = target.config.get_text_config()
-        num_layers = config.num_hidden_layers
-        width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-        return cls(width, (num_layers // 3, 2 * num_layers // 3, num_layers))
+    def run(self, objective: Objective) -> Progress:
+        """Train to the end of the budget."""
+        run = Run(objective, self.recipe, self.checkpoint, self.origin)
+        return run.train(self.streams.train, self.streams.held_out, self.report)
 
 
 def new_llama(config: LlamaConfig, seed: int) -> PreTrainedModel:
     """A random Llama, on the GPU if there is one."""
     torch.manual_seed(seed)
     model: PreTrainedModel = LlamaForCausalLM(config)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.nn.Module.to(model, device)
+    torch.nn.Module.to(model, choose_device("auto"))
     return model
 
 
-def train_target(
-    config: LlamaConfig, streams: Streams, recipe: Recipe, checkpoint: Path, report: Report
-) -> tuple[PreTrainedModel, Progress]:
+def train_target(config: LlamaConfig, course: Course) -> tuple[PreTrainedModel, Progress]:
     """A language model from scratch, on the next token."""
-    model = new_llama(config, recipe.seed)
-    run = Run(NextToken(model), recipe, checkpoint)
-    return model, run.train(streams.train, streams.held_out, report)
+    model = new_llama(config, course.recipe.seed)
+    return model, course.run(NextToken(model))
 
 
 def train_draft(
-    config: LlamaConfig,
-    target: PreTrainedModel,
-    is_distilled: bool,
-    streams: Streams,
-    recipe: Recipe,
-    checkpoint: Path,
-    report: Report,
+    config: LlamaConfig, target: PreTrainedModel, is_distilled: bool, course: Course
 ) -> tuple[PreTrainedModel, Progress]:
     """A small language model for a target: on the next token, or on the target's distribution."""
-    model = new_llama(config, recipe.seed)
-    objective = Distilled(model, target) if is_distilled else NextToken(model, target)
-    run = Run(objective, recipe, checkpoint)
-    return model, run.train(streams.train, streams.held_out, report)
+    model = new_llama(config, course.recipe.seed)
+    return model, course.run(Distilled(model, target) if is_distilled else NextToken(model, target))
 
 
 def train_head(
-    target: PreTrainedModel,
-    plan: HeadPlan,
-    streams: Streams,
-    recipe: Recipe,
-    checkpoint: Path,
-    report: Report,
+    target: PreTrainedModel, plan: HeadPlan, course: Course
 ) -> tuple[HeadNetwork, Progress]:
     """A head for a target, on the target's distributions some tokens ahead."""
-    torch.manual_seed(recipe.seed)
-    head = new_head(target, plan.intermediate_size, plan.layers)
-    run = Run(TrainingTimeTest(head, target, plan.num_steps), recipe, checkpoint)
-    return head, run.train(streams.train, streams.held_out, report)
+    torch.manual_seed(course.recipe.seed)
+    draft_ids = None
+    if plan.num_drafts is not None:
+        vocab_size = target.config.get_text_config().vocab_size
+        draft_ids = frequent_ids(course.streams.train, vocab_size, plan.num_drafts)
+    head = new_head(target, plan.intermediate_size, plan.layers, draft_ids)
+    return head, course.run(TrainingTimeTest(head, target, plan.num_steps))
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write a model in bfloat16, in Hugging Face layout, with its tokenizer."""
+    model.bfloat16().save_pretrained(folder, max_shard_size=max_shard_size)
+    tokenizer.save_pretrained(folder)
+    model.float()

@@ -1,8 +1,10 @@
-"""How often one member of the family says what another one would: agreement of first choices."""
+"""What a drafter is worth: how often it says what its target says, and how long it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import statistics
+import time
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +13,32 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from engine.drafting.katz import KatzTable
+from engine.scorer import TreeScorer
+from engine.tree import TokenTree
+
+_WARM_UP_PASSES = 4
+
+
+def expected_accepted(agreement: Sequence[float], length: int) -> float:
+    """Drafts of a chain that are accepted on average, if it agrees with the target this often.
+
+    `agreement[k]` is for the (k+1)-th token ahead, the last one for all beyond it. A draft counts
+    when all before it were accepted too.
+    """
+    ahead = [*agreement, *[agreement[-1]] * length][:length]
+    return float(np.cumprod(ahead).sum())
+
+
+def pass_milliseconds(scorer: TreeScorer, context: Sequence[int], num_passes: int = 40) -> float:
+    """The median time of scoring one token behind a text in the cache, and of its first choice."""
+    scorer.reset(context)
+    times = []
+    for _ in range(_WARM_UP_PASSES + num_passes):
+        scorer.rollback()
+        started = time.perf_counter()
+        scorer.score(context, TokenTree(context[-1]))[-1].argmax().item()
+        times.append((time.perf_counter() - started) * 1e3)
+    return statistics.median(times[_WARM_UP_PASSES:])
 
 
 @torch.inference_mode()

@@ -27,16 +27,22 @@ class NextToken:
         """The model."""
         return self.model
 
+    @property
+    def logits_per_token(self) -> int:
+        """The model's vocabulary."""
+        return vocabulary(self.model)
+
     def loss(self, batch: Tensor) -> Tensor:
         """Mean cross-entropy of the next token in nats."""
         return next_token_losses(self.model, batch).mean()
 
+    @torch.no_grad()
     def held_out(self, sequences: Sequence[Tensor]) -> HeldOut:
         """Mean cross-entropy, and the share of first choices that are right."""
         equal = []
         for ids in sequences:
             wanted = ids[:, 1:] if self._teacher is None else logits(self._teacher, ids).argmax(-1)
-            equal.append(logits(self.model, ids).argmax(-1) == wanted)
+            equal.append((logits(self.model, ids).argmax(-1) == wanted).flatten())
         agreement = torch.cat(equal).float().mean().item()
         return HeldOut(mean_loss(self.model, sequences), (agreement,))
 
@@ -48,17 +54,31 @@ class Distilled(NextToken):
         super().__init__(model, teacher)
         self._known = teacher.requires_grad_(False)
 
+    @property
+    def logits_per_token(self) -> int:
+        """Both vocabularies."""
+        return vocabulary(self.model) + vocabulary(self._known)
+
     def loss(self, batch: Tensor) -> Tensor:
         """Mean cross-entropy against the teacher's distribution in nats."""
-        with torch.no_grad():
-            wanted = logits(self._known, batch).softmax(-1)
-        return soft_cross_entropy(logits(self.model, batch), wanted)
+        return soft_cross_entropy(logits(self.model, batch), self._teach(batch))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.no_grad()
+    def _teach(self, batch: Tensor) -> Tensor:
+        """The teacher's probabilities [sequences, length, vocabulary]."""
+        return logits(self._known, batch).softmax(-1)
+
+
+def vocabulary(model: PreTrainedModel) -> int:
+    """How many logits a model gives a token."""
+    return int(model.config.get_text_config().vocab_size)
 
 
 def logits(model: PreTrainedModel, batch: Tensor) -> Tensor:
     """Logits [sequences, length, vocabulary] for ids [sequences, length + 1], the last left out."""
     computed: Tensor = model(input_ids=batch[:, :-1], use_cache=False).logits
-    return computed
+    return computed.float()
 
 
 def soft_cross_entropy(given: Tensor, wanted: Tensor) -> Tensor:

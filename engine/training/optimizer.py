@@ -29,7 +29,10 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter in place from its gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
-                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                momentum = state["momentum"]
                 momentum.lerp_(parameter.grad, 1 - _MOMENTUM)
                 update = orthogonalise(parameter.grad.lerp(momentum, _MOMENTUM))
                 stretch = max(1.0, parameter.size(0) / parameter.size(1)) ** 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,13 +12,17 @@ from transformers import PreTrainedTokenizerFast
 
 from engine.errors import ConfigError
 from engine.training.corpus import Corpus, Document, deduplicate
+from engine.training.texts import PromptFilter, Texts
 from engine.training.tokenizer import load_tokenizer, pack
-from engine.training.trainer import Stream
+from engine.training.tokens import Stream
+
+_PIECE = 1 << 20
+"""Tokens that are counted at once: a text without an end, or a longer one, comes in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamFacts:
-    """Sizes of both streams, and the characters that each package contributed."""
+    """Sizes of both streams, the characters of each package, the files left out for a prompt."""
 
     train_files: int
     train_tokens: int
@@ -26,6 +30,7 @@ class StreamFacts:
     held_out_tokens: int
     characters: dict[str, int]
     origin: str = ""
+    excluded_files: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,40 +52,32 @@ class Streams:
             StreamFacts(**json.loads((folder / "facts.json").read_text())),
         )
 
-    def train_texts(self) -> list[Stream]:
+    def train_texts(self) -> Iterator[Stream]:
         """The texts of the training stream, each with the id that closes it."""
-        ends = np.flatnonzero(self.train == self.tokenizer.eos_token_id) + 1
-        return np.split(self.train, ends[:-1])
+        end = self.tokenizer.eos_token_id
+        for start in range(0, len(self.train), _PIECE):
+            piece = self.train[start : start + _PIECE]
+            texts = [piece] if end is None else np.split(piece, np.flatnonzero(piece == end) + 1)
+            yield from (text for text in texts if len(text))
 
 
 def prepare(
     folder: Path,
-    documents: Iterable[Document],
+    texts: Texts,
     make_tokenizer: Callable[[Iterable[str]], PreTrainedTokenizerFast],
-    origin: str,
+    tokenizer_name: str,
 ) -> Streams:
-    """Deduplicate, split and pack documents, unless the folder holds the result already.
+    """Deduplicate, split and pack texts, unless the folder holds the result already.
 
-    `origin` says where texts and tokenizer came from. Raises ConfigError if the folder holds
-    streams of another origin, or if there is too little text to hold some out.
+    Raises ConfigError if the folder holds streams of other texts or another tokenizer, or if there
+    is too little text to hold some out.
     """
+    origin = f"{texts.origin}; tokenizer: {tokenizer_name}"
     if not (folder / "facts.json").exists():
-        kept = list(deduplicate(documents))
-        corpus = Corpus.split(kept)
-        if not corpus.train or not corpus.held_out:
-            raise ConfigError(
-                f"{len(kept)} different texts are too few to train on some and hold out others: "
-                "give more files, or split them into smaller ones."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer = make_tokenizer(document.text for document in corpus.train)
-        tokenizer.save_pretrained(folder / "tokenizer")
-        train = _write(folder / "train.npy", tokenizer, corpus.train)
-        held_out = _write(folder / "held_out.npy", tokenizer, corpus.held_out)
-        facts = StreamFacts(*train, *held_out, _count_characters(kept), origin)
-        (folder / "facts.json").write_text(json.dumps(asdict(facts), indent=2))
+        _write_all(folder, texts, make_tokenizer, origin)
     streams = Streams.load(folder)
-    if streams.facts.origin != origin:
+    # What has no origin was packed before they were written down.
+    if streams.facts.origin not in ("", origin):
         raise ConfigError(
             f"{folder} holds texts of another origin ({streams.facts.origin}): choose another work "
             "folder, or delete this one."
@@ -88,11 +85,31 @@ def prepare(
     return streams
 
 
+def _write_all(
+    folder: Path,
+    texts: Texts,
+    make_tokenizer: Callable[[Iterable[str]], PreTrainedTokenizerFast],
+    origin: str,
+) -> None:
+    prompts = PromptFilter(texts.prompts)
+    kept = list(deduplicate(prompts.keep(texts.read())))
+    corpus = Corpus.split(kept)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer(document.text for document in corpus.train)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    train = _write(folder / "train.npy", tokenizer, corpus.train)
+    held_out = _write(folder / "held_out.npy", tokenizer, corpus.held_out)
+    characters = _count_characters(kept)
+    facts = StreamFacts(*train, *held_out, characters, origin, prompts.num_dropped)
+    # Last, since its presence says that the rest is whole.
+    (folder / "facts.json").write_text(json.dumps(asdict(facts), indent=2))
+
+
 def _write(
     file: Path, tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]
 ) -> tuple[int, int]:
     """Pack documents into a file; the numbers of files and tokens."""
-    stream = pack(tokenizer, [document.text for document in documents])
+    stream = pack(tokenizer, (document.text for document in documents))
     np.save(file, stream)
     return len(documents), len(stream)
 

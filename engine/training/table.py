@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from engine.drafting.katz import KatzTable
 from engine.training.measure import table_agreement
 from engine.training.sample import SamplePlan, sample_texts
 from engine.training.streams import Streams
-from engine.training.trainer import Stream
+from engine.training.tokens import Stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +26,39 @@ class TableFacts:
     num_trigrams: int
     num_bytes: int
 
+    @property
+    def is_from_samples(self) -> bool:
+        """Whether the table counted from samples was the better one."""
+        return self.by_samples > self.by_corpus
+
 
 def make_table(
     draft: PreTrainedModel,
     streams: Streams,
     plan: SamplePlan,
-    texts: Iterable[Tensor],
+    texts: Sequence[Tensor],
     work: Path,
     max_bytes: int,
-    report: Callable[[str], None],
+    report: Callable[[str, float], None],
 ) -> tuple[KatzTable, TableFacts]:
     """Count a table from text sampled from `draft` and one from the corpus; keep the better.
 
     Samples are kept in `work` and continued there; both are counted as streams, in memory that
-    grows with the distinct n-grams alone. `texts` [1, N] are what agreement is measured on.
+    grows with the distinct n-grams alone. `texts` [1, N] are what agreement is measured on, and
+    `report` hears what is being done and what share of it is.
     """
-    vocab_size = draft.config.vocab_size
+    vocab_size = draft.config.get_text_config().vocab_size
 
     def count(texts: Iterable[Stream]) -> KatzTable:
         return KatzTable.build(texts, vocab_size, max_bytes=max_bytes)
 
-    report("sampling from the draft")
-    texts = list(texts)
-    sampled = count(sample_texts(draft, streams.train, plan, work))
-    report("counting the corpus")
+    sampling = sample_texts(
+        draft, streams.train, plan, work, lambda share: report("sampling from the draft", share)
+    )
+    sampled = count(sampling)
+    report("counting the corpus", 0.0)
     counted = count(streams.train_texts())
+    report("measuring both tables", 0.0)
     by_samples = table_agreement(sampled, draft, texts)
     by_corpus = table_agreement(counted, draft, texts)
     best = sampled if by_samples > by_corpus else counted

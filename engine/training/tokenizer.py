@@ -1,17 +1,22 @@
-"""A byte-level BPE for Python source, saved in Hugging Face layout."""
+"""Tokenizers: a byte-level BPE of our own for Python source, or a target's; and packing by one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from engine.training.trainer import Stream
+from engine.errors import ModelLoadError
+from engine.loading import resolve
+from engine.training.tokens import Stream, id_type
 
 END_OF_TEXT = "<|endoftext|>"
+
+_TEXTS_AT_ONCE = 64
 
 # Newlines and the indentation after them are tokens of their own, so that a prompt may end after
 # either and the text continues with the same tokens as in training.
@@ -54,15 +59,31 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> PreTrainedT
     )
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a folder in Hugging Face layout."""
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a Hugging Face id or a folder. Raises ModelLoadError if none is usable."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve(str(name)))
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise ModelLoadError(
+            f"cannot load the tokenizer of {str(name)!r}: {first_line} Name a model that comes "
+            "with its tokenizer.json."
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelLoadError(
+            f"{str(name)!r} has a slow tokenizer, {type(tokenizer).__name__}, and text is read by "
+            "fast ones: name a checkpoint with a tokenizer.json."
+        )
     return tokenizer
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Stream:
+def pack(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Stream:
     """One stream of tokens [N]: every text followed by the id that ends a text, if there is one."""
-    dtype = np.uint16 if len(tokenizer) <= np.iinfo(np.uint16).max else np.uint32
-    encodings = tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    dtype = id_type(1 + max(tokenizer.get_vocab().values()))
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    return np.concatenate([np.array(e.ids + end, dtype=dtype) for e in encodings])
+    remaining, parts = iter(texts), [np.empty(0, dtype)]
+    # In batches: what the library returns of a text takes a hundred times the room of its ids.
+    while batch := list(islice(remaining, _TEXTS_AT_ONCE)):
+        encodings = tokenizer.backend_tokenizer.encode_batch(batch, add_special_tokens=False)
+        parts += [np.array(encoding.ids + end, dtype=dtype) for encoding in encodings]
+    return np.concatenate(parts)

@@ -6,53 +6,25 @@ where an uninterrupted one would have ended.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.errors import ConfigError
+from engine.training.interrupt import held_back
 from engine.training.optimizer import Optimizers
+from engine.training.recipe import Recipe
+from engine.training.tokens import SHORTEST, Stream, draw, windows
 
-Stream = NDArray[np.unsignedinteger[Any]]
-"""Token ids [N] of many texts, one after the other, each closed by an end of text."""
-
-_GOLDEN = (math.sqrt(5) - 1) / 2
-_CHECKPOINT_SECONDS = 60.0
+_CHECKPOINT_SECONDS, _CHECKPOINT_SHARE = 60.0, 0.05
+_MEASURE_SECONDS = 120.0
 _WATCHED_LENGTH, _WATCHED_SEQUENCES = 512, 16
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How long and how to train; the budget is spent when minutes or steps are, whichever first."""
-
-    minutes: float
-    max_steps: int | None = None
-    batch_tokens: int = 4096
-    lengths: tuple[tuple[float, int], ...] = ((0.0, 256), (0.75, 512), (0.92, 1024))
-    warmup_share: float = 0.02
-    decay_share: float = 0.6
-    report_every: int = 50
-    seed: int = 17
-    is_compiled: bool = False
-
-    def length_at(self, spent: float) -> int:
-        """Tokens per sequence once a share of the budget is spent: the longer ones come last."""
-        return max(length for start, length in self.lengths if start <= spent)
-
-    def rate_at(self, spent: float) -> float:
-        """The factor on the learning rates: linear warm-up, a plateau, a cosine to zero."""
-        if spent < self.warmup_share:
-            return max(0.02, spent / self.warmup_share)
-        decayed = max(0.0, spent - (1 - self.decay_share)) / self.decay_share
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, decayed)))
+_LOGITS_AT_ONCE = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +46,15 @@ class Objective(Protocol):
     def module(self) -> nn.Module:
         """Holds every weight that is trained."""
 
+    @property
+    def logits_per_token(self) -> int:
+        """How many logits the loss of one token holds in memory."""
+
     def loss(self, batch: Tensor) -> Tensor:
         """The mean loss of ids [sequences, length + 1], differentiable."""
 
     def held_out(self, sequences: Sequence[Tensor]) -> HeldOut:
-        """Measure on sequences of ids [1, length + 1]."""
+        """Measure on sequences of ids [1, length + 1], without gradients."""
 
 
 @dataclass(slots=True)
@@ -105,13 +81,22 @@ class Progress:
 
 
 Report = Callable[[Progress, float], None]
-"""Hears of a run after some steps: its progress, and the share of the budget that is spent."""
+"""Hears of a run after every step: its progress, and the share of the budget that is spent."""
+
+
+def unheard(progress: Progress, spent: float) -> None:
+    """The report of a run that nobody watches."""
 
 
 class Run:
-    """One objective in training: weights, optimisers and progress, together in a checkpoint."""
+    """One objective in training: weights, optimisers and progress, together in a checkpoint.
 
-    def __init__(self, objective: Objective, recipe: Recipe, checkpoint: Path) -> None:
+    `origin` says what is trained and on what; a checkpoint of another origin is refused.
+    """
+
+    def __init__(
+        self, objective: Objective, recipe: Recipe, checkpoint: Path, origin: str = ""
+    ) -> None:
         self.objective = objective
         self.recipe = recipe
         self.progress = Progress()
@@ -122,99 +107,124 @@ class Run:
         if recipe.is_compiled:
             self._loss = torch.compile(objective.loss, dynamic=False)
         self._checkpoint = checkpoint
+        self._origin = origin
         if checkpoint.exists():
             self._resume()
 
-    def train(
-        self,
-        stream: Stream,
-        held_out: Stream,
-        report: Report = lambda progress, spent: None,
-    ) -> Progress:
-        """Train until the budget is spent, writing a checkpoint every minute and at the end."""
+    def train(self, stream: Stream, held_out: Stream, report: Report = unheard) -> Progress:
+        """Train until the budget is spent, writing a checkpoint every minute and at the end.
+
+        Ctrl-C ends it after the step in hand, with a checkpoint, as KeyboardInterrupt.
+        """
+        if len(stream) <= 2 * SHORTEST:
+            raise ConfigError(f"{len(stream)} tokens are too few to train on: give more text.")
+        length = min(_WATCHED_LENGTH, self.recipe.longest)
+        watched = windows(held_out, length, _WATCHED_SEQUENCES, self._device)
         self._module.train()
-        watched = windows(held_out, _WATCHED_LENGTH, _WATCHED_SEQUENCES, self._device)
-        saved_at = time.monotonic()
-        started_at = saved_at - self.progress.seconds
-        while (spent := self.progress.spent(self.recipe)) < 1:
-            self._step(stream, spent)
-            self.progress.seconds = time.monotonic() - started_at
-            if self.progress.step % self.recipe.report_every == 0:
-                self._measure(watched)
-                report(self.progress, spent)
-            if time.monotonic() - saved_at > _CHECKPOINT_SECONDS:
-                self.save()
-                saved_at = time.monotonic()
-        self._measure(watched)
-        self.save()
+        with held_back() as is_interrupted:
+            self._work(stream, watched, report, is_interrupted)
+            self._measure(watched)
+            self.save()
         self._module.train(False)
         report(self.progress, 1.0)
         return self.progress
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, whole or not at all; weights that are not trained are left out."""
+        weights = self._module.state_dict()
         state = {
-            "model": self._module.state_dict(),
+            "model": {name: weights[name] for name in weights.keys() - self._fixed()},
             "optimizers": self._optimizers.state_dict(),
             "progress": asdict(self.progress),
+            "origin": self._origin,
         }
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
         partial = self._checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self._checkpoint)
 
+    def _work(
+        self,
+        stream: Stream,
+        watched: Sequence[Tensor],
+        report: Report,
+        is_interrupted: Callable[[], bool],
+    ) -> None:
+        """Steps until the budget is spent."""
+        started_at = time.monotonic() - self.progress.seconds
+        saved_at = measured_at = time.monotonic()
+        save_seconds = 0.0
+        if not self.progress.held_out:
+            self._measure(watched)
+        while (spent := self.progress.spent(self.recipe)) < 1:
+            self._step(stream, spent)
+            now = time.monotonic()
+            is_due = self.progress.step % self.recipe.measure_every == 0
+            if is_due or now - measured_at > _MEASURE_SECONDS:
+                self._measure(watched)
+                measured_at = time.monotonic()
+            self.progress.seconds = time.monotonic() - started_at
+            report(self.progress, spent)
+            if is_interrupted():
+                self.save()
+                raise KeyboardInterrupt
+            if now - saved_at > max(_CHECKPOINT_SECONDS, save_seconds / _CHECKPOINT_SHARE):
+                self.save()
+                saved_at = time.monotonic()
+                save_seconds = saved_at - now
+
+    def _fixed(self) -> set[str]:
+        """Names of the weights that are not trained, such as those a head shares."""
+        named = self._module.named_parameters(remove_duplicate=False)
+        return {name for name, parameter in named if not parameter.requires_grad}
+
     def _resume(self) -> None:
-        state = torch.load(self._checkpoint, map_location=self._device, weights_only=True)
+        state: dict[str, Any] = torch.load(
+            self._checkpoint, map_location=self._device, weights_only=True
+        )
+        remedy = "delete it, or choose another work folder."
+        # A checkpoint without an origin is taken at its word.
+        if (origin := state.get("origin")) and self._origin and origin != self._origin:
+            raise ConfigError(f"{self._checkpoint} is of another run ({origin}): {remedy}")
+        fixed = self._fixed()
+        weights = {name: state["model"][name] for name in state["model"].keys() - fixed}
         try:
-            self._module.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{self._checkpoint} holds a model of another shape: delete it, or choose another "
-                "work folder."
-            ) from error
+            missing = set(self._module.load_state_dict(weights, strict=False)[0]) - fixed
+        except RuntimeError:
+            missing = {"its shape"}
+        if missing or weights.keys() - self._module.state_dict().keys():
+            raise ConfigError(f"{self._checkpoint} holds a model of another shape: {remedy}")
         self._optimizers.load_state_dict(state["optimizers"])
         self.progress = Progress(**state["progress"])
 
     def _measure(self, watched: Sequence[Tensor]) -> None:
+        if self.progress.held_out and self.progress.held_out[-1][0] == self.progress.step:
+            return
         self._module.train(False)
-        with torch.no_grad():
-            measured = self.objective.held_out(watched)
+        measured = self.objective.held_out(watched)
         self._module.train()
         self.progress.held_out.append((self.progress.step, measured.loss))
         self.progress.agreement = measured.agreement
 
     def _step(self, stream: Stream, spent: float) -> None:
-        length = self.recipe.length_at(spent)
+        length = min(self.recipe.length_at(spent), len(stream) // 2)
         num_sequences = max(1, self.recipe.batch_tokens // length)
         batch = draw(stream, self.progress.sequences, num_sequences, length).to(self._device)
-        loss = self._loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(batch)
         trained = [p for p in self._module.parameters() if p.requires_grad]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         self._optimizers.step(self.recipe.rate_at(spent))
         self.progress.step += 1
         self.progress.sequences += num_sequences
         self.progress.tokens += num_sequences * length
-        self.progress.losses.append(loss.item())
+        self.progress.losses.append(loss)
 
-
-def draw(stream: Stream, first: int, count: int, length: int) -> Tensor:
-    """Sequences `first` to `first + count` of a fixed endless order: ids [count, length + 1].
-
-    Starts follow multiples of the golden ratio, which cover the stream evenly from the first
-    sequence on, with no state and no repetition.
-    """
-    room = len(stream) - length
-    starts = (np.arange(first, first + count) * _GOLDEN % 1.0 * room).astype(np.int64)
-    windows = np.stack([stream[start : start + length + 1] for start in starts])
-    return torch.from_numpy(windows.astype(np.int64))
-
-
-def windows(
-    stream: Stream, length: int, at_most: int, device: torch.device | str = "cpu"
-) -> list[Tensor]:
-    """At most so many sequences of ids [1, length + 1], evenly spread over a stream."""
-    starts = range(0, len(stream) - length, length)
-    stride = max(1, len(starts) // at_most)
-    pieces = (stream[start : start + length + 1] for start in starts[::stride][:at_most])
-    return [torch.from_numpy(piece.astype(np.int64))[None].to(device) for piece in pieces]
+    def _backward(self, batch: Tensor) -> float:
+        """The mean loss of a batch, its gradients summed over parts whose logits fit memory."""
+        per_sequence = self.objective.logits_per_token * batch.shape[1]
+        total = 0.0
+        for part in torch.split(batch, max(1, _LOGITS_AT_ONCE // per_sequence)):
+            loss = self._loss(part) * (len(part) / len(batch))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
