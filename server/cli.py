@@ -1,8 +1,7 @@
 """The `stagetree` command."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,15 +9,17 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from engine import EngineError, Speculation
-from server.errors import ApiError
+from engine import Speculation
 from server.settings import Settings, load_settings
+from server.terminal import messages, readable_errors
+from server.train_cli import ngram_app, train_app
 from server.version import VERSION
 
 app = typer.Typer(
     name="stagetree", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
 )
-_messages = Console(stderr=True, highlight=False)
+app.add_typer(train_app, name="train")
+app.add_typer(ngram_app, name="ngram")
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -69,7 +70,7 @@ def serve(
     file; flags win over the environment, and the environment over the file.
     """
     flags = dict(locals())
-    with _readable_errors():
+    with readable_errors():
         settings = _settings(flags.pop("config"), flags)
         _log_to_stderr(settings.log_level)
         from server.run import run  # fastapi is slow to import, and --help needs none
@@ -95,7 +96,7 @@ def complete(
 ) -> None:
     """Complete a prompt in this process; each token is coloured by the stage it came from."""
     flags = {"model": model, "draft": draft, "dtype": dtype, "device": device, "threads": threads}
-    with _readable_errors():
+    with readable_errors():
         settings = _settings(config, flags)
         from server.commands.complete import CompleteOptions
         from server.commands.complete import complete as run
@@ -125,7 +126,7 @@ def bench(
 ) -> None:
     """Compare plain, chain, tree and staged decoding, interleaved, in this process."""
     flags = {"model": model, "draft": draft, "dtype": dtype, "device": device, "threads": threads}
-    with _readable_errors():
+    with readable_errors():
         settings = _settings(config, flags)
         from server.commands.bench import BenchOptions
         from server.commands.bench import bench as run
@@ -139,20 +140,10 @@ def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
     return load_settings(config, given)
 
 
-@contextmanager
-def _readable_errors() -> Iterator[None]:
-    """What the user can mend is told in one line, without a traceback."""
-    try:
-        yield
-    except (EngineError, ApiError) as error:
-        _messages.print(f"[red]error:[/] {error}", markup=True, soft_wrap=True)
-        raise typer.Exit(2) from error
-
-
 def _log_to_stderr(level: str) -> None:
     """Colours and columns for a person; whole lines for a file or a collector."""
-    if _messages.is_terminal:
-        handler = RichHandler(console=_messages, show_path=False)
+    if messages.is_terminal:
+        handler = RichHandler(console=messages, show_path=False)
         logging.basicConfig(level=level.upper(), format="%(message)s", handlers=[handler])
     else:
         logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
@@ -165,5 +156,5 @@ def _greet(settings: Settings, port: int) -> None:
     key = " -H 'Authorization: Bearer KEY'" if settings.api_key else ""
     body = '{"prompt": "def fibonacci(n):", "max_tokens": 64, "temperature": 0}'
     curl = f"curl {url}/v1/completions -H 'Content-Type: application/json'{key} -d '{body}'"
-    _messages.print(f"stagetree {VERSION} serves {settings.model_id} on {url}", soft_wrap=True)
-    _messages.print(f"try: {curl}", soft_wrap=True, markup=False)
+    messages.print(f"stagetree {VERSION} serves {settings.model_id} on {url}", soft_wrap=True)
+    messages.print(f"try: {curl}", soft_wrap=True, markup=False)
