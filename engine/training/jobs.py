@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from engine.drafting.head_network import HeadNetwork
 from engine.loading import choose_device
@@ -82,6 +83,10 @@ def save_model(
     max_shard_size: str = "5GB",
 ) -> None:
     """Write a model in bfloat16, in Hugging Face layout, with its tokenizer."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     model.bfloat16().save_pretrained(folder, max_shard_size=max_shard_size)
-    tokenizer.save_pretrained(folder)
     model.float()
+    tokenizer.save_pretrained(folder)
+    if was_enabled:
+        logging.enable_progress_bar()

@@ -81,12 +81,13 @@ def _claim(folder: Path, plan: SamplePlan) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "plan.json"
     wanted = {**asdict(plan), "num_tokens": None}
-    if file.exists() and json.loads(file.read_text()) != wanted:
+    if not file.exists():
+        file.write_text(json.dumps(wanted))
+    elif json.loads(file.read_text()) != wanted:
         raise ConfigError(
             f"{folder} holds samples of another model, temperature or text: delete it, or choose "
             "another work folder."
         )
-    file.write_text(json.dumps(wanted))
 
 
 @torch.inference_mode()

@@ -1,10 +1,10 @@
-"""What is trained on: read by licence, kept once, split by file, free of benchmark prompts."""
+"""What is trained on: read by licence, kept once, split by file."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from engine.errors import ConfigError
 from engine.training import corpus
 from engine.training.corpus import (
     SOURCES,
@@ -13,8 +13,6 @@ from engine.training.corpus import (
     Source,
     collect,
     deduplicate,
-    read_prompts,
-    without_prompts,
 )
 
 _COPYLEFT = ("GPL", "MPL", "EPL", "CDDL")
@@ -89,21 +87,9 @@ def test_the_split_is_by_file_and_depends_on_the_text_alone() -> None:
     assert set(fewer.held_out) <= set(split.held_out)
 
 
-def test_a_file_that_quotes_a_prompt_stays_out(tmp_path: Path) -> None:
-    """Red when a prompt can be found in what is trained on, whatever its layout there."""
-    prompt = "def add(a: int, b: int):\n    '''Return the sum of both the given numbers a and b.'''"
-    file = tmp_path / "prompts.jsonl"
-    file.write_text(json.dumps({"prompt": prompt}) + "\n\n")
-    quoting = document(module("f") + "\n# return the SUM of both the\n# given numbers: a and b 1 2")
-    whole = document(module("g") + prompt + module("h"))
-    clean = document(module("f") + "# Return the sum of both numbers.")
-    prompts = read_prompts(file)
-    assert prompts == [prompt]
-    assert list(without_prompts([quoting, whole, clean], prompts)) == [quoting, clean]
-    assert not any(prompt in d.text for d in without_prompts([whole, clean], prompts))
-
-
-def test_a_short_prompt_is_searched_for_as_a_whole() -> None:
-    """Red when a prompt of fewer words than a run is never found, or found everywhere."""
-    prompts = ["def tiny(x):"]
-    assert list(without_prompts([document("class A:\n    y = 1")], prompts))
+def test_of_a_few_texts_one_is_held_out_and_one_alone_is_refused() -> None:
+    """Red when somebody's few files are all trained on, or one file passes without a word."""
+    split = Corpus.split([document(module(f"m{i}"), f"{i}.py") for i in range(3)])
+    assert (len(split.train), len(split.held_out)) == (2, 1)
+    with pytest.raises(ConfigError, match="give more files"):
+        Corpus.split([document(module("one"))])

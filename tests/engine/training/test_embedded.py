@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import engine
 from engine.drafting.katz import KatzTable
 from engine.training.measure import model_agreement, table_agreement
-from engine.training.pretrain import mean_loss
+from engine.training.objectives import mean_loss
 from engine.training.tokenizer import load_tokenizer
 
 EMBEDDED = Path(engine.__file__).parent / "embedded"
@@ -29,7 +29,7 @@ def load(name: str) -> PreTrainedModel:
 @cache
 def unseen_source() -> torch.Tensor:
     """Python that the family was not trained on, ids [1, 513]."""
-    text = Path(__file__).with_name("test_pretrain.py").read_text()
+    text = Path(__file__).with_name("test_trainer.py").read_text()
     ids = load_tokenizer(EMBEDDED / "target").encode(text)
     return torch.tensor([ids[:513]])
 
@@ -84,5 +84,5 @@ def test_the_stages_often_agree_on_unseen_python() -> None:
 def test_the_card_says_what_the_family_is() -> None:
     """Red when the card no longer states its nature, data, licence or command."""
     card = (EMBEDDED / "README.md").read_text()
-    for words in ("demonstration", "held out", "PSF-2.0", "python -m engine.training"):
+    for words in ("demonstration", "held out", "PSF-2.0", "stagetree train family"):
         assert words in card

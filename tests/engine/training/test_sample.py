@@ -1,5 +1,6 @@
 """Sampling: the distribution that the temperature asks for, the same text every time, resumable."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from engine.errors import ConfigError
 from engine.training.measure import first_choices, model_agreement
 from engine.training.sample import SamplePlan, sample_batch, sample_texts
 
@@ -56,6 +58,40 @@ def test_sampled_batches_are_kept_and_used_again(model: LlamaForCausalLM, tmp_pa
     assert first.shape == (8, 16)
     assert np.array_equal(first, again)
     assert written == {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+
+
+def test_samples_of_another_plan_are_refused(model: LlamaForCausalLM, tmp_path: Path) -> None:
+    """Red when a table mixes texts of two temperatures or models; more of the same is no other."""
+    stream = np.arange(100, dtype=np.uint16) % 16
+    assert len(list(sample_texts(model, stream, PLAN, tmp_path))) == 8
+    assert len(list(sample_texts(model, stream, replace(PLAN, num_tokens=130), tmp_path))) == 12
+    with pytest.raises(ConfigError, match="another work folder"):
+        list(sample_texts(model, stream, replace(PLAN, temperature=1.0), tmp_path))
+
+
+def test_ids_beyond_16_bits_survive(tmp_path: Path) -> None:
+    """Red when samples of a large vocabulary are stored in the small type, and wrap around."""
+    config = LlamaConfig(
+        vocab_size=70_000,
+        hidden_size=4,
+        intermediate_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+    )
+    stream = np.arange(69_000, 69_100, dtype=np.uint32)
+    sampled = np.stack(list(sample_texts(LlamaForCausalLM(config), stream, PLAN, tmp_path)))
+    assert sampled.max() > 65_535
+
+
+def test_batches_shrink_until_their_cache_fits_memory(model: LlamaForCausalLM) -> None:
+    """Red when a large target is asked for as many texts at once as a tiny draft."""
+    assert SamplePlan(1).fitting(model).num_sequences == 256
+    model.config.num_hidden_layers = 1000
+    fitting = SamplePlan(1).fitting(model)
+    model.config.num_hidden_layers = 1
+    row = 2 * 1000 * 16 * 4
+    assert fitting.num_sequences * row * (256 + 8) <= 2 << 30
+    assert (fitting.num_sequences + 1) * row * (256 + 8) > 2 << 30
 
 
 def test_a_model_agrees_with_itself(model: LlamaForCausalLM) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from engine.errors import ModelLoadError
 from engine.training.tokenizer import END_OF_TEXT, load_tokenizer, pack, train_tokenizer
 
 SOURCE = 'def add(first, second):\n    """Add two."""\n    return first + second\n\n\n' * 20
@@ -63,3 +64,17 @@ def test_a_saved_tokenizer_loads_in_hugging_face_layout(
     assert loaded.encode(SOURCE) == tokenizer.encode(SOURCE)
     assert loaded.eos_token == END_OF_TEXT
     assert len(loaded) == 280
+
+
+def test_a_tokenizer_without_an_end_of_text_packs_texts_alone(tmp_path: Path) -> None:
+    """Red when a missing end becomes an id of its own."""
+    nameless = train_tokenizer([SOURCE], vocab_size=280)
+    nameless.eos_token = None
+    stream = pack(nameless, ["return first", "second"])
+    assert nameless.decode(stream) == "return firstsecond"
+
+
+def test_a_missing_or_slow_tokenizer_is_named(tmp_path: Path) -> None:
+    """Red when a folder without a tokenizer ends in a traceback of a library."""
+    with pytest.raises(ModelLoadError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path)
