@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from engine import EngineError
 from server.errors import ApiError
@@ -18,5 +19,5 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except (EngineError, ApiError) as error:
-        messages.print(f"[red]error:[/] {error}", markup=True, soft_wrap=True)
+        messages.print(f"[red]error:[/] {escape(str(error))}", markup=True, soft_wrap=True)
         raise typer.Exit(2) from error

@@ -1,4 +1,5 @@
-"""Offline: a corpus, a tokenizer, a target, a draft and an n-gram table, trained by one command.
+"""Offline: texts, tokenizers, targets, and the drafters of a target, trained and measured.
 
-Nothing that serves a request imports this room.
+`family` makes what ships, `workshop` drafters for a model of one's own. Nothing that serves a
+request imports this room.
 """

@@ -118,11 +118,14 @@ def collect(sources: Sequence[Source] = SOURCES) -> Iterator[Document]:
 
 
 def deduplicate(documents: Iterable[Document]) -> Iterator[Document]:
-    """Drop a file when half of its long lines or more stood in files kept before it."""
+    """Drop a file when half of its long lines or more stood in files kept before it.
+
+    A file of short lines alone counts as one line.
+    """
     seen: set[int] = set()
     for document in documents:
-        lines = {hash(line) for line in _long_lines(document.text)}
-        if not lines or len(lines & seen) >= _MAX_SEEN_SHARE * len(lines):
+        lines = {hash(line) for line in _long_lines(document.text) or [document.text.strip()]}
+        if not document.text.strip() or len(lines & seen) >= _MAX_SEEN_SHARE * len(lines):
             continue
         seen |= lines
         yield document
@@ -147,7 +150,5 @@ def _read(path: Path) -> str | None:
     return None if is_data else text
 
 
-def _long_lines(text: str) -> Iterator[str]:
-    for line in text.split("\n"):
-        if len(stripped := line.strip()) >= _LONG_LINE:
-            yield stripped
+def _long_lines(text: str) -> list[str]:
+    return [line for each in text.split("\n") if len(line := each.strip()) >= _LONG_LINE]

@@ -11,6 +11,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from engine import ConfigError
 from engine.training.compare import CHAIN, DrafterFigures
 from engine.training.family import Family, FamilyPlan, family_plan
 from engine.training.recipe import LONG_LENGTHS, Lengths, Recipe
@@ -18,7 +19,7 @@ from engine.training.streams import StreamFacts
 from engine.training.texts import Texts, read_prompts
 from engine.training.trainer import Progress
 from engine.training.workshop import Workshop, make_target
-from server.commands.watch import Watch, percentages
+from server.commands.watch import Watch, percentages, tell
 
 _INTERRUPTED = 130
 
@@ -112,6 +113,14 @@ class FamilyOptions:
         return shlex.join(words)
 
 
+def check_out(out: Path, *inputs: str) -> None:
+    """Refuse to write over a file, or over a model that is read. Raises ConfigError."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file: name a folder to write to.")
+    if out.resolve() in {Path(name).resolve() for name in inputs}:
+        raise ConfigError(f"{out} would be written over: name another folder with --out.")
+
+
 def beside(out: Path) -> Path:
     """The work folder of what is written to `out`."""
     return out.with_name(f"{out.name}.work")
@@ -125,6 +134,7 @@ def own_texts(data: Sequence[Path] | None, exclude_prompts: Path | None) -> Text
 
 def train_target(options: TrainOptions, sizes: tuple[int, int, int], console: Console) -> None:
     """A tokenizer and a language model from scratch; vocabulary, width and layers."""
+    check_out(options.out)
     recipe = options.recipe(Recipe(options.minutes).lengths)
     with resumable(options.folder, console), Watch(console) as watch:
         report = watch.reporter("target", recipe)
@@ -137,6 +147,7 @@ def train_target(options: TrainOptions, sizes: tuple[int, int, int], console: Co
 
 def train_draft(options: TrainOptions, drafter: DrafterOptions, console: Console) -> None:
     """A small language model that drafts for the target."""
+    check_out(options.out, drafter.target, *(drafter.compare or ()))
     recipe = options.recipe(LONG_LENGTHS)
     with resumable(options.folder, console), Watch(console) as watch:
         shop = Workshop(drafter.target, options.texts, options.folder, watch.say)
@@ -154,6 +165,7 @@ def train_draft(options: TrainOptions, drafter: DrafterOptions, console: Console
 
 def train_head(options: TrainOptions, drafter: DrafterOptions, console: Console) -> None:
     """A head that drafts from the target's hidden states."""
+    check_out(options.out, drafter.target, *(drafter.compare or ()))
     recipe = options.recipe(LONG_LENGTHS)
     with resumable(options.folder, console), Watch(console) as watch:
         shop = Workshop(drafter.target, options.texts, options.folder, watch.say)
@@ -165,12 +177,13 @@ def train_head(options: TrainOptions, drafter: DrafterOptions, console: Console)
 
 def train_family(options: FamilyOptions, console: Console) -> None:
     """The family that ships with the source, and its card."""
+    check_out(options.out)
     work = options.work or beside(options.out)
     with resumable(work, console), Watch(console) as watch:
         family = Family(options.plan, work, watch.say, watch.reporter)
         facts = family.export(options.out, options.command)
     print_texts(facts.streams, console)
-    console.print(f"The family is in {options.out}, with its card.", soft_wrap=True)
+    tell(console, f"The family is in {options.out}, with its card.")
 
 
 @contextmanager
@@ -179,9 +192,9 @@ def resumable(work: Path, console: Console) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console.print(
+        tell(
+            console,
             f"Stopped. What is done is kept in {work}: the same command goes on from there.",
-            soft_wrap=True,
         )
         raise typer.Exit(_INTERRUPTED) from None
 
@@ -192,7 +205,7 @@ def print_texts(facts: StreamFacts, console: Console) -> None:
     line += f"{facts.held_out_files:,} of {facts.held_out_tokens:,} held out"
     if "without" in facts.origin:
         line += f"; {facts.excluded_files:,} quoted a benchmark prompt and were left out"
-    console.print(line + ".", soft_wrap=True)
+    tell(console, line + ".")
 
 
 def _print_drafters(
@@ -208,11 +221,11 @@ def _print_drafters(
 
 
 def _print_outcome(progress: Progress, with_whom: str, out: Path, console: Console) -> None:
-    console.print(
+    tell(
+        console,
         f"{progress.tokens:,} tokens in {progress.step:,} steps and {progress.seconds / 60:.1f} "
         f"minutes. Held out: loss {progress.held_out[-1][1]:.3f} nats a token, agreement with "
         f"{with_whom} {percentages(progress.agreement)}. Written to {out}.",
-        soft_wrap=True,
     )
 
 

@@ -42,6 +42,11 @@ class TrainingLine:
         return str(timedelta(seconds=round(seconds)))
 
 
+def tell(console: Console, line: str) -> None:
+    """Print a line as it is; the terminal wraps it."""
+    console.print(line, soft_wrap=True, markup=False)
+
+
 def percentages(shares: tuple[float, ...]) -> str:
     """One share for each step ahead."""
     return " ".join(f"{share:.1%}" for share in shares)
@@ -76,7 +81,7 @@ class Watch:
         is_new = what not in self._tasks
         self._update(what, share, "")
         if is_new and not self._console.is_terminal:
-            self._console.print(what, soft_wrap=True, markup=False)
+            tell(self._console, what)
 
     def reporter(self, name: str, recipe: Recipe) -> Callable[[Training, float], None]:
         """Who hears of one training."""
@@ -85,7 +90,7 @@ class Watch:
             line = str(TrainingLine(training, recipe, spent))
             self._update(name, min(1.0, spent), line)
             if len(training.held_out) != self._num_measured and not self._console.is_terminal:
-                self._console.print(f"{name} {min(1.0, spent):.0%}: {line}", soft_wrap=True)
+                tell(self._console, f"{name} {min(1.0, spent):.0%}: {line}")
             self._num_measured = len(training.held_out)
 
         return report

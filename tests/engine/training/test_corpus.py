@@ -76,6 +76,13 @@ def test_a_copy_is_dropped_even_with_small_changes() -> None:
     assert [d.text for d in kept] == [original, other]
 
 
+def test_texts_of_short_lines_are_kept_once() -> None:
+    """Red when verse or chat is dropped for its short lines, or kept twice."""
+    verse = "so much depends\nupon\na red wheel\nbarrow\n"
+    kept = deduplicate([document(t) for t in (verse, "\n", verse, "glazed with rain\n")])
+    assert [d.text for d in kept] == [verse, "glazed with rain\n"]
+
+
 def test_the_split_is_by_file_and_depends_on_the_text_alone() -> None:
     """Red when a file is in both parts or in neither, or moves when others come and go."""
     documents = [document(module(f"m{i}"), f"{i}.py") for i in range(200)]
