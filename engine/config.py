@@ -6,7 +6,7 @@ An unknown key is an error that names the nearest valid one.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import (
@@ -106,7 +106,8 @@ class EngineConfig(_Section):
 
     `model` and a stage's `model` or `table` are a Hugging Face id, a folder, or `embedded/...` for
     the family that ships with the engine. `stages` run from the one nearest the target downwards;
-    none is plain decoding. `threads` 0 leaves the number of CPU threads to torch.
+    none is plain decoding. `alternatives` are drafters that only a benchmark loads, each in the
+    place of the first stage. `threads` 0 leaves the number of CPU threads to torch.
     """
 
     model: str
@@ -116,16 +117,29 @@ class EngineConfig(_Section):
     max_model_len: Positive | None = None
     prefill_chunk: Positive = 512
     threads: int = 0
+    alternatives: tuple[StageConfig, ...] = ()
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], where: str = "") -> Self:
         """Build the whole configuration; `stages` is a list of mappings, each with a `kind`."""
-        stages = mapping.get("stages") or []
-        if not isinstance(stages, list | tuple):
-            raise ConfigError(f"{where}stages must be a list of stages, but it is {stages!r}.")
-        built = tuple(_stage(item, f"{where}stages[{i}].") for i, item in enumerate(stages))
-        _check_sizes(built, where)
-        return super(EngineConfig, cls).from_mapping({**mapping, "stages": built}, where)
+        stages = _stages(mapping, "stages", where)
+        alternatives = _stages(mapping, "alternatives", where)
+        _check_sizes(stages, where)
+        _check_alternatives(alternatives, stages, where)
+        built = {**mapping, "stages": stages, "alternatives": alternatives}
+        return super(EngineConfig, cls).from_mapping(built, where)
+
+
+def below_drafter(stages: Sequence[StageConfig]) -> tuple[StageConfig, ...]:
+    """The stages that a model or a head in the first place stands above: all, if there is none."""
+    return tuple(stages[1:] if stages and isinstance(stages[0], ModelStageConfig) else stages)
+
+
+def _stages(mapping: Mapping[str, Any], key: str, where: str) -> tuple[StageConfig, ...]:
+    stages = mapping.get(key) or []
+    if not isinstance(stages, list | tuple):
+        raise ConfigError(f"{where}{key} must be a list of stages, but it is {stages!r}.")
+    return tuple(_stage(item, f"{where}{key}[{i}].") for i, item in enumerate(stages))
 
 
 def _stage(item: object, where: str) -> StageConfig:
@@ -158,6 +172,19 @@ def _check_sizes(stages: tuple[StageConfig, ...], where: str) -> None:
                 f"{where}stages[{i}] could make {num_rows} nodes in a step, more than "
                 f"{MAX_TREE_ROWS}: lower its budget, passes or width, or the budget below it."
             )
+
+
+def _check_alternatives(
+    alternatives: tuple[StageConfig, ...], stages: tuple[StageConfig, ...], where: str
+) -> None:
+    for i, stage in enumerate(alternatives):
+        if not isinstance(stage, ModelStageConfig):
+            raise ConfigError(
+                f"{where}alternatives[{i}] takes the place of the first stage, so it must be of "
+                "kind model or head: name an n-gram stage in `stages`."
+            )
+        place = f"{where}with alternatives[{i}] in the first place, "
+        _check_sizes((stage, *below_drafter(stages)), place)
 
 
 def _nearest(key: str, known: list[str]) -> str:

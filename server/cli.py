@@ -113,9 +113,15 @@ def bench(
         Path | None, typer.Option(help='A file of {"prompt": "..."}, one a line.')
     ] = None,
     num_prompts: Annotated[int | None, typer.Option(min=1, help="Only so many.")] = None,
-    num_tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 128,
-    repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all prompts.")] = 3,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 64,
+    repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all prompts.")] = 5,
     mode: Annotated[list[str] | None, typer.Option(help="Only this mode; repeatable.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Draft nodes in a tree, for every model and head.")
+    ] = None,
+    passes: Annotated[
+        int | None, typer.Option(min=1, help="Draft passes in a step, for every model and head.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
     model: ModelOption = None,
     draft: DraftOption = None,
@@ -124,14 +130,26 @@ def bench(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Compare plain, chain, tree and staged decoding, interleaved, in this process."""
+    """Compare plain, chain, tree and staged decoding, interleaved, in this process.
+
+    --budget and --passes replace the sizes in the configuration; a chain keeps its own.
+    """
     flags = {"model": model, "draft": draft, "dtype": dtype, "device": device, "threads": threads}
     with readable_errors():
         settings = _settings(config, flags)
         from server.commands.bench import BenchOptions
         from server.commands.bench import bench as run
 
-        options = BenchOptions(prompts, num_prompts, num_tokens, repetitions, mode or (), json)
+        options = BenchOptions(
+            prompts,
+            num_prompts,
+            tokens,
+            repetitions,
+            modes=mode or (),
+            budget=budget,
+            passes=passes,
+            json=json,
+        )
         run(settings, options, Console(highlight=False))
 
 

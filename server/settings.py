@@ -24,7 +24,16 @@ from engine import ConfigError, EngineConfig
 ENV_PREFIX = "STAGETREE_"
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "embedded.yaml"
 
-_ENGINE_KEYS = ("model", "dtype", "device", "max_model_len", "prefill_chunk", "threads", "stages")
+_ENGINE_KEYS = (
+    "model",
+    "dtype",
+    "device",
+    "max_model_len",
+    "prefill_chunk",
+    "threads",
+    "stages",
+    "alternatives",
+)
 
 
 class Settings(BaseSettings):
@@ -43,6 +52,8 @@ class Settings(BaseSettings):
     threads: int = Field(default=0, ge=0)
     # The live look-up alone: the one stage that needs no training and fits any target.
     stages: list[dict[str, Any]] = [{"kind": "ngram"}]
+    # Drafters that `stagetree bench` measures in the place of the first stage; never served.
+    alternatives: list[dict[str, Any]] = []
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)

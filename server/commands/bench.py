@@ -1,21 +1,34 @@
-"""`stagetree bench`: ways of decoding measured side by side, as a table and as JSON."""
+"""`stagetree bench`: ways of decoding measured side by side, as tables and as JSON."""
 
+import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from engine import ConfigError, SamplingParams
 from engine.api import Engine
-from engine.benchmark import Comparison, Mode, Result, Workload, compare, machine, modes_of
+from engine.benchmark import (
+    Comparison,
+    Mode,
+    Workload,
+    compare,
+    configured_mode,
+    machine,
+    modes_of,
+    resized,
+)
+from server.commands.bench_tables import legend, tables
 from server.settings import Settings
 from server.text import Tokenizer
 from server.version import VERSION
+
+STAGED = "staged"
+"""The second name, in the JSON and for `--mode`, of the mode that the configuration uses."""
 
 SAMPLINGS = (SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=50))
 
@@ -33,115 +46,166 @@ PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """What is asked for on the command line; no `prompts` file means the built-in ones."""
+    """What is asked for on the command line; no `prompts` file means the built-in ones.
 
-    prompts: Path | None
-    num_prompts: int | None
-    num_tokens: int
-    repetitions: int
-    modes: Sequence[str]
-    json: Path | None
+    `budget` and `passes` replace those of every model and head stage.
+    """
+
+    prompts: Path | None = None
+    num_prompts: int | None = None
+    tokens: int = 64
+    repetitions: int = 5
+    modes: Sequence[str] = ()
+    budget: int | None = None
+    passes: int | None = None
+    json: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """What is measured: the modes on the prompts, and which of them the configuration uses."""
+
+    engine: Engine
+    modes: Sequence[Mode]
+    configured: str | None
+    prompts: Sequence[tuple[int, ...]]
+    options: BenchOptions
 
 
 def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
-    """Measure, print a table for each temperature, and write `options.json` if it is given."""
-    engine = Engine.load(settings.engine_config())
-    tokenizer = Tokenizer.load(settings.model)
-    modes = _modes(engine, options.modes)
-    prompts = [tuple(tokenizer.encode(text)) for text in _texts(options)]
-    longest = engine.info.max_model_len - options.num_tokens
-    prompts = [prompt[-longest:] for prompt in prompts]
-    comparisons = []
-    for sampling in SAMPLINGS:
-        workload = Workload(prompts, options.num_tokens, sampling, engine.info.eos_token_ids)
-        comparisons.append(_compare(engine, modes, workload, options.repetitions, console))
-        console.print(_table(comparisons[-1], sampling))
-        for result in comparisons[-1].results:
-            console.print(_details(result), soft_wrap=True)
-    where = f"{machine()['hardware']}, {machine()['threads']} threads"
-    console.print(
-        f"{where}; {engine.info.dtype}, {len(prompts)} prompts. τ: tokens emitted by a step; cost: "
-        "its time in plain steps; passes: draft passes in it."
-    )
+    """Measure, print the tables of each temperature, and write `options.json` if it is given.
+
+    Raises ConfigError for options that do not fit the model or the configuration.
+    """
+    plan = _plan(settings, options)
+    comparisons = _compare(plan, console)
+    for sampling, comparison in zip(SAMPLINGS, comparisons, strict=True):
+        for table in tables(comparison, sampling, plan.configured):
+            console.print(table)
+    console.print(legend(plan.engine.info, len(plan.prompts), options.repetitions))
     if options.json is not None:
-        options.json.write_text(json.dumps(_document(engine, options, comparisons), indent=2))
+        document = _document(plan, comparisons)
+        options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _modes(engine: Engine, wanted: Sequence[str]) -> list[Mode]:
-    known = modes_of(engine.stages)
-    names = [mode.name for mode in known]
-    if unknown := set(wanted) - set(names):
-        raise ConfigError(f"unknown mode {sorted(unknown)[0]!r}. Valid modes: {', '.join(names)}.")
-    return [mode for mode in known if not wanted or mode.name in {"plain", *wanted}]
+def _plan(settings: Settings, options: BenchOptions) -> _Bench:
+    texts = _texts(options)
+    config = resized(settings.engine_config(), options.budget, options.passes)
+    engine = Engine.load(config)
+    known = modes_of(engine.stages, config.alternatives)
+    configured = configured_mode(known, engine.stages)
+    modes = _chosen(known, options.modes, configured)
+    prompts = _encode(texts, Tokenizer.load(settings.model))
+    return _Bench(engine, modes, configured, _fitted(prompts, engine, options.tokens), options)
+
+
+def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None) -> list[Mode]:
+    """The wanted modes, plain first; all of them if none is named."""
+    aliases = {STAGED: configured} if configured else {}
+    valid = [*(mode.name for mode in known), *aliases]
+    for name in wanted:
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1)
+            hint = f"Did you mean {close[0]!r}? " if close else ""
+            raise ConfigError(f"unknown mode {name!r}. {hint}Valid modes: {', '.join(valid)}.")
+    names = {aliases.get(name, name) for name in wanted}
+    return [mode for mode in known if not names or mode.name in {"plain", *names}]
 
 
 def _texts(options: BenchOptions) -> list[str]:
     if options.prompts is None:
         return list(PROMPTS)[: options.num_prompts]
+    path = options.prompts
     try:
-        lines = options.prompts.read_text(encoding="utf-8").splitlines()
-        texts = [json.loads(line)["prompt"] for line in lines if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--prompts {path}: cannot be read as text: {error}") from error
+    pairs = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not pairs:
+        raise ConfigError(f'--prompts {path}: is empty: it needs one {{"prompt": "..."}} a line.')
+    return [_prompt(line, f"{path}, line {i}") for i, line in pairs[: options.num_prompts]]
+
+
+def _prompt(line: str, where: str) -> str:
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (ValueError, KeyError, TypeError):
+        prompt = None
+    if not isinstance(prompt, str) or not prompt:
+        raise ConfigError(f'--prompts {where}: must be {{"prompt": "..."}} with a text in it.')
+    return prompt
+
+
+def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    return [tuple(tokenizer.encode(text)) for text in texts]
+
+
+def _fitted(
+    prompts: Sequence[tuple[int, ...]], engine: Engine, num_tokens: int
+) -> list[tuple[int, ...]]:
+    """The prompts, of which the window holds the end if it cannot hold all."""
+    window = engine.info.max_model_len
+    if num_tokens >= window:
         raise ConfigError(
-            f'{options.prompts}: {error!r}. It must hold one {{"prompt": "..."}} a line.'
-        ) from error
-    return texts[: options.num_prompts]
+            f"--tokens {num_tokens} leaves no room for a prompt in a window of {window}: ask for "
+            f"{window - 1} or fewer, or raise max_model_len."
+        )
+    return [prompt[num_tokens - window :] for prompt in prompts]
 
 
-def _compare(
-    engine: Engine, modes: Sequence[Mode], workload: Workload, repetitions: int, console: Console
-) -> Comparison:
+def _compare(plan: _Bench, console: Console) -> list[Comparison]:
+    options, info = plan.options, plan.engine.info
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    total = len(SAMPLINGS) * options.repetitions * len(plan.modes)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("warming up", total=repetitions * len(modes))
+        task = progress.add_task("warming up", total=total)
+        num_done = count()
 
         def advance(mode: str) -> None:
-            progress.update(task, advance=1, description=f"{mode:8}")
+            progress.update(task, completed=next(num_done), description=mode)
 
-        return compare(engine, modes, workload, repetitions, advance)
-
-
-def _table(comparison: Comparison, sampling: SamplingParams) -> Table:
-    how = f"T = {sampling.temperature:g}" + (f", top-k {sampling.top_k}" if sampling.top_k else "")
-    cut = f"{comparison.num_tokens} tokens, {comparison.share_cut:.0%} cut as repeating"
-    table = Table(title=f"{how} ({cut})", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("mode", no_wrap=True)
-    for heading in ("tokens/s", "to plain", "spread", "τ", "cost", "nodes", "passes", "TTFT ms"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for result in comparison.results:
-        table.add_row(
-            result.mode,
-            f"{result.tokens_per_second:.0f}",
-            f"{result.ratio_to_plain:.2f}",
-            f"{result.ratio_low:.2f}–{result.ratio_high:.2f}",
-            f"{result.acceptance_length:.2f}",
-            f"{result.step_cost:.2f}",
-            f"{result.nodes_per_step:.1f}",
-            f"{result.draft_passes_per_step:.2f}",
-            f"{result.time_to_first_token_ms:.1f}",
-        )
-    return table
+        workloads = [
+            Workload(plan.prompts, options.tokens, sampling, info.eos_token_ids)
+            for sampling in SAMPLINGS
+        ]
+        return [
+            compare(plan.engine, plan.modes, workload, options.repetitions, advance)
+            for workload in workloads
+        ]
 
 
-def _details(result: Result) -> str:
-    """Where a step's time went, and what each stage had accepted."""
-    phases = ", ".join(f"{name} {ms:.1f}" for name, ms in result.phases_ms.items())
-    accepted = ", ".join(
-        f"{name} {stage['num_accepted']} of {stage['num_proposed']}"
-        for name, stage in result.stages.items()
-    )
-    return f"{result.mode:7} ms a step: {phases}" + (f"; accepted: {accepted}" * bool(accepted))
-
-
-def _document(
-    engine: Engine, options: BenchOptions, comparisons: Sequence[Comparison]
-) -> dict[str, object]:
+def _document(plan: _Bench, comparisons: Sequence[Comparison]) -> dict[str, object]:
+    """As `docs/benchmark.md` describes it."""
     return {
         "stagetree": VERSION,
         "machine": machine(),
-        "engine": asdict(engine.info),
-        "num_tokens": options.num_tokens,
-        "repetitions": options.repetitions,
-        "share_cut": [comparison.share_cut for comparison in comparisons],
-        "results": [asdict(result) for each in comparisons for result in each.results],
+        "engine": asdict(plan.engine.info),
+        "num_prompts": len(plan.prompts),
+        "num_tokens": plan.options.tokens,
+        "repetitions": plan.options.repetitions,
+        "configured": plan.configured,
+        "modes": {mode.name: _mode(mode) for mode in plan.modes},
+        "temperatures": [
+            {
+                "temperature": sampling.temperature,
+                "top_k": sampling.top_k,
+                "num_tokens": comparison.num_tokens,
+                "share_cut": comparison.share_cut,
+            }
+            for sampling, comparison in zip(SAMPLINGS, comparisons, strict=True)
+        ],
+        "results": [result for each in comparisons for result in _results(each, plan.configured)],
     }
+
+
+def _mode(mode: Mode) -> dict[str, object]:
+    stages = [{"name": stage.name, **asdict(stage)} for stage in mode.stages]
+    return {"speculation": mode.speculation, "stages": stages}
+
+
+def _results(comparison: Comparison, configured: str | None) -> list[dict[str, object]]:
+    """One entry a mode, and that of the configured mode once more as `staged`."""
+    again = [
+        replace(result, mode=STAGED) for result in comparison.results if result.mode == configured
+    ]
+    return [asdict(result) for result in (*comparison.results, *again)]

@@ -1,59 +1,186 @@
 """The benchmark's honesty: same texts, fresh look-ups, loops cut, figures that add up."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from engine import benchmark
 from engine.api import Engine
-from engine.benchmark import Mode, Workload, compare, modes_of
-from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
-from engine.request import SamplingParams
-from tests.checkpoints import save_checkpoint
+from engine.benchmark import (
+    Mode,
+    Workload,
+    compare,
+    configured_mode,
+    measure,
+    modes_of,
+    ratio_interval,
+    resized,
+)
+from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
+from engine.errors import ConfigError
+from engine.request import Finished, GenerateRequest, SamplingParams, Step
+from tests.checkpoints import (
+    make_head_weights,
+    make_network,
+    save_checkpoint,
+    save_head_checkpoint,
+)
+from tests.test_floors import MESSAGES, WEB, imported_by
 
 PROMPTS = [(5, 9, 33), (7, 8, 9, 10, 11)]
 SAMPLED = Workload(PROMPTS, 20, SamplingParams(temperature=1.0, top_k=20, seed=4))
+HEAD, DRAFT, NGRAM = HeadStageConfig("a-head"), ModelStageConfig("a-draft"), NgramStageConfig()
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    folder = save_checkpoint(tmp_path_factory.mktemp("target"))
-    stages = [{"kind": "model", "model": str(folder), "budget": 12}, {"kind": "ngram"}]
-    return Engine.load(EngineConfig.from_mapping({"model": str(folder), "stages": stages}))
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("target"))
 
 
-def test_the_modes_go_from_plain_to_everything(engine: Engine) -> None:
-    names = [mode.name for mode in modes_of(engine.stages)]
-    assert names == ["plain", "chain", "tree", "ngram", "staged", "auto"]
-    assert [mode.name for mode in modes_of(())] == ["plain"]
-    assert [mode.name for mode in modes_of([NgramStageConfig()])] == ["plain", "ngram", "auto"]
-    chain = modes_of(engine.stages)[1].stages[0]
-    assert isinstance(chain, ModelStageConfig)
-    assert (chain.children, chain.width, chain.budget) == (1, 1, chain.passes)
+@pytest.fixture(scope="module")
+def engine(target: Path) -> Engine:
+    stages = [{"kind": "model", "model": str(target), "budget": 12}, {"kind": "ngram"}]
+    return Engine.load(EngineConfig.from_mapping({"model": str(target), "stages": stages}))
+
+
+def names(modes: list[Mode]) -> list[str]:
+    return [mode.name for mode in modes]
+
+
+def test_the_modes_go_from_plain_to_everything() -> None:
+    modes = modes_of([DRAFT, NGRAM])
+    assert names(modes) == ["plain", "chain", "tree", "ngram", "staged-draft", "auto"]
+    assert modes[0] == Mode("plain", (), "off")
+    assert modes[1].stages == (replace(DRAFT, budget=4, passes=4, width=1, children=1),)
+    assert modes[2].stages == (DRAFT,)
+    assert modes[4].stages == (DRAFT, NGRAM)
+    assert modes[5] == Mode("auto", (DRAFT, NGRAM), "auto")
+
+
+def test_an_alternative_stands_in_the_place_of_the_first_stage() -> None:
+    """Red when an alternative is stacked on the stage that it should replace."""
+    modes = {mode.name: mode for mode in modes_of([HEAD, NGRAM], [DRAFT])}
+    assert list(modes) == [
+        "plain",
+        "chain",
+        "tree",
+        "chain-draft",
+        "tree-draft",
+        "ngram",
+        "staged-head",
+        "staged-draft",
+        "auto",
+    ]
+    assert modes["tree"].stages == (HEAD,)
+    assert modes["tree-draft"].stages == (DRAFT,)
+    assert isinstance(modes["chain"].stages[0], HeadStageConfig)
+    assert modes["staged-head"].stages == modes["auto"].stages == (HEAD, NGRAM)
+    assert modes["staged-draft"].stages == (DRAFT, NGRAM)
+
+
+def test_fewer_stages_leave_modes_out() -> None:
+    assert names(modes_of(())) == ["plain"]
+    assert names(modes_of([NGRAM])) == ["plain", "ngram", "auto"]
+    assert names(modes_of([HEAD])) == ["plain", "chain", "tree", "auto"]
+    above_ngrams = modes_of([NGRAM], [DRAFT])
+    assert names(above_ngrams)[1:3] == ["chain-draft", "tree-draft"]
+    assert above_ngrams[4].stages == (DRAFT, NGRAM)
+
+
+def test_drafters_of_one_kind_are_numbered() -> None:
+    modes = names(modes_of([DRAFT, NGRAM], [ModelStageConfig("another")]))
+    assert {"chain", "chain-draft2", "staged-draft", "staged-draft2"} <= set(modes)
+
+
+def test_a_stage_that_is_its_own_alternative_is_measured_once() -> None:
+    assert names(modes_of([DRAFT, NGRAM], [DRAFT])) == names(modes_of([DRAFT, NGRAM]))
+
+
+@pytest.mark.parametrize(
+    ("stages", "name"),
+    [
+        ([HEAD, NGRAM], "staged-head"),
+        ([DRAFT, DRAFT, NGRAM], "staged-draft"),
+        ([DRAFT], "tree"),
+        ([NGRAM], "ngram"),
+        ([], None),
+    ],
+)
+def test_the_configured_mode_is_the_one_with_all_its_stages(
+    stages: list[ModelStageConfig | NgramStageConfig], name: str | None
+) -> None:
+    assert configured_mode(modes_of(stages, [ModelStageConfig("other")]), stages) == name
+
+
+def test_sizes_replace_those_of_every_model_and_head() -> None:
+    config = EngineConfig("target", stages=(HEAD, NGRAM), alternatives=(DRAFT,))
+    sized = resized(config, budget=7, passes=2)
+    assert sized.stages == (replace(HEAD, budget=7, passes=2), NGRAM)
+    assert sized.alternatives == (replace(DRAFT, budget=7, passes=2),)
+    assert resized(config, None, None) == config
+    with pytest.raises(ConfigError, match=r"lower its budget"):
+        resized(config, budget=2000, passes=None)
 
 
 def test_every_mode_is_measured_on_the_same_tokens(engine: Engine) -> None:
     told: list[str] = []
-    comparison = compare(engine, modes_of(engine.stages), SAMPLED, 2, told.append)
-    assert sorted(told) == sorted(2 * ["plain", "chain", "tree", "ngram", "staged", "auto"])
+    modes = modes_of(engine.stages)
+    comparison = compare(engine, modes, SAMPLED, 2, told.append)
+    assert told[:6] == names(modes)
+    assert told[6:] == [*names(modes)[1:], "plain"]
     assert 20 < comparison.num_tokens <= 40
     results = {result.mode: result for result in comparison.results}
-    plain, chain, staged = results["plain"], results["chain"], results["staged"]
-    assert plain.ratio_to_plain == plain.step_cost == plain.acceptance_length == 1.0
+    plain, chain, staged = results["plain"], results["chain"], results["staged-draft"]
+    assert plain.ratio_to_plain == plain.ratio_low == plain.ratio_high == 1
+    assert plain.step_cost == plain.acceptance_length == plain.nodes_per_step == 1
     assert plain.draft_passes_per_step == 0
     # The draft is the target itself: with shared noise every draft token is accepted.
     assert chain.acceptance_length > 4
     assert chain.stages["draft"]["num_proposed"] == chain.stages["draft"]["num_accepted"]
+    assert 3 < chain.draft_passes_per_step <= 4
+    assert set(staged.phases_ms) == {"target", "draft", "ngram", "other"}
+    assert staged.nodes_per_step > chain.nodes_per_step
     for result in results.values():
         assert result.ratio_low <= result.ratio_to_plain <= result.ratio_high
         assert result.tokens_per_second > 0
-    assert set(staged.phases_ms) == {"target", "draft", "ngram", "other"}
-    assert staged.nodes_per_step > chain.nodes_per_step > plain.nodes_per_step == 1
+        accepted = sum(stage["accepted_per_step"] for stage in result.stages.values())
+        assert result.acceptance_length == pytest.approx(1 + accepted)
+        assert all(milliseconds > 0 for milliseconds in result.phases_ms.values())
+
+
+def test_alternatives_are_loaded_by_nobody_but_a_benchmark(target: Path) -> None:
+    """Red when serving needs the weights of a drafter that it does not use."""
+    absent = [{"kind": "head", "model": str(target / "absent")}]
+    config = EngineConfig.from_mapping({"model": str(target), "alternatives": absent})
+    assert Engine.load(config).stages == ()
+
+
+def test_a_head_is_measured_as_the_alternative_to_a_draft(engine: Engine, tmp_path: Path) -> None:
+    """Red when the target keeps no features for a mode whose head reads them."""
+    head = save_head_checkpoint(tmp_path / "head", *make_head_weights(make_network()))
+    modes = modes_of(engine.stages, [ModelStageConfig(str(head))])
+    chosen = [mode for mode in modes if mode.name in {"plain", "chain-head", "staged-head"}]
+    assert len(chosen) == 3
+    results = compare(engine, chosen, SAMPLED, 1).results
+    assert results[1].draft_passes_per_step > 1
+    assert list(results[2].stages) == ["head", "ngram"]
 
 
 def test_a_mode_that_changes_the_text_is_an_error(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "_text", lambda engine, request: [1] * 20)
+    monkeypatch.setattr(measure, "_text", lambda engine, request: (1,) * 20)
     with pytest.raises(RuntimeError, match="changed the text"):
+        compare(engine, [Mode("plain", (), "off")], SAMPLED, 1)
+
+
+def test_texts_without_a_second_token_cannot_be_timed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "_text", lambda engine, request: (2,))
+    with pytest.raises(ConfigError, match="give prompts that go on"):
         compare(engine, [Mode("plain", (), "off")], SAMPLED, 1)
 
 
@@ -65,12 +192,80 @@ def test_a_look_up_never_answers_from_an_earlier_repetition(engine: Engine) -> N
     assert ngram.acceptance_length < 1.5
 
 
-def test_a_text_is_cut_before_its_first_repeated_run() -> None:
+def test_a_lone_prompt_is_read_anew_by_every_run(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when the time to the first token is that of a prompt already in the cache."""
+    cached: list[int] = []
+    generate = Engine.generate
+
+    def spy(self: Engine, request: GenerateRequest) -> list[Step | Finished]:
+        items = list(generate(self, request))
+        if len(request.prompt) > 1 and isinstance(items[0], Step):
+            cached.append(items[0].num_cached_tokens)
+        return items
+
+    monkeypatch.setattr(Engine, "generate", spy)
+    compare(engine, [Mode("plain", (), "off")], replace(SAMPLED, prompts=PROMPTS[1:]), 2)
+    assert cached == [0, 0, 0, 0]
+
+
+def test_a_text_is_cut_before_its_first_repeated_run(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = list(range(30))
-    assert benchmark._length_without_loop(text) == 30
-    assert benchmark._length_without_loop([*text, *text]) == 30 + 15
-    assert benchmark._length_without_loop([7] * 40) == 16
+    assert measure._length_without_loop(text) == 30
+    assert measure._length_without_loop([*text, *text]) == 30 + 15
+    assert measure._length_without_loop([7] * 40) == 16
+    written = measure._text(engine, next(measure._requests(SAMPLED)))
+    monkeypatch.setattr(measure, "_length_without_loop", lambda text: 5)
+    one_prompt = replace(SAMPLED, prompts=PROMPTS[:1])
+    comparison = compare(engine, [Mode("plain", (), "off")], one_prompt, 1)
+    assert comparison.num_tokens == 5
+    assert comparison.share_cut == pytest.approx(1 - 5 / len(written))
+
+
+def simulated(
+    random: np.random.Generator, num_repetitions: int, num_prompts: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of plain and of a mode twice as fast, where prompts, runs and pairs all vary."""
+    each, rounds = (num_repetitions, num_prompts), (num_repetitions, 1)
+    text = random.normal(0, 0.3, num_prompts) + random.normal(0, 0.1, rounds)
+    # The mean of exp(gain) is 1, so that the ratio of whole times is 2.
+    gain = random.normal(-(0.15**2) / 2, 0.15, num_prompts)
+    plain, mode = (random.normal(0, 0.05, each) + random.normal(0, 0.03, rounds) for _ in range(2))
+    return np.exp(text + plain), np.exp(text + gain + mode) / 2
+
+
+@pytest.mark.parametrize(("num_repetitions", "num_prompts"), [(5, 8), (3, 12), (7, 12)])
+def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says(
+    num_repetitions: int, num_prompts: int
+) -> None:
+    """Red for a spread of repetitions alone (it forgets the prompts) and for one of all pairs."""
+    random = np.random.default_rng(5)
+    intervals = [
+        ratio_interval(*simulated(random, num_repetitions, num_prompts)) for _ in range(200)
+    ]
+    coverage = np.mean([low <= 2 <= high for low, high in intervals])
+    width = np.median([high - low for low, high in intervals])
+    assert 0.88 <= coverage <= 0.99
+    assert width < 0.6
+
+
+def test_the_interval_is_the_same_every_time_and_ignores_a_machine_that_slows_down() -> None:
+    plain, mode = simulated(np.random.default_rng(6), 5, 8)
+    slower = np.array([[1.0], [3.0], [1.0], [9.0], [2.0]])
+    assert ratio_interval(plain, mode) == ratio_interval(plain, mode)
+    assert ratio_interval(plain * slower, mode * slower) == pytest.approx(
+        ratio_interval(plain, mode)
+    )
+    assert ratio_interval(plain, plain) == (1, 1)
 
 
 def test_the_machine_is_named() -> None:
     assert {"hardware", "torch", "threads"} <= benchmark.machine().keys()
+
+
+def test_it_runs_without_a_server() -> None:
+    """Red when measuring needs a package that only serving needs."""
+    assert not imported_by("engine.benchmark") & (MESSAGES | WEB)

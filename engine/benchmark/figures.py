@@ -1,0 +1,116 @@
+"""From the times and steps of a mode's runs to its figures, with an interval for the ratio."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.config import NgramStageConfig
+from engine.stats import SpeculationStats, StepStats
+
+_NUM_RESAMPLES = 2000
+
+
+@dataclass(slots=True)
+class Run:
+    """One mode over all passages, once: seconds of each to its first token and from there on."""
+
+    first_token_seconds: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    steps: list[StepStats] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a mode did at one temperature; `docs/benchmark.md` tells of every figure."""
+
+    mode: str
+    temperature: float
+    tokens_per_second: float
+    ratio_to_plain: float
+    ratio_low: float
+    ratio_high: float
+    acceptance_length: float
+    step_cost: float
+    draft_passes_per_step: float
+    nodes_per_step: float
+    time_to_first_token_ms: float
+    stages: Mapping[str, Mapping[str, Any]]
+    phases_ms: Mapping[str, float]
+
+
+def result_of(
+    mode: str, temperature: float, num_tokens: int, runs: Sequence[Run], plain: Sequence[Run]
+) -> Result:
+    """The figures of a mode whose runs rate `num_tokens` tokens each, beside those of plain."""
+    seconds, plain_seconds = _seconds(runs), _seconds(plain)
+    ratios = plain_seconds.sum(1) / seconds.sum(1)
+    low, high = ratio_interval(plain_seconds, seconds)
+    stats = SpeculationStats.fold(step for run in runs for step in run.steps)
+    first_tokens = [seconds for run in runs for seconds in run.first_token_seconds]
+    return Result(
+        mode=mode,
+        temperature=temperature,
+        tokens_per_second=float(np.median(num_tokens / seconds.sum(1))),
+        ratio_to_plain=float(np.median(ratios)),
+        ratio_low=low,
+        ratio_high=high,
+        acceptance_length=stats.mean_acceptance_length,
+        step_cost=float(np.median(_step_seconds(runs) / _step_seconds(plain))),
+        draft_passes_per_step=_num_draft_passes(stats) / stats.num_steps,
+        nodes_per_step=1 + stats.num_draft_tokens / stats.num_steps,
+        time_to_first_token_ms=1e3 * statistics.median(first_tokens),
+        stages=_by_stage(stats),
+        phases_ms=_phases_ms(stats),
+    )
+
+
+def _seconds(runs: Sequence[Run]) -> NDArray[np.float64]:
+    """Repetitions by passages."""
+    return np.array([run.seconds for run in runs])
+
+
+def _step_seconds(runs: Sequence[Run]) -> NDArray[np.float64]:
+    """The mean time of a step in each repetition."""
+    return np.array([sum(run.seconds) / len(run.steps) for run in runs])
+
+
+def _num_draft_passes(stats: SpeculationStats) -> int:
+    """Passes of models and heads; an n-gram stage counts its look-ups, which are none."""
+    stages = stats.stages.values()
+    return sum(s.num_passes for s in stages if not s.name.startswith(NgramStageConfig.name))
+
+
+def _by_stage(stats: SpeculationStats) -> dict[str, dict[str, Any]]:
+    return {
+        name: {**asdict(stage), "accepted_per_step": stage.num_accepted / stats.num_steps}
+        for name, stage in stats.stages.items()
+    }
+
+
+def _phases_ms(stats: SpeculationStats) -> dict[str, float]:
+    """The mean step by who spent it."""
+    target = stats.target_milliseconds
+    stages = {name: stage.milliseconds for name, stage in stats.stages.items()}
+    phases = {"target": target, **stages, "other": stats.milliseconds - target}
+    phases["other"] -= sum(stages.values())
+    return {name: milliseconds / stats.num_steps for name, milliseconds in phases.items()}
+
+
+def ratio_interval(plain: NDArray[np.float64], mode: NDArray[np.float64]) -> tuple[float, float]:
+    """A 95 % interval of the speed of `mode` in that of `plain`: seconds, repetitions by prompts.
+
+    The percentile bootstrap for crossed samples (Owen, The pigeonhole bootstrap, 2007): resample
+    repetitions and prompts, both with replacement, and take the median ratio over repetitions.
+    With one repetition or one prompt it does not know how others would have differed.
+    """
+    random = np.random.default_rng(0)
+    num_repetitions, num_prompts = plain.shape
+    rows = random.integers(num_repetitions, size=(_NUM_RESAMPLES, num_repetitions, 1))
+    columns = random.integers(num_prompts, size=(_NUM_RESAMPLES, 1, num_prompts))
+    ratios = plain[rows, columns].sum(2) / mode[rows, columns].sum(2)
+    low, high = np.quantile(np.median(ratios, axis=1), (0.025, 0.975))
+    return float(low), float(high)

@@ -1,0 +1,30 @@
+"""The machine that a figure was taken on."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+import transformers
+
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def machine() -> dict[str, str | int]:
+    """What a figure must be quoted with: the hardware and the versions beneath the engine."""
+    is_gpu = torch.cuda.is_available()
+    return {
+        "hardware": torch.cuda.get_device_name() if is_gpu else _processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _processor() -> str:
+    lines = _CPU_INFO.read_text().splitlines() if _CPU_INFO.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = models[0] if models else platform.processor() or platform.machine()
+    return f"{name} with {torch.backends.cpu.get_cpu_capability()}"

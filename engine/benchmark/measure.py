@@ -1,0 +1,137 @@
+"""Every mode on the same prompts, seeds and tokens, interleaved and timed.
+
+Every repetition runs every mode on every prompt, so that a machine that slows down slows all of
+them. Speculation does not change the text, so all modes emit the same tokens; a text that falls
+into a loop is cut at its first repeated 16-gram, since loops flatter every speculator.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from engine.api import Engine
+from engine.benchmark.figures import Result, Run, result_of
+from engine.benchmark.modes import PLAIN, Mode
+from engine.errors import ConfigError
+from engine.request import Finished, GenerateRequest, SamplingParams, Step
+
+_LOOP = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Prompts of token ids, how much of each reply to write, and how to sample it."""
+
+    prompts: Sequence[tuple[int, ...]]
+    max_tokens: int
+    sampling: SamplingParams
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All modes at one temperature, and how much of the text was cut for repeating itself."""
+
+    results: list[Result]
+    num_tokens: int
+    share_cut: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """A request, and the text that every mode must answer it with: two tokens or more."""
+
+    request: GenerateRequest
+    text: tuple[int, ...]
+
+
+def compare(
+    engine: Engine,
+    modes: Sequence[Mode],
+    workload: Workload,
+    repetitions: int,
+    on_run: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Measure `modes`, of which the first must be plain, telling `on_run` of each before it runs.
+
+    Raises RuntimeError if a mode changes a text, ConfigError if no text is long enough to time.
+    """
+    requests = list(_requests(workload))
+    written = [_text(engine, request) for request in requests]
+    texts = [text[: _length_without_loop(text)] for text in written]
+    passages = [_Passage(*pair) for pair in zip(requests, texts, strict=True) if len(pair[1]) > 1]
+    if not passages:
+        raise ConfigError("every reply ended with its first token: give prompts that go on.")
+    runs: dict[str, list[Run]] = {mode.name: [] for mode in modes}
+    for mode in modes:  # one round that is not counted: caches, allocators, branch predictors
+        _measure(engine, mode, passages[:1])
+    for repetition in range(repetitions):
+        shift = repetition % len(modes)
+        for mode in [*modes[shift:], *modes[:shift]]:
+            on_run(mode.name)
+            runs[mode.name].append(_measure(engine, mode, passages))
+    num_tokens = sum(len(passage.text) for passage in passages)
+    rated = num_tokens - len(passages)
+    temperature = workload.sampling.temperature
+    results = [result_of(m.name, temperature, rated, runs[m.name], runs[PLAIN]) for m in modes]
+    return Comparison(results, num_tokens, 1 - sum(map(len, texts)) / sum(map(len, written)))
+
+
+def _requests(workload: Workload) -> Iterator[GenerateRequest]:
+    for index, prompt in enumerate(workload.prompts):
+        yield GenerateRequest(
+            request_id=str(index),
+            prompt=prompt,
+            max_tokens=workload.max_tokens,
+            sampling=replace(workload.sampling, seed=workload.sampling.seed + index),
+            stop_token_ids=workload.stop_token_ids,
+        )
+
+
+def _text(engine: Engine, request: GenerateRequest) -> tuple[int, ...]:
+    steps = engine.generate(replace(request, speculation="off"))
+    return tuple(t.token_id for step in steps if isinstance(step, Step) for t in step.tokens)
+
+
+def _length_without_loop(text: Sequence[int]) -> int:
+    """How many tokens come before a run of 16 is there for the second time."""
+    seen = set()
+    for end in range(_LOOP, len(text) + 1):
+        run = tuple(text[end - _LOOP : end])
+        if run in seen:
+            return end - 1
+        seen.add(run)
+    return len(text)
+
+
+def _measure(engine: Engine, mode: Mode, passages: Sequence[_Passage]) -> Run:
+    engine = engine.with_stages(mode.stages)  # a fresh look-up: no answers from an earlier run
+    _displace_prompts(engine, mode, passages[0].request)
+    run = Run()
+    for passage in passages:
+        _measure_passage(engine, mode, passage, run)
+    return run
+
+
+def _displace_prompts(engine: Engine, mode: Mode, request: GenerateRequest) -> None:
+    """Generate from one token, or the run before leaves a lone prompt in the caches, read."""
+    short = replace(request, prompt=request.prompt[-1:], max_tokens=1)
+    list(engine.generate(replace(short, speculation=mode.speculation)))
+
+
+def _measure_passage(engine: Engine, mode: Mode, passage: _Passage, run: Run) -> None:
+    request = replace(passage.request, max_tokens=len(passage.text), speculation=mode.speculation)
+    ids: list[int] = []
+    first_token = started = time.perf_counter()
+    for item in engine.generate(request):
+        if isinstance(item, Finished):
+            break
+        if not ids:
+            first_token = time.perf_counter()
+        else:
+            run.steps.append(item.stats)
+        ids += [token.token_id for token in item.tokens]
+    run.seconds.append(time.perf_counter() - first_token)
+    run.first_token_seconds.append(first_token - started)
+    if tuple(ids) != passage.text:
+        raise RuntimeError(f"mode {mode.name} changed the text of prompt {request.request_id}")

@@ -1,0 +1,91 @@
+"""The tables that `stagetree bench` prints: how fast each mode is, and what its step is made of."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from engine import ModelInfo, SamplingParams
+from engine.benchmark import Comparison, Result, machine
+
+_CONFIGURED = "*"
+
+
+def tables(comparison: Comparison, sampling: SamplingParams, configured: str | None) -> list[Table]:
+    """Two tables of one temperature, the same modes in both; `configured` is marked."""
+    how = f"T = {sampling.temperature:g}" + (f", top-k {sampling.top_k}" if sampling.top_k else "")
+    cut = f"{comparison.num_tokens} tokens; {comparison.share_cut:.0%} cut as repeating"
+    names = [
+        f"{result.mode} {_CONFIGURED}" if result.mode == configured else result.mode
+        for result in comparison.results
+    ]
+    return [
+        _speed_table(f"{how} ({cut})", names, comparison.results),
+        _step_table(f"{how}: one step", names, comparison.results),
+    ]
+
+
+def legend(info: ModelInfo, num_prompts: int, num_repetitions: int) -> str:
+    """What the columns mean, and what the figures were taken with."""
+    where = machine()
+    return (
+        f"{info.model} in {info.dtype} on {where['hardware']}, {where['threads']} threads; "
+        f"{num_prompts} prompts, median of {num_repetitions} interleaved repetitions.\n"
+        "x plain: speed in that of plain decoding; 95 %: its interval (bootstrap over prompts and "
+        "repetitions); τ: tokens emitted by a step; step cost: its time in plain steps; nodes: of "
+        "the tree, with its root; draft passes: of models and heads, in a step; TTFT: time to the "
+        f"first token.\n{_CONFIGURED} the mode that the configuration uses, `staged` in the JSON"
+    )
+
+
+def _speed_table(title: str, names: Sequence[str], results: Sequence[Result]) -> Table:
+    table = _table(
+        title,
+        *("tokens/s", "x plain", "95 %", "τ", "step\ncost", "nodes", "draft\npasses", "TTFT\nms"),
+    )
+    for name, result in zip(names, results, strict=True):
+        table.add_row(
+            name,
+            f"{result.tokens_per_second:.0f}",
+            f"{result.ratio_to_plain:.2f}",
+            f"{result.ratio_low:.2f}–{result.ratio_high:.2f}",
+            f"{result.acceptance_length:.2f}",
+            f"{result.step_cost:.2f}",
+            f"{result.nodes_per_step:.1f}",
+            f"{result.draft_passes_per_step:.2f}",
+            f"{result.time_to_first_token_ms:.1f}",
+        )
+    return table
+
+
+def _step_table(title: str, names: Sequence[str], results: Sequence[Result]) -> Table:
+    """Accepted tokens by stage, and milliseconds by phase; a column for whatever took part."""
+    stages = _union(result.stages for result in results)
+    phases = ["target", *stages, "other"]
+    table = _table(
+        title,
+        *(f"{stage}\naccepted" for stage in stages),
+        *(f"{phase}\nms" for phase in phases),
+    )
+    for name, result in zip(names, results, strict=True):
+        accepted = (result.stages.get(stage, {}).get("accepted_per_step") for stage in stages)
+        times = (result.phases_ms.get(phase) for phase in phases)
+        table.add_row(name, *map(_figure, accepted), *map(_figure, times))
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1), pad_edge=False)
+    table.add_column("mode", no_wrap=True, vertical="bottom")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _union(names: Iterable[Iterable[str]]) -> list[str]:
+    """Every name once, in the order of their first appearance."""
+    return list(dict.fromkeys(name for each in names for name in each))
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
