@@ -8,6 +8,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.table import Column
 
 from engine.training.recipe import Recipe
 from engine.training.trainer import Progress as Training
@@ -57,8 +58,10 @@ class Watch:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        columns = (TextColumn("{task.description}"), BarColumn(20), TaskProgressColumn())
-        self._bars = Progress(*columns, TextColumn("{task.fields[figures]}"), console=console)
+        columns = (TextColumn("{task.description}"), BarColumn(12), TaskProgressColumn())
+        # Wrapped, not cut: on a narrow terminal the time that is left would be lost.
+        figures = TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=False))
+        self._bars = Progress(*columns, figures, console=console)
         self._tasks: dict[str, TaskID] = {}
         self._num_measured = 0
 
@@ -96,6 +99,10 @@ class Watch:
         return report
 
     def _update(self, name: str, share: float, figures: str) -> None:
+        """Show one thing at a time, below the trainings that are over; no share is a pulse."""
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=1.0, figures="")
-        self._bars.update(self._tasks[name], completed=share, figures=figures)
+            for task in self._bars.tasks:
+                self._bars.update(task.id, visible=bool(task.fields["figures"]))
+            self._tasks[name] = self._bars.add_task(name, total=None, figures="")
+        total = 1.0 if share else None
+        self._bars.update(self._tasks[name], total=total, completed=share, figures=figures)

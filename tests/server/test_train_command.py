@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from engine import EngineConfig, Finished, GenerateRequest, Speculation, Step
@@ -194,3 +195,27 @@ def test_a_head_is_no_target_and_a_work_folder_has_one_recipe(
         flags = words if command[0] == "train" else words[:4]
         result = stagetree(*command, "--out", tmp_path / "third", *flags)
         assert result.exit_code == 2
+
+
+def commands_in(document: Path) -> list[list[str]]:
+    """The `stagetree train` and `stagetree ngram` commands of a document, as words."""
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"stagetree ((?:train|ngram) [^`\n]+)", text)
+    return [re.split(r"\s+", words.strip()) for words in found]
+
+
+def test_every_command_and_flag_of_the_walkthrough_exists() -> None:
+    """Red when a flag is renamed and docs/training.md is not."""
+    document = Path(__file__).parents[2] / "docs" / "training.md"
+    commands = commands_in(document)
+    assert {tuple(words[:2]) for words in commands} == {
+        ("train", "target"),
+        ("train", "draft"),
+        ("train", "head"),
+        ("train", "family"),
+        ("ngram", "build"),
+    }
+    groups = get_command(app).commands
+    for group, name, *rest in commands:
+        known = {flag for each in groups[group].commands[name].params for flag in each.opts}
+        assert {word for word in rest if word.startswith("--")} <= known
