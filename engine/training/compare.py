@@ -55,12 +55,10 @@ def compare_drafters(
     Raises ModelLoadError for a drafter that cannot be loaded or does not fit the target. Passes are
     timed in rounds over all drafters, so that what else the machine does falls on each alike.
     """
-    dtype = training_dtype()
-    config = EngineConfig.from_mapping({"model": "", "dtype": dtype})
     context = texts[0][0, :_CONTEXT].tolist()
     times: dict[str, list[float]] = {name: [] for name in names}
     with scoring(target) as model:
-        builder = StageBuilder(config, model)
+        builder = _builder(model)
         for _ in range(_TIMED_ROUNDS):
             for name in names:
                 scorer = _scorer(builder, name, model, context)
@@ -70,6 +68,22 @@ def compare_drafters(
         for name in names
     ]
     return sorted(found, key=lambda figures: -figures.accepted_per_millisecond)
+
+
+def check_drafters(names: Sequence[str], target: PreTrainedModel) -> None:
+    """Load each, so that what is wrong with one is said before a training and not after it.
+
+    Raises ModelLoadError for a drafter that cannot be loaded or does not fit the target.
+    """
+    for name in names:
+        with scoring(target) as model:
+            builder = _builder(model)
+            builder.head(name) if names_head(name) else builder.model(name)
+
+
+def _builder(target: Model) -> StageBuilder:
+    config = EngineConfig.from_mapping({"model": "", "dtype": training_dtype()})
+    return StageBuilder(config, target)
 
 
 def _scorer(builder: StageBuilder, name: str, target: Model, context: Sequence[int]) -> TreeScorer:

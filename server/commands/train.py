@@ -73,6 +73,11 @@ class DrafterOptions:
     steps: int = 3
     draft_vocab: int | None = None
 
+    @property
+    def others(self) -> Sequence[str]:
+        """The drafters to compare with."""
+        return self.compare or ()
+
 
 @dataclass(frozen=True, slots=True)
 class FamilyOptions:
@@ -147,10 +152,11 @@ def train_target(options: TrainOptions, sizes: tuple[int, int, int], console: Co
 
 def train_draft(options: TrainOptions, drafter: DrafterOptions, console: Console) -> None:
     """A small language model that drafts for the target."""
-    check_out(options.out, drafter.target, *(drafter.compare or ()))
+    check_out(options.out, drafter.target, *drafter.others)
     recipe = options.recipe(LONG_LENGTHS)
     with resumable(options.folder, console), Watch(console) as watch:
         shop = Workshop(drafter.target, options.texts, options.folder, watch.say)
+        shop.check(drafter.others)
         progress = shop.make_draft(
             options.out,
             (drafter.hidden_size, drafter.layers),
@@ -159,19 +165,22 @@ def train_draft(options: TrainOptions, drafter: DrafterOptions, console: Console
             recipe,
             watch.reporter("draft", recipe),
         )
-        figures = shop.compare([str(options.out), *(drafter.compare or ())], drafter.steps)
+        figures = shop.compare([str(options.out), *drafter.others], drafter.steps)
+    if drafter.samples is not None:
+        tell(console, f"Trained on {drafter.samples:,} tokens that the target wrote.")
     _print_drafters(shop, progress, figures, options.out, console)
 
 
 def train_head(options: TrainOptions, drafter: DrafterOptions, console: Console) -> None:
     """A head that drafts from the target's hidden states."""
-    check_out(options.out, drafter.target, *(drafter.compare or ()))
+    check_out(options.out, drafter.target, *drafter.others)
     recipe = options.recipe(LONG_LENGTHS)
     with resumable(options.folder, console), Watch(console) as watch:
         shop = Workshop(drafter.target, options.texts, options.folder, watch.say)
+        shop.check(drafter.others)
         report = watch.reporter("head", recipe)
         progress = shop.make_head(options.out, drafter.steps, drafter.draft_vocab, recipe, report)
-        figures = shop.compare([str(options.out), *(drafter.compare or ())], drafter.steps)
+        figures = shop.compare([str(options.out), *drafter.others], drafter.steps)
     _print_drafters(shop, progress, figures, options.out, console)
 
 

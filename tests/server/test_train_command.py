@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -16,8 +17,15 @@ from typer.testing import CliRunner, Result
 
 from engine import EngineConfig, Finished, GenerateRequest, Speculation, Step
 from engine.api import Engine
+from engine.training import corpus
+from engine.training.corpus import Source
+from engine.training.family import family_plan
+from engine.training.recipe import Recipe
+from engine.training.sample import SamplePlan
+from engine.training.shapes import HeadPlan, llama
 from engine.training.tokenizer import train_tokenizer
 from server.cli import app
+from server.commands import train
 from tests.checkpoints import save_checkpoint
 
 SMALL = ("--batch-tokens", "64", "--max-length", "32", "--max-steps", "6")
@@ -161,6 +169,7 @@ def test_ctrl_c_keeps_what_was_learnt_and_the_same_command_goes_on(
         (("--target", "TARGET", "--data", "nowhere"), "no such file or folder"),
         (("--target", "no-such-model"), "Give a Hugging Face id, a folder with config.json"),
         (("--target", "TARGET", "--out", "TARGET"), "name another folder with --out"),
+        (("--target", "TARGET", "--compare", "no-such-draft"), "cannot load 'no-such-draft'"),
         (("--target", "TARGET", "--exclude-prompts", "nowhere"), '{"prompt": "..."}'),
     ],
 )
@@ -195,6 +204,35 @@ def test_a_head_is_no_target_and_a_work_folder_has_one_recipe(
         flags = words if command[0] == "train" else words[:4]
         result = stagetree(*command, "--out", tmp_path / "third", *flags)
         assert result.exit_code == 2
+
+
+def test_the_family_is_made_with_a_card_that_says_how(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when the command does not reach the family, or its card names another command."""
+    recipe = Recipe(5, max_steps=2, batch_tokens=64, lengths=((0.0, 16),))
+    plan = replace(
+        family_plan(1, 1, 1, 200),
+        target=recipe,
+        draft=recipe,
+        head=recipe,
+        samples=SamplePlan(200, num_sequences=8, length=16),
+        head_plan=HeadPlan(16, (0, 1, 1)),
+        target_shape=llama(290, 16, 1).to_diff_dict(),
+        draft_shape=llama(290, 16, 1).to_diff_dict(),
+        vocab_size=290,
+        sources=(Source("one", "MIT"),),
+    )
+    for shape in (plan.target_shape, plan.draft_shape):
+        shape.pop("vocab_size")
+    monkeypatch.setattr(corpus, "_root", lambda package: texts)
+    monkeypatch.setattr(train, "family_plan", lambda *budgets: plan)
+    out = tmp_path / "family"
+    result = stagetree("train", "family", "--out", out, "--target-minutes", "7")
+    assert result.exit_code == 0, result.output
+    card = (out / "README.md").read_text()
+    assert f"    stagetree train family --out {out} --target-minutes 7 --draft" in card
+    assert {"target", "draft", "head", "draft2"} <= {path.name for path in out.iterdir()}
 
 
 def commands_in(document: Path) -> list[list[str]]:
