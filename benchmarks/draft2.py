@@ -1,82 +1,80 @@
-"""Does draft² earn its place? The draft model with and without n-grams below it, pass by pass.
+"""Does draft² earn its place? A draft model or a head with and without n-grams below it.
 
-    python benchmarks/draft2.py --prompts FILE.jsonl [--model embedded/target ...]
+    python benchmarks/draft2.py --prompts FILE.jsonl [--draft embedded/head --draft embedded/draft]
 
-For every number of draft passes a step may take, τ and the passes taken, at an equal node budget:
-draft² pays where it reaches a τ in fewer passes. Counts, not seconds, so a noisy machine will do.
-Needs torch and transformers alone.
+For every number of draft passes a step may take: τ, the passes taken and tokens per second, at an
+equal node budget. draft² pays where it reaches a τ in fewer passes. Measured as `stagetree bench`
+measures: interleaved, the same texts, cut where they begin to repeat themselves. Needs torch and
+transformers alone.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from engine.api import Engine
-from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig, StageConfig
+from engine.benchmark import Mode, Result, Workload, compare, machine
+from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
+from engine.drafting.build import recognised
 from engine.loading import resolve
-from engine.request import Finished, GenerateRequest, SamplingParams
-from engine.stats import SpeculationStats
+from engine.request import SamplingParams
 
 SAMPLINGS = (SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=50))
 
 
-def measure(
-    engine: Engine,
-    stages: Sequence[StageConfig],
-    prompts: Sequence[tuple[int, ...]],
-    sampling: SamplingParams,
-    num_tokens: int,
-) -> SpeculationStats:
-    """The fold of all steps of all prompts, with a look-up that starts empty."""
-    engine = engine.with_stages(stages)
-    total = SpeculationStats()
-    for index, prompt in enumerate(prompts):
-        seeded = replace(sampling, seed=index)
-        request = GenerateRequest(str(index), prompt, num_tokens, seeded, speculation="always")
-        for item in engine.generate(request):
-            if not isinstance(item, Finished) and item.stats.stages:
-                total.add(item.stats)
-    return total
+def modes_of(arguments: argparse.Namespace) -> list[Mode]:
+    """Plain, and every drafter at every limit of passes, alone and over n-grams."""
+    ngram = NgramStageConfig(table=arguments.table, budget=arguments.guesses)
+    modes = [Mode("plain", (), "off")]
+    for name in arguments.draft:
+        for passes in range(1, arguments.passes + 1):
+            plain_kind = ModelStageConfig(name, budget=arguments.budget, passes=passes)
+            (drafter,) = recognised([plain_kind])
+            modes.append(Mode(f"{name} {passes} alone", (drafter,)))
+            modes.append(Mode(f"{name} {passes} staged", (drafter, ngram)))
+    return modes
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """One line for each drafter and limit: alone, then over n-grams."""
+    print(f"\nT = {results[0].temperature:g}   plain {results[0].tokens_per_second:.0f} tokens/s")
+    for alone, staged in zip(results[1::2], results[2::2], strict=True):
+        guesses = staged.stages["ngram"]
+        confirmed = guesses["num_confirmed"] / max(1, guesses["num_guesses"])
+        print(
+            f"{alone.mode.removesuffix(' alone'):20} alone {_cells(alone)}"
+            f"   over n-grams {_cells(staged)}   guesses confirmed {confirmed:.0%}"
+        )
+
+
+def _cells(result: Result) -> str:
+    return (
+        f"τ {result.acceptance_length:.2f} in {result.draft_passes_per_step:.2f} passes, "
+        f"{result.tokens_per_second:.0f} tokens/s"
+    )
 
 
 def main() -> None:
-    """Print a table and, if asked, write it as JSON."""
+    """Print a table for each temperature and, if asked, write them as JSON."""
     arguments = _parser().parse_args()
-    ngram = NgramStageConfig(table=arguments.table, budget=arguments.guesses)
-    draft = ModelStageConfig(model=arguments.draft, budget=arguments.budget)
-    engine = Engine.load(
-        EngineConfig(model=arguments.model, stages=(draft, ngram), dtype="float32")
-    )
+    arguments.draft = arguments.draft or ["embedded/head", "embedded/draft"]
+    engine = Engine.load(EngineConfig(model=arguments.model, dtype="float32"))
     tokenizer = Tokenizer.from_file(f"{resolve(arguments.model)}/tokenizer.json")
     lines = arguments.prompts.read_text(encoding="utf-8").splitlines()[: arguments.num_prompts]
     prompts = [tuple(tokenizer.encode(json.loads(line)["prompt"]).ids) for line in lines]
-    rows: list[dict[str, float | str]] = []
-    print(f"{'T':>3} {'limit':>5}   {'draft alone':>22}   {'draft over n-grams':>22}   confirmed")
+    results: list[Result] = []
     for sampling in SAMPLINGS:
-        for passes in range(1, arguments.passes + 1):
-            stage = replace(draft, passes=passes)
-            row: dict[str, float | str] = {"temperature": sampling.temperature, "limit": passes}
-            for name, stages in (("alone", (stage,)), ("staged", (stage, ngram))):
-                stats = measure(engine, stages, prompts, sampling, arguments.num_tokens)
-                row[f"{name}_acceptance_length"] = stats.mean_acceptance_length
-                row[f"{name}_passes"] = stats.stages["draft"].num_passes / stats.num_steps
-                if name == "staged":
-                    guesses = stats.stages["ngram"]
-                    row["confirmed"] = guesses.num_confirmed / max(1, guesses.num_guesses)
-            rows.append(row)
-            print(
-                f"{sampling.temperature:3.0f} {passes:5d}"
-                f"   τ {row['alone_acceptance_length']:.2f} in {row['alone_passes']:.2f} passes"
-                f"   τ {row['staged_acceptance_length']:.2f} in {row['staged_passes']:.2f} passes"
-                f"   {row['confirmed']:.0%}",
-                flush=True,
-            )
+        workload = Workload(prompts, arguments.tokens, sampling, engine.info.eos_token_ids)
+        comparison = compare(engine, modes_of(arguments), workload, arguments.repetitions)
+        print_table(comparison.results)
+        results += comparison.results
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(rows, indent=2))
+        document = {"machine": machine(), "results": [asdict(result) for result in results]}
+        arguments.json.write_text(json.dumps(document, indent=2))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,13 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--prompts", type=Path, required=True, help='a file of {"prompt": "..."}, one a line')
     add("--num-prompts", type=int, default=20)
-    add("--num-tokens", type=int, default=64)
+    add("--tokens", type=int, default=64)
+    add("--repetitions", type=int, default=1)
     add("--model", default="embedded/target")
-    add("--draft", default="embedded/draft")
+    add("--draft", action="append", help="a draft model or a head; repeatable")
     add("--table", default="embedded/draft2")
     add("--budget", type=int, default=32, help="draft nodes in the tree")
     add("--guesses", type=int, default=8, help="nodes that the n-grams guess before each pass")
-    add("--passes", type=int, default=6, help="measure limits from 1 to this many draft passes")
+    add("--passes", type=int, default=4, help="measure limits from 1 to this many draft passes")
     add("--json", type=Path, help="also write the figures here")
     return parser
 
