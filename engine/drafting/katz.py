@@ -126,7 +126,7 @@ class KatzTable:
         except (OSError, ValueError, KeyError, struct.error) as error:
             raise ModelLoadError(
                 f"cannot read an n-gram table from {file}: {error}. Name a folder that holds "
-                f"{FILE_NAME}, such as embedded/draft2, or build one with engine.training."
+                f"{FILE_NAME}, such as embedded/draft2, or build one: stagetree ngram build."
             ) from error
 
     def save(self, path: str | Path) -> None:

@@ -29,33 +29,54 @@ LEVEL_LOGPROBS = -16.0 * (np.arange(256) / 255.0) ** 2
 """What a stored byte means, in nats: fine steps near certainty, coarse ones far from it."""
 
 _BUFFERED_KEYS = 1 << 22
+_MAX_KEYS = 1 << 25
+"""Distinct n-grams of one order kept while counting: half a gigabyte, three times that to merge."""
+
 _UNIGRAM_PRIOR = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class NgramCounts:
-    """How often each n-gram stood, by ascending `key` = context * V + token."""
+    """How often each n-gram stood, by ascending `key` = context * V + token.
+
+    `num_dropped` were forgotten for want of room, most of them seen once.
+    """
 
     keys: NDArray[np.int64]
     counts: NDArray[np.int64]
+    num_dropped: int = 0
 
     def merged(self, keys: NDArray[np.int64], counts: NDArray[np.int64]) -> NgramCounts:
         """These counts and more, whose keys may repeat and come in any order."""
         unique, place = np.unique(np.concatenate([self.keys, keys]), return_inverse=True)
         totals = np.zeros(len(unique), np.int64)
         np.add.at(totals, place, np.concatenate([self.counts, counts]))
-        return NgramCounts(unique, totals)
+        return NgramCounts(unique, totals, self.num_dropped)
+
+    def within(self, max_keys: int) -> NgramCounts:
+        """At most so many keys: the rarest go first, as in lossy counting (Manku & Motwani 2002).
+
+        What comes back later is counted anew; what stays rare was never worth a place in a table.
+        """
+        if len(self.keys) <= max_keys:
+            return self
+        # Half of the room is made free, or the next batch would fill it again.
+        place = len(self.counts) - max_keys // 2
+        is_kept = self.counts > np.partition(self.counts, place)[place]
+        num_dropped = self.num_dropped + int(np.sum(~is_kept))
+        return NgramCounts(self.keys[is_kept], self.counts[is_kept], num_dropped)
 
     def discount(self) -> float:
         """The absolute discount that the counts of counts suggest, n1 / (n1 + 2 n2)."""
-        num_once, num_twice = np.sum(self.counts == 1), np.sum(self.counts == 2)
+        num_once = np.sum(self.counts == 1) + self.num_dropped
+        num_twice = np.sum(self.counts == 2)
         if not num_once or not num_twice:
             return 0.5
         return float(num_once / (num_once + 2 * num_twice))
 
 
 class _Counter:
-    """Counts keys in batches: memory grows with distinct n-grams, not with the text."""
+    """Counts keys in batches, in bounded memory however long the text is."""
 
     def __init__(self) -> None:
         empty = np.empty(0, np.int64)
@@ -76,7 +97,7 @@ class _Counter:
     def _flush(self) -> None:
         if self._buffer:
             keys, counts = np.unique(np.concatenate(self._buffer), return_counts=True)
-            self._total = self._total.merged(keys, counts)
+            self._total = self._total.merged(keys, counts).within(_MAX_KEYS)
         self._buffer, self._num_buffered = [], 0
 
 

@@ -43,9 +43,9 @@ def make_table(
 ) -> tuple[KatzTable, TableFacts]:
     """Count a table from text sampled from `draft` and one from the corpus; keep the better.
 
-    Samples are kept in `work` and continued there; both are counted as streams, in memory that
-    grows with the distinct n-grams alone. `texts` [1, N] are what agreement is measured on, and
-    `report` hears what is being done and what share of it is.
+    Samples are kept in `work` and continued there; both are counted as streams, in bounded
+    memory. `texts` [1, N] are what agreement is measured on, and `report` hears what is being done
+    and what share of it is.
     """
     vocab_size = draft.config.get_text_config().vocab_size
 

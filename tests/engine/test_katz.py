@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.drafting.katz import FILE_NAME, KatzTable
+from engine.drafting.katz_build import count_ngrams
 from engine.errors import ModelLoadError
 
 Text = list[int]
@@ -122,6 +123,21 @@ def test_a_flushed_buffer_loses_no_count(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
+def test_memory_is_bounded_and_what_is_frequent_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when counting outgrows its room, or makes room by forgetting what stands often."""
+    generator = np.random.default_rng(0)
+    frequent = [3, 4, 5, 6, 7, 8]
+    texts = [[*frequent, *generator.integers(0, 500, 60).tolist()] for _ in range(200)]
+    monkeypatch.setattr("engine.drafting.katz_build._BUFFERED_KEYS", 500)
+    monkeypatch.setattr("engine.drafting.katz_build._MAX_KEYS", 2_000)
+    _, _, trigrams = count_ngrams(texts, 500)
+    assert len(trigrams.keys) <= 2_000
+    assert trigrams.num_dropped > 5_000
+    place = np.searchsorted(trigrams.keys, (3 * 500 + 4) * 500 + 5)
+    assert trigrams.counts[place] == 200
+    assert 0 < trigrams.discount() < 1
+
+
 @pytest.mark.parametrize("max_bytes", [4_000, 8_000, 20_000])
 def test_a_table_keeps_within_its_bytes(tmp_path: Path, max_bytes: int) -> None:
     """Red when pruning misjudges the size of a row."""
@@ -149,7 +165,7 @@ def test_a_token_outside_the_vocabulary_is_refused() -> None:
 def test_a_bad_file_is_refused_with_the_remedy(tmp_path: Path, content: bytes) -> None:
     """Red when a file of another kind raises something else or says nothing of what to do."""
     (tmp_path / FILE_NAME).write_bytes(content)
-    with pytest.raises(ModelLoadError, match=r"build one with engine\.training"):
+    with pytest.raises(ModelLoadError, match="stagetree ngram build"):
         KatzTable.load(tmp_path)
 
 
