@@ -44,6 +44,10 @@ PROMPTS = (
 )
 
 
+_FILE_WIDTH = 100
+"""Columns of what is written to a file or a pipe, where nobody's window limits it."""
+
+
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
     """What is asked for on the command line; no `prompts` file means the built-in ones.
@@ -77,6 +81,8 @@ def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
 
     Raises ConfigError for options that do not fit the model or the configuration.
     """
+    if not console.is_terminal:
+        console.width = max(console.width, _FILE_WIDTH)
     plan = _plan(settings, options)
     comparisons = _compare(plan, console)
     for sampling, comparison in zip(SAMPLINGS, comparisons, strict=True):

@@ -157,6 +157,14 @@ def test_the_tables_fit_100_columns() -> None:
     assert "…" not in text and "1234.56" in text and "12.34–12.34" in text
 
 
+def test_a_file_gets_whole_columns(family: Path) -> None:
+    """A pipe has no width of its own, and 80 columns would cut figures off."""
+    few = ("--num-prompts", "1", "--tokens", "4", "--repetitions", "1", "--mode", "staged")
+    result = run(family, *few)
+    assert result.exit_code == 0, result.output
+    assert "…" not in result.output
+
+
 def test_only_the_named_modes_run_beside_plain(family: Path) -> None:
     file = family / "two.json"
     few = ("--num-prompts", "1", "--tokens", "4", "--repetitions", "1")
