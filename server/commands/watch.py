@@ -37,9 +37,9 @@ class TrainingLine:
 
     def _time_left(self) -> str:
         """What the rest of the budget takes if it is spent as fast as the first part was."""
-        seconds = self.training.seconds
+        seconds = 60 * self.recipe.minutes
         if self.spent:
-            seconds *= max(0.0, 1 - self.spent) / self.spent
+            seconds = self.training.seconds * max(0.0, 1 - self.spent) / self.spent
         return str(timedelta(seconds=round(seconds)))
 
 
