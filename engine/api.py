@@ -14,6 +14,7 @@ import torch
 
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
+from engine.drafting.base import Drafter
 from engine.drafting.build import StageBuilder, recognised, stage_names
 from engine.errors import ConfigError
 from engine.loading import load_model
@@ -78,6 +79,12 @@ class Engine:
     def with_stages(self, stages: Sequence[StageConfig]) -> Self:
         """The same weights behind another list of stages; not while a request is running."""
         return type(self)(self._name, self._target, self._builder, stages)
+
+    def with_drafter(self, drafter: Drafter) -> Self:
+        """The same weights behind a drafter that no list of stages names, as a benchmark has it."""
+        engine = self.with_stages(())
+        engine._decoder.drafter = drafter
+        return engine
 
     @property
     def stages(self) -> tuple[StageConfig, ...]:
