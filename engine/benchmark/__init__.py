@@ -8,19 +8,29 @@ It needs torch, transformers and numpy alone.
 """
 
 from engine.benchmark.figures import Result, ratio_interval
+from engine.benchmark.growth import SIZES, LlamaShape, grow_checkpoint, grown
 from engine.benchmark.hardware import machine
 from engine.benchmark.measure import Comparison, Workload, compare
 from engine.benchmark.modes import Mode, configured_mode, modes_of, resized
+from engine.benchmark.replay import ReplayEngine, ReplayStageConfig, expected_length, record
 
 __all__ = [
+    "SIZES",
     "Comparison",
+    "LlamaShape",
     "Mode",
+    "ReplayEngine",
+    "ReplayStageConfig",
     "Result",
     "Workload",
     "compare",
     "configured_mode",
+    "expected_length",
+    "grow_checkpoint",
+    "grown",
     "machine",
     "modes_of",
     "ratio_interval",
+    "record",
     "resized",
 ]

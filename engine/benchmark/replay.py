@@ -1,0 +1,122 @@
+"""A drafter of chosen quality: it replays a recorded text with as many wrong tokens as asked for.
+
+It runs no model, so a step costs what the engine itself costs, and τ is known beforehand:
+
+    engine = ReplayEngine.load(EngineConfig("embedded/target"))
+    stage = ReplayStageConfig(recordings=record(engine, workload), acceptance=0.8, budget=4)
+    compare(engine, [Mode("plain", (), "off"), Mode("replay", (stage,))], workload, 5)
+
+For benchmarks alone: no configuration can name it.
+"""
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+from engine.api import Engine
+from engine.benchmark.measure import Workload
+from engine.config import NgramStageConfig, StageConfig
+from engine.drafting.base import Context, StageWork
+from engine.request import GenerateRequest, Step
+from engine.tree import TokenTree
+
+Recordings = Mapping[tuple[int, ...], tuple[int, ...]]
+"""Replies by their prompts, in token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayStageConfig(NgramStageConfig):
+    """A chain of `budget` recorded tokens, each of them right with probability `acceptance`.
+
+    `acceptance` is above 0 and at most 1. Which tokens are wrong depends on `seed`, the prompt and
+    the position alone; at another acceptance the same ones go wrong first.
+    """
+
+    name: ClassVar[str] = "replay"
+    recordings: Recordings = field(default_factory=dict)
+    acceptance: float = 1.0
+    seed: int = 0
+
+
+class ReplayEngine(Engine):
+    """An engine that takes a `ReplayStageConfig` for its only stage, too."""
+
+    def with_stages(self, stages: Sequence[StageConfig]) -> Self:
+        """The same weights behind another list of stages, or behind one replay."""
+        if not stages or not isinstance(replay := stages[0], ReplayStageConfig):
+            return super().with_stages(stages)
+        return self.with_drafter(ReplayDrafter(replay, self.info.vocab_size))
+
+
+class ReplayDrafter:
+    """Proposes the recording of the prompt from wherever the text stands; nothing without one."""
+
+    def __init__(self, config: ReplayStageConfig, vocab_size: int) -> None:
+        self.budget = config.budget
+        self.work = StageWork(config.name)
+        self._config = config
+        self._vocab_size = vocab_size
+        self._estimate = math.log(config.acceptance)
+        self._text: list[int] = []
+
+    def reset(self, prompt: Sequence[int]) -> None:
+        """Take the recording of this prompt, with its wrong tokens."""
+        reply = self._config.recordings.get(tuple(prompt), ())
+        chance = random.Random(repr((self._config.seed, *prompt)))
+        self._text = [*prompt, *(self._heard(token, chance) for token in reply)]
+
+    def observe(self, tokens: Sequence[int]) -> None:
+        """Nothing to learn."""
+
+    def grow(
+        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
+    ) -> list[int]:
+        """A chain of the next `budget` tokens below the first leaf."""
+        with self.work.timed():
+            node = leaves[0]
+            start = len(context.tokens) + tree.depths[node]
+            chain: list[int] = []
+            for token in self._text[start : start + budget]:
+                if not context.can_extend(tree, node):
+                    break
+                node = tree.add(node, token, self._estimate, self.work.name)
+                chain.append(node)
+        return chain
+
+    def take_work(self) -> list[StageWork]:
+        """The time spent; no pass was run."""
+        return [self.work.take()]
+
+    def _heard(self, token: int, chance: random.Random) -> int:
+        """The token, or, when its lot says so, any other."""
+        lot, distance = chance.random(), chance.randrange(1, self._vocab_size)
+        is_right = lot < self._config.acceptance
+        return token if is_right else (token + distance) % self._vocab_size
+
+
+def record(engine: Engine, workload: Workload) -> Recordings:
+    """What plain decoding replies to each prompt, seeded as `compare` seeds them."""
+    recordings: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for index, prompt in enumerate(workload.prompts):
+        request = GenerateRequest(
+            request_id=str(index),
+            prompt=prompt,
+            max_tokens=workload.max_tokens,
+            sampling=replace(workload.sampling, seed=workload.sampling.seed + index),
+            stop_token_ids=workload.stop_token_ids,
+            speculation="off",
+        )
+        steps = (item for item in engine.generate(request) if isinstance(item, Step))
+        recordings[prompt] = tuple(token.token_id for step in steps for token in step.tokens)
+    return recordings
+
+
+def expected_length(acceptance: float, length: int) -> float:
+    """τ of a chain of `length` tokens, each right with probability `acceptance`, by itself.
+
+    The geometric sum 1 + a + ... + a^k, as in Leviathan, Kalman & Matias, Fast Inference from
+    Transformers via Speculative Decoding (2211.17192).
+    """
+    return math.fsum(acceptance**depth for depth in range(length + 1))
