@@ -1,33 +1,70 @@
-"""The key-value cache of one model: preallocated rows, written in place, rolled back by a number.
+"""The key-value cache of one network: preallocated rows, written in place, rolled back by a number.
 
     rows   0 .. committed tokens .. | tree nodes, in the order in which they were scored | free
                                     ^ the caller knows where the committed rows end
 
-It is a transformers `Cache`, so that stock model code writes to it. Every layer, sliding ones too,
-keeps all rows: a ring could not be rolled back. Beside keys and values a row may have features: the
-hidden states that a head reads.
+Every layer, sliding ones too, keeps all rows: a ring could not be rolled back. Beside keys and
+values a row may have features: the hidden states that a head reads. `PassRows` shows the rows to
+stock model code as a transformers `Cache`.
 """
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 
-class KVCache(Cache):
-    """`length` rows are in use, of at most `capacity`; three verbs change that, none allocates."""
+class KVCache:
+    """`length` rows are in use, of at most `capacity`; three verbs change that, none allocates.
 
-    def __init__(self, capacity: int) -> None:
-        super().__init__(layer_class_to_replicate=cast(type[CacheLayerMixin], self._new_layer))
+    `rows` are the keys and the values of the first layer, of the second, and so on, each of shape
+    (1, heads, capacity, size). Unused rows are zero, and always finite: a masked row's weight is 0,
+    and 0 times infinity is not a number.
+    """
+
+    def __init__(self, capacity: int, like: Sequence[Tensor]) -> None:
         self.capacity = capacity
         self.length = 0
-        self._rows: list[_Layer] = []
+        # Rows of one shape lie in one tensor, so that a single operation moves them all.
+        self._blocks: dict[torch.Size, Tensor] = {}
+        places: list[tuple[torch.Size, int]] = []
+        for rows in like:
+            shape = torch.Size((*rows.shape[:-2], capacity, rows.shape[-1]))
+            places.append((shape, sum(shape == known for known, _ in places)))
+        for shape, _ in places:
+            count = sum(shape == known for known, _ in places)
+            if shape not in self._blocks:
+                # Tensors made in inference mode could not be written to by what compiles a pass.
+                with torch.inference_mode(False):
+                    block = torch.zeros(count, *shape, dtype=like[0].dtype, device=like[0].device)
+                self._blocks[shape] = block
+        self.rows = [self._blocks[shape][index] for shape, index in places]
         self._features: Tensor | None = None
 
+    @classmethod
+    def of(cls, capacity: int, run: Callable[[Cache], object]) -> "KVCache":
+        """A cache of the shapes that a pass over one token, `run`, writes to the one it is given.
+
+        Only the network itself knows what each of its layers keeps.
+        """
+        probe = DynamicCache()
+        with torch.inference_mode():
+            run(probe)
+        layers = cast(Any, probe.layers)
+        return cls(capacity, [rows for layer in layers for rows in (layer.keys, layer.values)])
+
+    def free_slots(self, num_rows: int) -> Tensor:
+        """Indices of the next rows: (num_rows,). Raises ValueError if there are not so many."""
+        end = self.length + num_rows
+        if end > self.capacity:
+            raise ValueError(f"{end} rows do not fit a cache of {self.capacity}")
+        return torch.arange(self.length, end, device=self.rows[0].device)
+
     def extend(self, num_rows: int) -> None:
-        """Count in the rows that a forward pass has just written at the end of every layer."""
+        """Count in the rows that a forward pass has just written behind those in use."""
         self.length += num_rows
 
     def truncate(self, length: int) -> None:
@@ -41,10 +78,11 @@ class KVCache(Cache):
         """Of the rows from `start` on keep only `kept` (absolute, ascending), moved together."""
         end = start + len(kept)
         if list(kept) != list(range(start, end)):
-            for layer in self._rows:
-                layer.move(list(kept), start)
+            places = torch.tensor(kept, device=self.rows[0].device)
+            for block in self._blocks.values():
+                block[..., start:end, :] = block.index_select(-2, places)
             if self._features is not None:
-                self._features[start:end] = self._features[list(kept)]
+                self._features[start:end] = self._features[places]
         self.length = end
 
     def write_features(self, states: Tensor) -> None:
@@ -59,60 +97,51 @@ class KVCache(Cache):
             raise ValueError(f"no features of rows {start} to {end} are kept")
         return self._features[start:end]
 
-    def _new_layer(self) -> "_Layer":
-        self._rows.append(_Layer(self))
-        return self._rows[-1]
 
+class PassRows(Cache):
+    """A cache's rows as one forward pass sees them: it writes `slots` and reads the first `length`.
 
-class _Layer(CacheLayerMixin):
-    """Keys and values of one layer: (1, kv heads, capacity, head size), zero where unused.
-
-    Unused rows must be finite: a masked row's weight is 0, and 0 times infinity is not a number.
+    Made of tensors alone, so that a pass is a function that can be compiled. `slots` are indices of
+    rows, one for each token of the pass.
     """
+
+    def __init__(self, rows: Sequence[Tensor], slots: Tensor, length: int) -> None:
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        super().__init__(layers=[_PassLayer(keys, values, slots, length) for keys, values in pairs])
+
+
+class _PassLayer(CacheLayerMixin):
+    """One layer's keys and values during one pass."""
 
     is_sliding = False
 
-    def __init__(self, cache: KVCache) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, slots: Tensor, length: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._cache = cache
-        self._both: tuple[Tensor, ...] = ()
+        self.keys, self.values = keys, values
+        self._slots = slots
+        self._length = length
+        self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate the rows in the shape and precision of the first ones."""
-        self._both = tuple(
-            states.new_zeros(*states.shape[:-2], self._cache.capacity, states.shape[-1])
-            for states in (key_states, value_states)
-        )
-        self.keys, self.values = self._both
-        self.is_initialized = True
+        """Nothing to allocate."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write the pass's rows after those in use and return all of both, as views."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        start, end = self._cache.length, self._cache.length + key_states.shape[-2]
-        if end > self._cache.capacity:
-            raise ValueError(f"{end} rows do not fit a cache of {self._cache.capacity}")
-        keys, values = self._both
-        keys[:, :, start:end] = key_states
-        values[:, :, start:end] = value_states
-        return keys[:, :, :end], values[:, :, :end]
-
-    def move(self, rows: list[int], start: int) -> None:
-        """Copy `rows` to the consecutive places from `start` on."""
-        for states in self._both:
-            states[:, :, start : start + len(rows)] = states[:, :, rows]
+        """Write the pass's rows into their slots and return all that it may see, as views."""
+        keys, values = cast(Tensor, self.keys), cast(Tensor, self.values)
+        keys.index_copy_(2, self._slots, key_states)
+        values.index_copy_(2, self._slots, value_states)
+        return keys[:, :, : self._length], values[:, :, : self._length]
 
     def get_seq_length(self) -> int:
-        """Rows in use."""
-        return self._cache.length
+        """Rows before the pass; 0, since positions are given to the model."""
+        return 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """How many rows a mask would cover, and from which on."""
-        return self._cache.length + query_length, 0
+        return self._length, 0
 
     def get_max_length(self) -> int:
         """Rows there are."""
-        return self._cache.capacity
+        return int(cast(Tensor, self.keys).shape[2])

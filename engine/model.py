@@ -10,12 +10,50 @@ from typing import Self, cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from engine.attention import TreeMasks
 from engine.errors import ModelLoadError
+from engine.kv_cache import PassRows
+from engine.passes import PassFunction, PassInputs
 from engine.scorer import ModelLimits, Pass, TreeScorer
 from engine.tree import TokenTree
+
+
+class CausalPass(PassFunction):
+    """A pass of a causal language model, with hidden states of `layers` as its second output."""
+
+    def __init__(self, network: PreTrainedModel, window: int, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.description = f"{network.config.to_json_string(use_diff=False)} {layers} {window}"
+        self._window = window
+        self._layers = tuple(layers)
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        mask: Tensor,
+        windowed_mask: Tensor,
+        *rest: Tensor,
+        num_logits: int = 0,
+    ) -> tuple[Tensor, ...]:
+        """Logits (width, vocabulary) and, of chosen layers, features (width, layers * hidden)."""
+        output = self.network(
+            input_ids=ids,
+            position_ids=positions,
+            past_key_values=PassRows(rest, slots, mask.shape[-1]),
+            use_cache=True,
+            logits_to_keep=num_logits,
+            tree_masks=TreeMasks(mask, windowed_mask, self._window),
+            **({"output_hidden_states": True} if self._layers else {}),
+        )
+        if not self._layers:
+            return (output.logits[0],)
+        states = [output.hidden_states[layer][0] for layer in self._layers]
+        return output.logits[0], torch.cat(states, dim=-1)
 
 
 class Model(TreeScorer):
@@ -27,15 +65,11 @@ class Model(TreeScorer):
     def __init__(
         self, network: PreTrainedModel, limits: ModelLimits, max_model_len: int, chunk: int = 512
     ) -> None:
-        parameter = next(network.parameters())
-        super().__init__(limits, max_model_len, chunk, parameter.device, parameter.dtype)
+        super().__init__(network, limits, max_model_len, chunk)
         self.network = network
         self._feature_layers: tuple[int, ...] = ()
-
-    @property
-    def num_parameters(self) -> int:
-        """Weights, tied ones counted once."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
+        self._variant = self._feature_layers
+        self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
 
     @property
     def num_layers(self) -> int:
@@ -60,6 +94,7 @@ class Model(TreeScorer):
     def pad_vocabulary(self, size: int) -> None:
         """Give ids up to `size` an embedding, so that a larger target's padding ids can be fed."""
         self.network.resize_token_embeddings(size, mean_resizing=False)
+        self._runners.clear()
         self.limits = replace(self.limits, vocab_size=size)
 
     def keep_features(self, layers: Sequence[int]) -> None:
@@ -69,29 +104,33 @@ class Model(TreeScorer):
         output matrix reads. A change forgets the text, whose rows lack them.
         """
         if tuple(layers) != self._feature_layers:
-            self._feature_layers = tuple(layers)
+            self._feature_layers = self._variant = tuple(layers)
             self.reset([0])
 
     def features(self, start: int, end: int) -> Tensor:
         """Features of the committed tokens `start` to `end`: (end - start, layers * hidden)."""
         return self._cache.features(start, end)
 
-    def _forward(self, feed: Pass, masks: TreeMasks) -> Tensor:
-        num_logits = len(feed.nodes)
-        output = self.network(
-            input_ids=torch.tensor([feed.ids], device=self.device),
-            position_ids=torch.tensor([feed.positions], device=self.device),
-            past_key_values=self._cache,
+    def _probe(self, cache: Cache) -> None:
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        mask = torch.zeros(1, 1, 1, 1, device=self.device, dtype=self.dtype)
+        self.network(
+            input_ids=token,
+            position_ids=token,
+            past_key_values=cache,
             use_cache=True,
-            logits_to_keep=max(1, num_logits),
-            tree_masks=masks,
-            **({"output_hidden_states": True} if self._feature_layers else {}),
+            tree_masks=TreeMasks(mask, mask, self.limits.window),
         )
-        if self._feature_layers:
-            states = [output.hidden_states[layer][0] for layer in self._feature_layers]
-            self._cache.write_features(torch.cat(states, dim=-1))
-        logits: Tensor = output.logits[0, -num_logits:] if num_logits else output.logits[0, :0]
-        return logits
+
+    def _function(self) -> CausalPass:
+        return CausalPass(self.network, self.limits.window, self._feature_layers)
+
+    def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:
+        num_logits = len(feed.nodes)
+        logits, *features = self.runner.run(inputs, num_logits=max(1, num_logits))
+        if features:
+            self._cache.write_features(features[0])
+        return logits[-num_logits:] if num_logits else logits[:0]
 
     def check_seam(self) -> Self:
         """Prove on a small tree that this model obeys masks and positions, or refuse it.

@@ -4,19 +4,36 @@ It knows nothing of what the network is, nor of sampling, drafting or requests.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import Cache
 
-from engine.attention import TreeMasks
 from engine.config import MAX_TREE_ROWS
 from engine.kv_cache import KVCache
+from engine.passes import (
+    Example,
+    PassFunction,
+    PassInputs,
+    PassRunner,
+    digest,
+    pack,
+    unpack,
+)
 from engine.tree import TokenTree
 
-_SCRATCH_ROWS = MAX_TREE_ROWS + 1
-"""Rows kept free behind the longest text, for a tree or a draft's candidates, and their root."""
+_SCRATCH_ROWS = MAX_TREE_ROWS + 2
+"""Rows kept free behind the longest text, for a tree or a draft's candidates, their root, and one
+that is never used: compiled passes do not read a whole cache."""
+
+_MOST_COMPILED = 512 << 20
+"""Weights of more bytes are not compiled: two more copies of them, and dispatch matters less."""
 
 
 def never() -> bool:
@@ -79,24 +96,69 @@ class TreeScorer(ABC):
 
     def __init__(
         self,
+        network: nn.Module,
         limits: ModelLimits,
         max_model_len: int,
         chunk: int,
-        device: torch.device,
-        dtype: torch.dtype,
     ) -> None:
+        parameter = next(network.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
         self.limits = limits
         self.max_model_len = min(max_model_len, limits.max_positions)
-        self.device, self.dtype = device, dtype
         self.tokens: list[int] = []
         self.num_passes = 0
+        self._network = network
         self._chunk = chunk
         self._nodes: list[int] = []
-        self._cache = KVCache(self.max_model_len + _SCRATCH_ROWS)
+        self._digest: str | None = None
+        self._is_prepared = False
+        self._variant: Hashable = None
+        self._runners: dict[Hashable, PassRunner] = {}
 
     @abstractmethod
-    def _forward(self, feed: Pass, masks: TreeMasks) -> Tensor:
-        """Run the network, which writes its rows to the cache: logits of the pass's nodes."""
+    def _probe(self, cache: Cache) -> None:
+        """Run the network over one token, so that it writes to this cache."""
+
+    @abstractmethod
+    def _function(self) -> PassFunction:
+        """The network's pass, in its present variant."""
+
+    @abstractmethod
+    def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:
+        """Run a pass, which writes its rows to the cache: logits of the pass's nodes."""
+
+    def _extra(self, width: int) -> tuple[Tensor, ...]:
+        """Examples of the inputs that this network's pass has beside the common ones."""
+        return ()
+
+    def prepare(self, compiles: bool) -> None:
+        """Lay the weights out for this machine, and remember which they were if it `compiles`."""
+        if self._is_prepared:
+            return
+        self._is_prepared = True
+        if compiles and self.device.type == "cpu" and _num_bytes(self._network) <= _MOST_COMPILED:
+            self._digest = digest(self._network.state_dict())
+            self._runners.clear()
+        pack(self._network)
+
+    @property
+    def runner(self) -> PassRunner:
+        """What runs the passes."""
+        if self._variant not in self._runners:
+            self._runners[self._variant] = PassRunner(self._function(), self._example, self._digest)
+        return self._runners[self._variant]
+
+    def compile(self, folder: Path) -> None:
+        """Write compiled passes that are not there yet to `folder`; nothing can be scored after.
+
+        It takes a minute or so. Raises whatever torch's compiler raises.
+        """
+        unpack(self._network)
+        self.runner.compile(folder)
+
+    @cached_property
+    def _cache(self) -> KVCache:
+        return KVCache.of(self.max_model_len + _SCRATCH_ROWS, self._probe)
 
     def reset(self, prompt: Sequence[int]) -> None:
         """Start another text: keep the rows of the longest common prefix with the last one."""
@@ -179,35 +241,52 @@ class TreeScorer(ABC):
             raise ValueError("committed tokens cannot follow a tree's rows: roll back first")
         feed = Pass(len(self.tokens), pending, tree, nodes, tuple(self._nodes))
         with torch.inference_mode():
-            logits = self._forward(feed, self._masks(feed))
+            logits = self._forward(feed, self._pass_inputs(feed))
         self._cache.extend(len(pending) + len(nodes))
         self.num_passes += 1
         self.tokens.extend(pending)
         self._nodes.extend(nodes)
         return logits
 
-    def _masks(self, feed: Pass) -> TreeMasks:
+    def _pass_inputs(self, feed: Pass) -> PassInputs:
+        positions = feed.positions
+        mask, windowed_mask = self._masks(feed)
+        return PassInputs(
+            torch.tensor([feed.ids], device=self.device),
+            torch.tensor([positions], device=self.device),
+            self._cache.free_slots(len(positions)),
+            mask,
+            windowed_mask,
+        )
+
+    def _masks(self, feed: Pass) -> tuple[Tensor, Tensor]:
         """What each row of the pass may see: committed rows before it, its ancestors, itself."""
         positions, root, num_pending = feed.positions, feed.root, len(feed.pending)
         columns = [*feed.earlier, *feed.nodes]
-        is_plain = len(positions) == 1 and len(columns) <= 1
-        is_windowed = 0 < self.limits.window <= max(positions)
-        if is_plain and not is_windowed:
-            return TreeMasks(window=self.limits.window)
-        visible = torch.ones(len(positions), root + len(columns), dtype=torch.bool)
-        visible[:num_pending] = visible[:num_pending].tril(feed.start)
-        if feed.nodes:
-            mask = feed.tree.ancestor_mask(feed.nodes, columns)
-            visible[num_pending:, root:] = torch.from_numpy(mask)
-        full = self._additive(visible)
-        if not is_windowed:
-            return TreeMasks(full, full, self.limits.window)
+        visible = np.zeros((len(positions), root + len(columns)), dtype=np.bool_)
+        visible[num_pending:, :root] = True
+        if num_pending:
+            visible[:num_pending] = np.tri(num_pending, root + len(columns), feed.start)
+        visible[num_pending:, root:] = feed.tree.ancestor_mask(feed.nodes, columns)
+        mask = self._additive(visible)
+        if not 0 < self.limits.window <= max(positions):
+            return mask, mask
         seen = [*range(root), *(root + feed.tree.depths[node] for node in columns)]
-        distance = torch.tensor(positions)[:, None] - torch.tensor(seen)[None, :]
-        windowed = self._additive(visible & (distance < self.limits.window))
-        return TreeMasks(full, windowed, self.limits.window)
+        distance = np.array(positions)[:, None] - np.array(seen)[None, :]
+        return mask, self._additive(visible & (distance < self.limits.window))
 
-    def _additive(self, visible: Tensor) -> Tensor:
-        mask = torch.zeros(visible.shape, dtype=self.dtype)
-        mask.masked_fill_(~visible, float("-inf"))
-        return mask[None, None].to(self.device)
+    def _additive(self, visible: NDArray[np.bool_]) -> Tensor:
+        mask = np.where(visible, np.float32(0), np.float32("-inf"))
+        return torch.from_numpy(mask)[None, None].to(self.device, self.dtype)
+
+    def _example(self, width: int, length: int | None = None) -> Example:
+        """Arguments of a pass that reads `length` rows (all, if None) and writes free ones."""
+        end = self._cache.capacity - 1
+        tokens = torch.arange(width, device=self.device)[None]
+        mask = torch.zeros(1, 1, width, length or end, dtype=self.dtype, device=self.device)
+        inputs = PassInputs(tokens, tokens, tokens[0] + end - width, mask, mask)
+        return Example(inputs, self._extra(width), self._cache.rows)
+
+
+def _num_bytes(network: nn.Module) -> int:
+    return sum(weight.nbytes for weight in network.parameters())

@@ -138,11 +138,11 @@ class TokenTree:
 
     def ancestor_mask(self, rows: Sequence[int], columns: Sequence[int]) -> NDArray[np.bool_]:
         """Whether node `rows[i]` sees node `columns[j]`: shape (len(rows), len(columns))."""
-        mask = np.zeros((len(rows), len(columns)), dtype=np.bool_)
-        for i, row in enumerate(rows):
-            ancestors = self._ancestors[row]
-            mask[i] = [ancestors >> column & 1 for column in columns]
-        return mask
+        num_bytes = (len(self) + 7) // 8
+        packed = b"".join(self._ancestors[row].to_bytes(num_bytes, "little") for row in rows)
+        bits = np.frombuffer(packed, np.uint8).reshape(len(rows), num_bytes)
+        seen = np.unpackbits(bits, axis=1, bitorder="little").astype(np.bool_)
+        return seen[:, np.asarray(columns, dtype=np.intp)]
 
     def is_chain(self) -> bool:
         """Whether no node has two children, so that causal attention is tree attention."""

@@ -4,11 +4,40 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from engine.attention import TreeMasks
 from engine.drafting.head_network import HeadNetwork
+from engine.kv_cache import PassRows
 from engine.model import Model
+from engine.passes import PassFunction, PassInputs
 from engine.scorer import ModelLimits, Pass, TreeScorer
+
+
+class HeadPass(PassFunction):
+    """A pass of a head: logits over its draft vocabulary and outputs, of every row."""
+
+    def __init__(self, network: HeadNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.description = repr(network.shape)
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        mask: Tensor,
+        windowed_mask: Tensor,
+        *rest: Tensor,
+        num_logits: int = 0,
+    ) -> tuple[Tensor, ...]:
+        """`rest` are features (1, width, hidden) and the cache's rows; outputs (width, hidden)."""
+        features, *rows = rest
+        cache = PassRows(rows, slots, mask.shape[-1])
+        masks = TreeMasks(mask, windowed_mask)
+        outputs = self.network(ids, features, positions, cache, masks)[0]
+        return self.network.logits(outputs[-num_logits:]), outputs
 
 
 class HeadModel(TreeScorer):
@@ -23,7 +52,7 @@ class HeadModel(TreeScorer):
     def __init__(self, network: HeadNetwork, target: Model, chunk: int = 512) -> None:
         config = network.shape.layer
         limits = ModelLimits(target.limits.vocab_size, config.max_position_embeddings + 1)
-        super().__init__(limits, target.max_model_len, chunk, target.device, target.dtype)
+        super().__init__(network, limits, target.max_model_len, chunk)
         self.network = network
         self._target = target
         self._first: list[int] = []
@@ -52,17 +81,26 @@ class HeadModel(TreeScorer):
         """All tokens but the first."""
         return context[1:]
 
-    def _forward(self, feed: Pass, masks: TreeMasks) -> Tensor:
-        features = self._features(feed)
-        outputs = self.network(
-            torch.tensor([feed.ids], device=self.device),
-            features[None],
-            torch.tensor([feed.positions], device=self.device),
-            self._cache,
-            masks,
-        )[0, len(feed.pending) :]
-        self._outputs.update(zip(feed.nodes, outputs, strict=True))
-        return self._over_all_tokens(self.network.logits(outputs))
+    def _probe(self, cache: Cache) -> None:
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        mask = torch.zeros(1, 1, 1, 1, device=self.device, dtype=self.dtype)
+        self.network(token, *self._extra(1), token, cache, TreeMasks(mask, mask))
+
+    def _function(self) -> HeadPass:
+        return HeadPass(self.network)
+
+    def _extra(self, width: int) -> tuple[Tensor, ...]:
+        hidden_size = self.network.shape.layer.hidden_size
+        return (torch.ones(1, width, hidden_size, device=self.device, dtype=self.dtype),)
+
+    def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:
+        num_logits = len(feed.nodes)
+        features = self._features(feed)[None]
+        logits, outputs = self.runner.run(inputs, (features,), max(1, num_logits))
+        if not num_logits:
+            return self._over_all_tokens(logits[:0])
+        self._outputs.update(zip(feed.nodes, outputs[-num_logits:], strict=True))
+        return self._over_all_tokens(logits[-num_logits:])
 
     def _features(self, feed: Pass) -> Tensor:
         """What the rows of a pass hold beside their tokens: (rows, hidden)."""

@@ -58,8 +58,7 @@ def test_nodes_scored_over_several_passes_equal_one_pass(architecture: str) -> N
 
 def cache_rows(model: Model) -> list[Tensor]:
     length = model._cache.length
-    layers = model._cache.layers
-    return [rows[:, :, :length] for layer in layers for rows in (layer.keys, layer.values)]
+    return [rows[:, :, :length] for rows in model._cache.rows]
 
 
 def assert_same_cache(model: Model, text: list[int]) -> None:
