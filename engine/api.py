@@ -8,6 +8,8 @@ For Python users, benchmarks and tools. It needs torch and transformers, and not
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -19,8 +21,12 @@ from engine.drafting.build import StageBuilder, recognised, stage_names
 from engine.errors import ConfigError
 from engine.loading import load_model
 from engine.model import Model
+from engine.passes.background import BackgroundCompiler
+from engine.passes.package import default_folder
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
-from engine.scorer import never
+from engine.scorer import TreeScorer, never
+
+OnProgress = Callable[[LoadProgress], None]
 
 
 class Engine:
@@ -28,22 +34,37 @@ class Engine:
 
     def __init__(
         self,
-        name: str,
+        config: EngineConfig,
         target: Model,
         builder: StageBuilder,
-        stages: Sequence[StageConfig],
-        on_stage: Callable[[StageConfig], None] = lambda _: None,
+        on_progress: OnProgress = lambda _: None,
     ) -> None:
-        self._name = name
+        self._config = config
         self._target = target
         self._builder = builder
-        self._stages = tuple(stages)
-        self._decoder = Decoder(target, builder.build(stages, on_stage))
+        self._folder = Path(config.cache_dir) / "passes" if config.cache_dir else default_folder()
+        self._compiler = BackgroundCompiler(self._folder)
+        num_loaded = 0
+
+        def announce(stage: StageConfig) -> None:
+            nonlocal num_loaded
+            num_loaded += 1
+            what = stage.model if isinstance(stage, ModelStageConfig) else "n-grams"
+            share = num_loaded / (len(config.stages) + 1)
+            on_progress(LoadProgress(f"loading the stage {what}", share))
+
+        self._decoder = Decoder(target, builder.build(config.stages, announce))
+        if config.compile != "never":
+            self.adopt_passes()
+        if config.compile in ("background", "wait"):
+            self._start_compiling()
+        if config.compile == "wait" and self._compiler.is_running:
+            on_progress(LoadProgress("compiling passes, a minute or two, once", 1.0))
+            self._compiler.wait()
+            self.adopt_passes()
 
     @classmethod
-    def load(
-        cls, config: EngineConfig, on_progress: Callable[[LoadProgress], None] = lambda _: None
-    ) -> Self:
+    def load(cls, config: EngineConfig, on_progress: OnProgress = lambda _: None) -> Self:
         """Load the weights and tables that `config` names, telling `on_progress` of each part.
 
         Raises ModelLoadError or ConfigError.
@@ -63,22 +84,14 @@ class Engine:
                 f"max_model_len is {wanted}, but {config.model} knows {known} positions: set it to "
                 f"{known} or less."
             )
-        stages = recognised(config.stages)
-        num_parts = len(stages) + 1
-        num_loaded = 0
-
-        def announce(stage: StageConfig) -> None:
-            nonlocal num_loaded
-            num_loaded += 1
-            what = stage.model if isinstance(stage, ModelStageConfig) else "n-grams"
-            on_progress(LoadProgress(f"loading the stage {what}", num_loaded / num_parts))
-
-        builder = StageBuilder(config, target)
-        return cls(config.model, target, builder, stages, announce)
+        target.prepare(config.compile != "never")
+        config = replace(config, stages=recognised(config.stages), threads=torch.get_num_threads())
+        return cls(config, target, StageBuilder(config, target), on_progress)
 
     def with_stages(self, stages: Sequence[StageConfig]) -> Self:
         """The same weights behind another list of stages; not while a request is running."""
-        return type(self)(self._name, self._target, self._builder, stages)
+        config = replace(self._config, stages=tuple(stages))
+        return type(self)(config, self._target, self._builder)
 
     def with_drafter(self, drafter: Drafter) -> Self:
         """The same weights behind a drafter that no list of stages names, as a benchmark has it."""
@@ -89,22 +102,57 @@ class Engine:
     @property
     def stages(self) -> tuple[StageConfig, ...]:
         """The stages, from the one nearest the target downwards."""
-        return self._stages
+        return self._config.stages
 
     @property
     def info(self) -> ModelInfo:
         """What was loaded."""
         limits = self._target.limits
         return ModelInfo(
-            model=self._name,
+            model=self._config.model,
             max_model_len=self._target.max_model_len,
             vocab_size=limits.vocab_size,
             eos_token_ids=limits.eos_token_ids,
             dtype=str(self._target.dtype).removeprefix("torch."),
             device=str(self._target.device),
             num_parameters=self._target.num_parameters,
-            stages=stage_names(self._stages),
+            stages=stage_names(self._config.stages),
+            passes={name: scorer.runner.form for name, scorer in self._scorers.items()},
+            is_compiling=self._compiler.is_running,
         )
+
+    @property
+    def _scorers(self) -> dict[str, TreeScorer]:
+        """Whatever runs passes, by the name of its stage."""
+        stages = self._config.stages
+        named = zip(stage_names(stages), stages, strict=True)
+        names = [name for name, stage in named if isinstance(stage, ModelStageConfig)]
+        return dict(zip(["target", *names], self._builder.scorers(stages), strict=True))
+
+    def _start_compiling(self) -> None:
+        """Begin to compile, in another process, the passes that are still eager."""
+        if any(scorer.runner.missing(self._folder) for scorer in self._scorers.values()):
+            self._compiler.start(self._config)
+
+    def adopt_passes(self) -> bool:
+        """Change over to passes that have been compiled meanwhile; whether there were any.
+
+        For the time between two requests; it takes a fraction of a second if there are some.
+        """
+        return any([scorer.runner.adopt(self._folder) for scorer in self._scorers.values()])
+
+    def compile_passes(self, folder: Path) -> list[str]:
+        """Compile here and now, for other processes: a line for each network that refused.
+
+        Raises nothing, takes minutes, and leaves an engine that generates nothing any more.
+        """
+        problems = []
+        for name, scorer in self._scorers.items():
+            try:
+                scorer.compile(folder)
+            except Exception as error:  # a compiler may raise anything
+                problems.append(f"the {name}: {type(error).__name__}: {error}")
+        return problems
 
     def generate(
         self, request: GenerateRequest, is_cancelled: Callable[[], bool] = never

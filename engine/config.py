@@ -24,6 +24,7 @@ from typing import (
 from engine.errors import ConfigError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Compile = Literal["background", "wait", "cached", "never"]
 Positive = Annotated[int, "positive"]
 
 MAX_TREE_ROWS = 1024
@@ -108,6 +109,11 @@ class EngineConfig(_Section):
     the family that ships with the engine. `stages` run from the one nearest the target downwards;
     none is plain decoding. `alternatives` are drafters that only a benchmark loads, each in the
     place of the first stage. `threads` 0 leaves the number of CPU threads to torch.
+
+    `compile` says where a CPU's compiled passes come from: they are made in the `background` and
+    taken over when they are ready, made before loading ends (`wait`), taken only if an earlier
+    run has left them (`cached`), or not used (`never`). They are kept in `cache_dir`, by default
+    `stagetree` in the user's cache folder.
     """
 
     model: str
@@ -117,6 +123,8 @@ class EngineConfig(_Section):
     max_model_len: Positive | None = None
     prefill_chunk: Positive = 512
     threads: int = 0
+    compile: Compile = "cached"
+    cache_dir: str | None = None
     alternatives: tuple[StageConfig, ...] = ()
 
     @classmethod

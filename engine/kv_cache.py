@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache as Cache
+from transformers.cache_utils import CacheLayerMixin
 
 
 class KVCache:

@@ -10,11 +10,11 @@ from typing import Self, cast
 
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from engine.attention import TreeMasks
 from engine.errors import ModelLoadError
-from engine.kv_cache import PassRows
+from engine.kv_cache import Cache, PassRows
 from engine.passes import PassFunction, PassInputs
 from engine.scorer import ModelLimits, Pass, TreeScorer
 from engine.tree import TokenTree

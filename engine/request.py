@@ -96,7 +96,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded engine says of itself; `max_model_len` bounds prompt plus reply, in tokens."""
+    """What a loaded engine says of itself; `max_model_len` bounds prompt plus reply, in tokens.
+
+    `passes` tells how those of the target and of each stage with a network are run now, "eager" or
+    "compiled", and `is_compiling` whether that may still change.
+    """
 
     model: str
     max_model_len: int
@@ -106,6 +110,8 @@ class ModelInfo:
     device: str
     num_parameters: int
     stages: tuple[str, ...]
+    passes: dict[str, str] = field(default_factory=dict)
+    is_compiling: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import Cache
 
 from engine.config import MAX_TREE_ROWS
-from engine.kv_cache import KVCache
+from engine.kv_cache import Cache, KVCache
 from engine.passes import (
     Example,
     PassFunction,
@@ -282,9 +281,15 @@ class TreeScorer(ABC):
     def _example(self, width: int, length: int | None = None) -> Example:
         """Arguments of a pass that reads `length` rows (all, if None) and writes free ones."""
         end = self._cache.capacity - 1
-        tokens = torch.arange(width, device=self.device)[None]
-        mask = torch.zeros(1, 1, width, length or end, dtype=self.dtype, device=self.device)
-        inputs = PassInputs(tokens, tokens, tokens[0] + end - width, mask, mask)
+        places = torch.arange(width, device=self.device)
+        # No tensor twice: a compiler would take two inputs that are one for one input.
+        ids, positions = (7 * places % self.limits.vocab_size)[None], places[None] + 2
+        mask, windowed_mask = torch.zeros(
+            2, 1, 1, width, length or end, dtype=self.dtype, device=self.device
+        ).unbind()
+        mask[..., ::3] = float("-inf")
+        windowed_mask[..., ::2] = float("-inf")
+        inputs = PassInputs(ids, positions, places + end - width, mask, windowed_mask)
         return Example(inputs, self._extra(width), self._cache.rows)
 
 

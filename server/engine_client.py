@@ -41,6 +41,10 @@ class Engine(Protocol):
     def progress(self) -> LoadProgress:
         """How far loading has come."""
 
+    @property
+    def info(self) -> ModelInfo | None:
+        """What is loaded, as last heard; None before it is ready."""
+
     async def wait_ready(self) -> ModelInfo:
         """Wait for the model; raises ModelLoadError or EngineDiedError."""
 
@@ -62,8 +66,13 @@ class Serving:
     """An engine that can serve, with what is needed to speak to it."""
 
     engine: Engine
-    info: ModelInfo
     tokenizer: Tokenizer
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the engine says of itself."""
+        assert self.engine.info is not None
+        return self.engine.info
 
 
 class EngineClient:
@@ -173,11 +182,11 @@ class EngineClient:
             await engine.start()
             reporter = asyncio.create_task(self._report_phases(engine))
             try:
-                info, known = await asyncio.gather(engine.wait_ready(), asyncio.shield(tokenizer))
+                _, known = await asyncio.gather(engine.wait_ready(), asyncio.shield(tokenizer))
             finally:
                 reporter.cancel()
                 await asyncio.gather(reporter, return_exceptions=True)
-            await self._announce(Serving(engine, info, known))
+            await self._announce(Serving(engine, known))
             return await engine.wait_died()
         except EngineDiedError as error:
             return str(error)

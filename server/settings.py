@@ -31,6 +31,8 @@ _ENGINE_KEYS = (
     "max_model_len",
     "prefill_chunk",
     "threads",
+    "compile",
+    "cache_dir",
     "stages",
     "alternatives",
 )
@@ -50,6 +52,8 @@ class Settings(BaseSettings):
     max_model_len: Annotated[int, Field(ge=2)] | None = None
     prefill_chunk: int = Field(default=512, ge=1)
     threads: int = Field(default=0, ge=0)
+    compile: Literal["background", "wait", "cached", "never"] = "background"
+    cache_dir: str | None = None
     # The live look-up alone: the one stage that needs no training and fits any target.
     stages: list[dict[str, Any]] = [{"kind": "ngram"}]
     # Drafters that `stagetree bench` measures in the place of the first stage; never served.
@@ -85,9 +89,14 @@ class Settings(BaseSettings):
         """The name that clients call the model by."""
         return self.served_model_name or self.model
 
-    def engine_config(self) -> EngineConfig:
-        """The engine's part; `draft` stands above a live look-up. Raises ConfigError."""
+    def engine_config(self, background_compile: str = "background") -> EngineConfig:
+        """The engine's part; `draft` stands above a live look-up. Raises ConfigError.
+
+        `background_compile` is what compiling in the background means to a command that ends.
+        """
         mapping = {key: getattr(self, key) for key in _ENGINE_KEYS}
+        if self.compile == "background":
+            mapping["compile"] = background_compile
         if self.draft is not None:
             mapping["stages"] = [{"kind": "model", "model": self.draft}, {"kind": "ngram"}]
         return EngineConfig.from_mapping(mapping)

@@ -2,9 +2,13 @@
 
 import os
 import random
+import tempfile
 
 # Before transformers is imported: a test that would download fails, here as in CI.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Nor does any test start a compiler or find what an earlier run compiled, unless it is about that.
+os.environ["STAGETREE_COMPILE"] = "never"
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="stagetree-tests-")
 
 import numpy as np
 import pytest

@@ -20,6 +20,7 @@ from engine.drafting.ngram import NgramDrafter
 from engine.errors import ModelLoadError
 from engine.loading import load_model, resolve
 from engine.model import Model
+from engine.scorer import TreeScorer
 
 _PADDING = 0.01
 """Families pad one vocabulary to different sizes; a larger difference is another tokenizer."""
@@ -72,14 +73,27 @@ class StageBuilder:
                 chunk=self._config.prefill_chunk,
             )
             _fit_vocabulary(name, model, self._target)
+            model.prepare(self._config.compile != "never")
             self._models[name] = model
         return self._models[name]
 
     def head(self, name: str) -> HeadModel:
         """A head that fits the target. Raises ModelLoadError if it does not."""
         if name not in self._heads:
-            self._heads[name] = load_head(name, self._target, self._config.prefill_chunk)
+            head = load_head(name, self._target, self._config.prefill_chunk)
+            head.prepare(self._config.compile != "never")
+            self._heads[name] = head
         return self._heads[name]
+
+    def scorers(self, stages: Sequence[StageConfig]) -> list[TreeScorer]:
+        """Whatever runs passes for these stages, the target first."""
+        found: list[TreeScorer] = [self._target]
+        for stage in stages:
+            if isinstance(stage, HeadStageConfig):
+                found.append(self.head(stage.model))
+            elif isinstance(stage, ModelStageConfig):
+                found.append(self.model(stage.model))
+        return found
 
     def table(self, name: str) -> KatzTable:
         """An n-gram table over the target's vocabulary."""

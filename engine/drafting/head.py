@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from engine.attention import TreeMasks
 from engine.drafting.head_network import HeadNetwork
-from engine.kv_cache import PassRows
+from engine.kv_cache import Cache, PassRows
 from engine.model import Model
 from engine.passes import PassFunction, PassInputs
 from engine.scorer import ModelLimits, Pass, TreeScorer

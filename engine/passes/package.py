@@ -12,11 +12,11 @@ import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-import transformers
 from torch import Tensor
 
 from engine import attention, kv_cache
@@ -121,7 +121,7 @@ def fingerprint(function: PassFunction, weights: str, rows: Sequence[Tensor]) ->
         weights,
         function.description,
         torch.__version__,
-        transformers.__version__,
+        version("transformers"),
         torch.get_num_threads(),
         torch.backends.cpu.get_cpu_capability(),
         platform.machine(),

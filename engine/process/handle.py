@@ -45,6 +45,7 @@ class EngineProcess:
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._progress = LoadProgress("starting the engine process", 0.0)
+        self._info: ModelInfo | None = None
         self._heard = 0.0
         self._running: tuple[str, asyncio.Queue[Step | Finished | EngineError]] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -76,6 +77,11 @@ class EngineProcess:
     def progress(self) -> LoadProgress:
         """How far loading has come."""
         return self._progress
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What is loaded, as last heard; None before it is ready."""
+        return self._info
 
     async def wait_ready(self) -> ModelInfo:
         """What was loaded, once it is. Raises ModelLoadError or EngineDiedError."""
@@ -152,7 +158,9 @@ class EngineProcess:
             case Loading(progress):
                 self._progress = progress
             case Ready(info):
-                self._ready.set_result(info)
+                self._info = info
+                if not self._ready.done():
+                    self._ready.set_result(info)
             case Unloadable(message):
                 self._ready.set_exception(ModelLoadError(message))
             case Stepped(step):

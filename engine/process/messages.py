@@ -38,7 +38,7 @@ class Unloadable(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """What was loaded; requests may come."""
+    """What was loaded, or has changed since; requests may come."""
 
     info: ModelInfo
 

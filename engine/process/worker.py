@@ -65,9 +65,15 @@ class Worker:
         except EngineError as error:
             self._tell(Unloadable(str(error)))
             return
-        self._tell(Ready(engine.info))
+        info = engine.info
+        self._tell(Ready(info))
         while self._is_wanted():
             self._listen(BEAT_SECONDS)
+            if info.is_compiling:
+                engine.adopt_passes()
+            if engine.info != info:
+                info = engine.info
+                self._tell(Ready(info))
             while self._orders:
                 match self._orders.popleft():
                     case Generate(request):

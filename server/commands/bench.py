@@ -96,7 +96,8 @@ def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
 
 def _plan(settings: Settings, options: BenchOptions) -> _Bench:
     texts = _texts(options)
-    config = resized(settings.engine_config(), options.budget, options.passes)
+    config = settings.engine_config(background_compile="wait")
+    config = resized(config, options.budget, options.passes)
     engine = Engine.load(config)
     known = modes_of(engine.stages, config.alternatives)
     configured = configured_mode(known, engine.stages)

@@ -32,9 +32,8 @@ class CompleteOptions:
 def complete(settings: Settings, options: CompleteOptions, console: Console) -> None:
     """Print the prompt and its continuation as it is written, then what each stage contributed."""
     with console.status("loading") as status:
-        engine = Engine.load(
-            settings.engine_config(), lambda progress: status.update(progress.phase)
-        )
+        config = settings.engine_config(background_compile="cached")
+        engine = Engine.load(config, lambda progress: status.update(progress.phase))
         tokenizer = Tokenizer.load(settings.model)
     request = _request(engine, tokenizer, options)
     styles = dict(zip(engine.info.stages, _STAGE_STYLES, strict=False))

@@ -43,7 +43,15 @@ def operations_router(
         if dispatcher.is_draining:
             return _not_ready("shutting down", 1.0, "The server is shutting down.")
         try:
-            return JSONResponse({"status": "ready", "model": client.serving.info.model})
+            info = client.serving.info
+            return JSONResponse(
+                {
+                    "status": "ready",
+                    "model": info.model,
+                    "passes": info.passes,
+                    "is_compiling": info.is_compiling,
+                }
+            )
         except LoadFailedError as error:
             return _not_ready("failed", client.progress.progress, str(error), retries=False)
         except ApiError as error:

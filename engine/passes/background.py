@@ -1,0 +1,77 @@
+"""Compiling while somebody else is served: a process of its own, at the lowest priority.
+
+It is told what to compile through a pipe that stays open, and ends with whoever holds the other
+end. What it makes are files, so nobody waits for it: `PassRunner.adopt` looks for them.
+"""
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+from engine.config import EngineConfig
+
+_PROGRAM = "engine.compiling"
+_log = logging.getLogger(__name__)
+
+
+class BackgroundCompiler:
+    """At most one such process at a time, which ends with this object; its log is in the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is more to come; a failure is logged when it is first seen."""
+        if self._process is None:
+            return False
+        if (code := self._process.poll()) is None:
+            return True
+        if code:
+            _log.warning("passes stay eager: compiling them failed; see %s", self._log_file)
+        self._end()
+        self._process = None
+        return False
+
+    def start(self, config: EngineConfig) -> None:
+        """Compile all that this engine runs and that is not in the folder yet."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._log_file.open("wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", _PROGRAM],
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    start_new_session=True,
+                )
+            assert process.stdin is not None
+            process.stdin.write(pickle.dumps((config, self._folder)))
+        except OSError as error:
+            _log.warning("passes stay eager: no compiler could be started: %s", error)
+        else:
+            self._process = process
+            self._end = weakref.finalize(self, _end, process)
+
+    def wait(self) -> None:
+        """Return when everything is compiled or given up."""
+        if self._process is not None:
+            self._process.wait()
+
+    @property
+    def _log_file(self) -> Path:
+        return self._folder / "compiler.log"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close the pipe, on which the process ends if it has not already."""
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()

@@ -1,0 +1,193 @@
+"""Compiled and packed passes: the same figures as the eager ones, taken over when they are there."""
+
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.api import Engine
+from engine.attention import TreeMasks
+from engine.config import EngineConfig, NgramStageConfig
+from engine.passes import pack, unpack
+from engine.passes.packed import PackedLinear
+from engine.request import GenerateRequest, SamplingParams, Step
+from engine.tree import TokenTree
+from tests.checkpoints import VOCAB_SIZE, make_network, save_checkpoint
+
+PROMPT = tuple(1 + i * 7 % 50 for i in range(30))
+WIDTHS = (1, 2, 15, 16, 33, 64)
+
+
+def tree_of(width: int) -> TokenTree:
+    """A tree whose nodes have two children each, as far as they last."""
+    tree = TokenTree(PROMPT[-1])
+    for node in range(1, width):
+        tree.add((node - 1) // 2, 1 + node % 50)
+    return tree
+
+
+def test_packed_weights_compute_the_same_and_can_be_had_back() -> None:
+    network = make_network()
+    inputs = torch.randint(VOCAB_SIZE, (1, 9))
+    expected = network(input_ids=inputs, tree_masks=_causal(9)).logits
+    weights = {name: weight.clone() for name, weight in network.named_parameters()}
+    pack(network)
+    assert any(isinstance(module, PackedLinear) for module in network.modules())
+    with torch.inference_mode():
+        output = network(input_ids=inputs, tree_masks=_causal(9)).logits
+    assert torch.allclose(output, expected, atol=1e-5)
+    unpack(network)
+    assert not any(isinstance(module, PackedLinear) for module in network.modules())
+    for name, weight in network.named_parameters():
+        assert torch.equal(weight, weights[name])
+
+
+def _causal(size: int) -> TreeMasks:
+    mask = torch.full((1, 1, size, size), float("-inf")).triu(1)
+    return TreeMasks(mask, mask)
+
+
+def config(checkpoint: Path, folder: Path, **changes: object) -> EngineConfig:
+    """One thread, since packages are compiled for a number of them."""
+    plain = EngineConfig(str(checkpoint), dtype="float32", threads=1, cache_dir=str(folder))
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny target."""
+    return save_checkpoint(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="module")
+def cache(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with every package of that target, made by the real compiling process."""
+    folder = tmp_path_factory.mktemp("cache")
+    engine = Engine.load(config(checkpoint, folder, compile="wait"))
+    log = (folder / "passes/compiler.log").read_text()
+    assert engine.info.passes == {"target": "compiled"}, log
+    assert not engine.info.is_compiling
+    return folder
+
+
+@pytest.fixture
+def copied(cache: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, to be spoilt."""
+    return Path(shutil.copytree(cache, tmp_path / "copy"))
+
+
+def text(engine: Engine, seed: int, temperature: float) -> list[int]:
+    request = GenerateRequest(
+        "r", PROMPT, 40, SamplingParams(temperature, seed=seed), ignore_eos=True
+    )
+    steps = [item for item in engine.generate(replace(request, speculation="always"))]
+    return [token.token_id for step in steps if isinstance(step, Step) for token in step.tokens]
+
+
+@pytest.mark.timeout(600)
+def test_compiled_passes_score_trees_as_eager_ones_do(checkpoint: Path, cache: Path) -> None:
+    """At the edges of every package's widths, over a cache that others have written to."""
+    scorers = []
+    for compile in ("cached", "never"):
+        engine = Engine.load(config(checkpoint, cache, compile=compile))
+        scorers.append(engine._target)
+    compiled, eager = scorers
+    assert compiled.runner.form == "compiled"
+    assert eager.runner.form == "eager"
+    context = list(PROMPT)
+    for scorer in scorers:
+        scorer.reset(context)
+    for width in WIDTHS:
+        tree = tree_of(width)
+        got, expected = (scorer.score(context, tree) for scorer in scorers)
+        assert got.shape == expected.shape
+        assert torch.allclose(got, expected, atol=1e-4), f"{width} rows"
+        path = tree.path(width - 1)
+        for scorer in scorers:
+            scorer.commit(tree, path)
+        context += [*(tree.tokens[node] for node in path), PROMPT[-1]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_text_is_the_same_compiled_or_not(
+    checkpoint: Path, cache: Path, temperature: float
+) -> None:
+    stages = (NgramStageConfig(budget=20, children=3),)
+    loaded = [
+        Engine.load(config(checkpoint, cache, compile=compile, stages=stages))
+        for compile in ("cached", "never")
+    ]
+    assert [engine.info.passes["target"] for engine in loaded] == ["compiled", "eager"]
+    for seed in range(10):
+        compiled, eager = (text(engine, seed, temperature) for engine in loaded)
+        assert compiled == eager
+
+
+def test_other_weights_are_another_package(cache: Path, tmp_path: Path) -> None:
+    other = save_checkpoint(tmp_path, seed=1)
+    engine = Engine.load(config(other, cache, compile="cached"))
+    assert engine.info.passes == {"target": "eager"}
+
+
+def test_passes_are_taken_over_between_requests(
+    checkpoint: Path, cache: Path, tmp_path: Path
+) -> None:
+    engine = Engine.load(config(checkpoint, tmp_path, compile="cached"))
+    before = text(engine, 0, 1.0)
+    assert not engine.adopt_passes()
+    shutil.copytree(cache, tmp_path, dirs_exist_ok=True)
+    assert engine.adopt_passes()
+    assert engine.info.passes == {"target": "compiled"}
+    assert text(engine, 0, 1.0) == before
+    assert not engine.adopt_passes()
+
+
+def test_a_spoilt_package_is_refused_and_decoding_goes_on(
+    checkpoint: Path, copied: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for package in copied.rglob("one.pt2"):
+        package.write_bytes(b"not a package")
+    engine = Engine.load(config(checkpoint, copied, compile="cached"))
+    assert engine.info.passes == {"target": "eager"}
+    assert "are not used" in caplog.text
+    assert len(text(engine, 0, 0.0)) == 40
+
+
+def test_a_package_of_another_network_is_refused(
+    checkpoint: Path, copied: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Were a name ever to lie, the proof would tell."""
+    engine = Engine.load(config(checkpoint, copied, compile="cached"))
+    network = engine._target.network
+    with torch.no_grad():
+        network.model.norm.weight.mul_(1.5)
+    engine._target.runner._packages.clear()
+    assert not engine.adopt_passes()
+    assert "differs from the eager one" in caplog.text
+
+
+def test_without_a_compiler_passes_stay_eager_and_say_so(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    engine = Engine.load(config(checkpoint, tmp_path, compile="wait"))
+    assert engine.info.passes == {"target": "eager"}
+    assert not engine.info.is_compiling
+    assert "compiling them failed" in caplog.text
+    assert "the target: " in (tmp_path / "passes/compiler.log").read_text()
+    assert len(text(engine, 0, 0.0)) == 40
+
+
+def test_the_compiling_process_ends_with_the_engine(checkpoint: Path, tmp_path: Path) -> None:
+    engine = Engine.load(config(checkpoint, tmp_path, compile="background"))
+    assert engine.info.is_compiling
+    process = engine._compiler._process
+    assert process is not None and process.stdin is not None
+    process.stdin.close()
+    assert process.wait(timeout=60) == -signal.SIGKILL
