@@ -21,6 +21,7 @@ class Run:
     first_token_seconds: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     steps: list[StepStats] = field(default_factory=list)
+    num_diverged: int = 0
 
 
 @dataclass(frozen=True, slots=True)

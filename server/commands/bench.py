@@ -198,6 +198,7 @@ def _document(plan: _Bench, comparisons: Sequence[Comparison]) -> dict[str, obje
                 "top_k": sampling.top_k,
                 "num_tokens": comparison.num_tokens,
                 "share_cut": comparison.share_cut,
+                "num_diverged": comparison.num_diverged,
             }
             for sampling, comparison in zip(SAMPLINGS, comparisons, strict=True)
         ],

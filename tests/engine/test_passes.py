@@ -1,4 +1,4 @@
-"""Compiled and packed passes: the same figures as the eager ones, taken over when they are there."""
+"""Compiled and packed passes: the eager ones' figures, taken over when they are there."""
 
 import shutil
 import signal

@@ -1,0 +1,148 @@
+"""How often speculation's other widths of passes change a text in low precision, and by how little.
+
+    python benchmarks/divergence.py --prompts prompts.jsonl --dtype bfloat16
+
+Every prompt is continued with speculation off and with it on, under one seed. Where the two texts
+first differ, the target's scores of the two tokens are computed again: log-probability over
+temperature plus the position's noise. Their difference should be a near tie, no larger than what
+another width of pass does to a score, which is measured beside it.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from transformers import AutoTokenizer
+
+from engine.api import Engine
+from engine.benchmark import machine
+from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
+from engine.loading import load_model, resolve
+from engine.noise import NoiseRows
+from engine.request import EmittedToken, GenerateRequest, SamplingParams, Step
+from engine.tree import TokenTree
+
+STAGES = (
+    ModelStageConfig("embedded/draft", budget=16, passes=3),
+    NgramStageConfig("embedded/draft2", budget=8),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where two texts part, and by how much the plain one's token scored more."""
+
+    place: int
+    gap: float
+
+
+def main() -> None:
+    """Print the rate per 1,000 tokens at each temperature, and the gaps."""
+    arguments = _parse()
+    config = EngineConfig(arguments.model, STAGES, dtype=arguments.dtype)
+    engine = Engine.load(config)
+    prompts = list(_prompts(arguments))
+    print(f"{engine.info.model} in {engine.info.dtype}; {machine()}")
+    print(f"rounding: another width of pass changes a score by {_rounding(arguments, prompts)}")
+    for temperature in (0.0, 1.0):
+        sampling = SamplingParams(temperature)
+        requests = [
+            GenerateRequest("r", prompt, arguments.tokens, replace(sampling, seed=seed))
+            for seed, prompt in enumerate(prompts)
+        ]
+        found, num_tokens = [], 0
+        for request in requests:
+            divergence, length = _compare(engine, request)
+            num_tokens += length
+            found += [divergence] if divergence else []
+        gaps = ", ".join(f"{divergence.gap:.3f}" for divergence in found)
+        rate = 1000 * len(found) / num_tokens
+        print(f"T = {temperature:g}: {len(found)} of {len(requests)} texts part, {rate:.2f} per")
+        print(f"    1,000 tokens of text in common; gaps: {gaps or 'none'}")
+
+
+def _compare(engine: Engine, request: GenerateRequest) -> tuple[Divergence | None, int]:
+    """The first difference, if there is one, and how many tokens were compared."""
+    off, on = (
+        [token.token_id for token in _tokens(engine, replace(request, speculation=speculation))]
+        for speculation in ("off", "always")
+    )
+    for place, (plain, other) in enumerate(zip(off, on, strict=False)):
+        if plain != other:
+            return Divergence(place, _gap(engine, request, off[:place], plain, other)), place + 1
+    return None, len(off)
+
+
+def _gap(
+    engine: Engine, request: GenerateRequest, text: Sequence[int], plain: int, other: int
+) -> float:
+    """By how much the score of `plain` exceeds that of `other` after the text."""
+    prompt = (*request.prompt, *text)
+    whole = replace(
+        request,
+        prompt=prompt,
+        max_tokens=1,
+        num_logprobs=engine.info.vocab_size,
+        speculation="off",
+    )
+    logprobs = dict(next(_tokens(engine, whole)).top_logprobs)
+    gap = logprobs[plain] - logprobs[other]
+    if request.sampling.is_greedy:
+        return gap
+    noise = NoiseRows(request.sampling.seed, engine.info.vocab_size)
+    ours, theirs = noise.values(len(prompt), [plain, other])
+    return gap / request.sampling.temperature + ours - theirs
+
+
+def _tokens(engine: Engine, request: GenerateRequest) -> Iterator[EmittedToken]:
+    for item in engine.generate(request):
+        if isinstance(item, Step):
+            yield from item.tokens
+
+
+def _rounding(arguments: argparse.Namespace, prompts: Sequence[tuple[int, ...]]) -> str:
+    """The difference of a root's logits between a pass of 1 row and one of 16, by quantile."""
+    model = load_model(
+        arguments.model, dtype=arguments.dtype, device="auto", max_model_len=None, chunk=512
+    )
+    model.prepare(compiles=False)
+    differences: list[float] = []
+    for prompt in prompts:
+        tree = TokenTree(prompt[-1])
+        for token in range(15):
+            tree.add(0, token)
+        model.reset(prompt)
+        model.catch_up(prompt)
+        model.score(prompt, TokenTree(prompt[-1]), [])
+        alone = model.score(prompt, tree, [0])[0].float()
+        model.rollback()
+        among = model.score(prompt, tree)[0].float()
+        differences += (alone - among).abs().tolist()
+    median, worst = statistics.median(differences), max(differences)
+    return f"{median:.4f} (median), {worst:.4f} (worst)"
+
+
+def _prompts(arguments: argparse.Namespace) -> Iterator[tuple[int, ...]]:
+    tokenizer = AutoTokenizer.from_pretrained(resolve(arguments.model))
+    with open(arguments.prompts, encoding="utf-8") as lines:
+        for line in islice(lines, arguments.num_prompts):
+            yield tuple(tokenizer.encode(json.loads(line)["prompt"]))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--prompts", required=True, help="JSON lines, each with a `prompt`")
+    parser.add_argument("--num-prompts", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--model", default="embedded/target")
+    parser.add_argument("--dtype", default="bfloat16")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()
