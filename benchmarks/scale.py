@@ -20,7 +20,6 @@ import json
 import multiprocessing
 import resource
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -40,6 +39,7 @@ from engine.benchmark import (
     compare,
     grown,
     machine,
+    measured_bandwidth,
     modes_of,
     resized,
 )
@@ -170,17 +170,6 @@ def modes_of_trees(config: EngineConfig, trees: Iterable[Tree]) -> list[Mode]:
                 name = f"{name} {budget}/{passes}"
             modes.setdefault(name, replace(mode, name=name))
     return list(modes.values())
-
-
-def measured_bandwidth(device: str) -> float:
-    """Bytes a second that this machine reads from memory: the best of ten sums over 512 MiB."""
-    numbers = torch.ones(1 << 27, device=device)
-    best = float("inf")
-    for _ in range(10):
-        started = time.perf_counter()
-        numbers.sum().item()
-        best = min(best, time.perf_counter() - started)
-    return numbers.nbytes / best
 
 
 def _summary(sampling: SamplingParams, comparison: Comparison) -> dict[str, Any]:

@@ -62,11 +62,12 @@ class Model(TreeScorer):
     The features of a row are the hidden states of chosen layers, side by side: what a head reads.
     """
 
+    network: PreTrainedModel
+
     def __init__(
         self, network: PreTrainedModel, limits: ModelLimits, max_model_len: int, chunk: int = 512
     ) -> None:
         super().__init__(network, limits, max_model_len, chunk)
-        self.network = network
         self._feature_layers: tuple[int, ...] = ()
         self._variant = self._feature_layers
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())

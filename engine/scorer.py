@@ -106,7 +106,7 @@ class TreeScorer(ABC):
         self.max_model_len = min(max_model_len, limits.max_positions)
         self.tokens: list[int] = []
         self.num_passes = 0
-        self._network = network
+        self.network = network
         self._chunk = chunk
         self._nodes: list[int] = []
         self._digest: str | None = None
@@ -135,10 +135,10 @@ class TreeScorer(ABC):
         if self._is_prepared:
             return
         self._is_prepared = True
-        if compiles and self.device.type == "cpu" and _num_bytes(self._network) <= _MOST_COMPILED:
-            self._digest = digest(self._network.state_dict())
+        if compiles and self.device.type == "cpu" and _num_bytes(self.network) <= _MOST_COMPILED:
+            self._digest = digest(self.network.state_dict())
             self._runners.clear()
-        pack(self._network)
+        pack(self.network)
 
     @property
     def runner(self) -> PassRunner:
@@ -152,7 +152,7 @@ class TreeScorer(ABC):
 
         It takes a minute or so. Raises whatever torch's compiler raises.
         """
-        unpack(self._network)
+        unpack(self.network)
         self.runner.compile(folder)
 
     @cached_property

@@ -9,7 +9,7 @@ It needs torch, transformers and numpy alone.
 
 from engine.benchmark.figures import Result, ratio_interval
 from engine.benchmark.growth import SIZES, LlamaShape, grow_checkpoint, grown
-from engine.benchmark.hardware import machine
+from engine.benchmark.hardware import machine, measured_bandwidth
 from engine.benchmark.measure import Comparison, Workload, compare
 from engine.benchmark.modes import Mode, configured_mode, modes_of, resized
 from engine.benchmark.replay import ReplayEngine, ReplayStageConfig, expected_length, record
@@ -29,6 +29,7 @@ __all__ = [
     "grow_checkpoint",
     "grown",
     "machine",
+    "measured_bandwidth",
     "modes_of",
     "ratio_interval",
     "record",

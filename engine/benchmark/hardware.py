@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from pathlib import Path
 
 import torch
@@ -21,6 +22,17 @@ def machine() -> dict[str, str | int]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def measured_bandwidth(device: str) -> float:
+    """Bytes a second that this machine reads from memory: the best of ten sums over 512 MiB."""
+    numbers = torch.ones(1 << 27, device=device)
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        numbers.sum().item()
+        best = min(best, time.perf_counter() - started)
+    return numbers.nbytes / best
 
 
 def _processor() -> str:

@@ -48,11 +48,12 @@ class HeadModel(TreeScorer):
     above both. A head of ours is trained on such rows (`engine.training.head`).
     """
 
+    network: HeadNetwork
+
     def __init__(self, network: HeadNetwork, target: Model, chunk: int = 512) -> None:
         config = network.shape.layer
         limits = ModelLimits(target.limits.vocab_size, config.max_position_embeddings + 1)
         super().__init__(network, limits, target.max_model_len, chunk)
-        self.network = network
         self._target = target
         self._first: list[int] = []
         # Of every tree node with a row: the feature that its row holds, and its output.

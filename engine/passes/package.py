@@ -116,7 +116,7 @@ def digest(weights: Mapping[str, Tensor]) -> str:
 
 def fingerprint(function: PassFunction, weights: str, rows: Sequence[Tensor]) -> str:
     """A name for all that a package depends on: weights, shapes, code, versions, the machine."""
-    sources = [attention.__file__, kv_cache.__file__, __file__, inspect.getfile(type(function))]
+    sources = (attention, kv_cache, compile_package, type(function))
     facts = [
         weights,
         function.description,
@@ -127,7 +127,8 @@ def fingerprint(function: PassFunction, weights: str, rows: Sequence[Tensor]) ->
         platform.machine(),
         _processor(),
         *((tuple(tensor.shape), tensor.dtype) for tensor in rows),
-        *(Path(source).read_text() for source in sources),
+        *(inspect.getsource(source) for source in sources),
+        *KINDS,
     ]
     return hashlib.blake2b("\0".join(map(str, facts)).encode(), digest_size=16).hexdigest()
 

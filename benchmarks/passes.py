@@ -1,0 +1,184 @@
+"""Milliseconds of one pass of the target and of its drafters by number of rows, and the floor.
+
+    python benchmarks/passes.py --json passes.json
+
+Three forms of every network, interleaved: `stock`, the network as it was loaded; `packed`, eager
+with its weights laid out for the machine; `compiled`. A pass is timed as the engine runs it, from
+lists of tokens to logits. The floor is the bytes of its weights over the bandwidth that this
+machine reads memory with, measured in the same run: no pass that leaves the cache beats it.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.benchmark import machine, measured_bandwidth
+from engine.config import EngineConfig
+from engine.drafting.build import StageBuilder
+from engine.loading import load_model
+from engine.model import Model
+from engine.passes import unpack
+from engine.passes.package import default_folder
+from engine.scorer import TreeScorer
+from engine.tree import TokenTree
+
+WIDTHS = (1, 2, 4, 8, 16, 32, 64)
+FORMS = ("stock", "packed", "compiled")
+
+
+def main() -> None:
+    """Print a table for each network; write all figures if asked to."""
+    arguments = _parse()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    random.seed(0)
+    forms = {form: _scorers(arguments, form) for form in FORMS}
+    times = _times(forms, arguments.context, arguments.rounds)
+    bandwidth = measured_bandwidth("cpu")
+    document: dict[str, Any] = {
+        "machine": machine(),
+        "context": arguments.context,
+        "bytes_per_second": bandwidth,
+        "networks": {},
+    }
+    print(f"{machine()}")
+    print(f"{arguments.context} tokens of text; memory is read at {bandwidth / 1e9:.1f} GB/s")
+    for name, scorer in forms["stock"].items():
+        num_bytes = _weight_bytes(scorer)
+        floor = 1e3 * num_bytes / bandwidth
+        print(f"\n{name}: {num_bytes / 1e6:.1f} MB of weights a pass, floor {floor:.2f} ms")
+        print(f"{'rows':>10}" + "".join(f"{width:>14}" for width in WIDTHS) + "   1 row / floor")
+        figures = {form: [times[form, name, width] for width in WIDTHS] for form in forms}
+        for form, samples in figures.items():
+            if form == "compiled" and forms[form][name].runner.form != "compiled":
+                print(f"{form:>10}  no packages are cached: `stagetree bench` makes them")
+                continue
+            cells = "".join(f"{_median(each):>8.2f} ±{_spread(each):<4.2f}" for each in samples)
+            print(f"{form:>10}{cells}   {_median(samples[0]) / floor:.2f}")
+        document["networks"][name] = {
+            "weight_bytes": num_bytes,
+            "floor_ms": floor,
+            "median_ms": {form: list(map(_median, each)) for form, each in figures.items()},
+            "half_quartile_range_ms": {form: list(map(_spread, e)) for form, e in figures.items()},
+        }
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"widths": WIDTHS, **document}, indent=2) + "\n")
+
+
+def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
+    """The target and its drafters in one form, each after the same text."""
+    config = EngineConfig(
+        arguments.model,
+        dtype=arguments.dtype,
+        device="cpu",
+        compile="cached" if form == "compiled" else "never",
+    )
+    builder = StageBuilder(config, _target(config))
+    scorers = {"target": builder.scorers(())[0]}
+    if arguments.draft:
+        scorers["draft"] = builder.model(arguments.draft)
+    if arguments.head:
+        target = _target(config)
+        head = StageBuilder(config, target).head(arguments.head)
+        target.keep_features(head.network.shape.layers)
+        _read(target, arguments.context)
+        scorers["head"] = head
+    for scorer in scorers.values():
+        if form == "stock":
+            unpack(scorer.network)
+        if form == "compiled":
+            scorer.runner.adopt(default_folder())
+    return scorers
+
+
+def _target(config: EngineConfig) -> Model:
+    target = load_model(
+        config.model, dtype=config.dtype, device="cpu", max_model_len=None, chunk=512
+    )
+    target.prepare(config.compile != "never")
+    return target
+
+
+def _text(length: int) -> list[int]:
+    return [token % 997 for token in range(length)]
+
+
+def _read(scorer: TreeScorer, length: int) -> None:
+    """Give a scorer the rows of a text and of its last token."""
+    text = _text(length)
+    tree = TokenTree(text[-1])
+    scorer.reset(text)
+    scorer.score(text, tree)
+    scorer.commit(tree, [])
+
+
+def _times(
+    forms: Mapping[str, Mapping[str, TreeScorer]], length: int, num_rounds: int
+) -> dict[tuple[str, str, int], list[float]]:
+    """Milliseconds by form, network and rows, a sample for each round."""
+    text = _text(length)
+    tree = TokenTree(text[-1])
+    for node in range(1, max(WIDTHS)):
+        tree.add((node - 1) // 2, node)
+    times: dict[tuple[str, str, int], list[float]] = {}
+    for _ in range(num_rounds):
+        for form, scorers in forms.items():
+            for name, scorer in scorers.items():
+                scorer.reset(text)
+                scorer.score(text, TokenTree(text[-1]))
+                for width in WIDTHS:
+                    samples = times.setdefault((form, name, width), [])
+                    samples.append(min(_pass(scorer, text, tree, width) for _ in range(3)))
+    return times
+
+
+def _pass(scorer: TreeScorer, text: list[int], tree: TokenTree, width: int) -> float:
+    scorer.rollback()
+    started = time.perf_counter()
+    scorer.score(text, tree, range(width))
+    return (time.perf_counter() - started) * 1e3
+
+
+def _weight_bytes(scorer: TreeScorer) -> int:
+    """What a pass must read: every weight but the embedding's, of which it reads a row a token."""
+    weights = {weight.data_ptr(): weight for weight in scorer.network.state_dict().values()}
+    embedding = next(m for m in scorer.network.modules() if isinstance(m, torch.nn.Embedding))
+    place = embedding.weight.data_ptr()
+    linear = (m for m in scorer.network.modules() if isinstance(m, torch.nn.Linear))
+    is_tied = any(module.weight.data_ptr() == place for module in linear)
+    num_bytes: int = sum(weight.nbytes for weight in weights.values())
+    return num_bytes - (0 if is_tied else embedding.weight.nbytes)
+
+
+def _median(samples: list[float]) -> float:
+    return statistics.median(samples)
+
+
+def _spread(samples: list[float]) -> float:
+    """Half the distance between the quartiles."""
+    low, _, high = statistics.quantiles(samples, n=4)
+    return (high - low) / 2
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default="embedded/target")
+    parser.add_argument("--draft", default="embedded/draft", help="empty for none")
+    parser.add_argument("--head", default="embedded/head", help="empty for none")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="0 leaves the number to torch")
+    parser.add_argument("--context", type=int, default=256, help="tokens before the pass")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
