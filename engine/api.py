@@ -15,6 +15,7 @@ import torch
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
 from engine.drafting.build import StageBuilder, recognised, stage_names
+from engine.economy import Economy
 from engine.errors import ConfigError
 from engine.loading import load_model
 from engine.model import Model
@@ -32,12 +33,19 @@ class Engine:
         builder: StageBuilder,
         stages: Sequence[StageConfig],
         on_stage: Callable[[StageConfig], None] = lambda _: None,
+        economies: dict[tuple[StageConfig, ...], Economy] | None = None,
     ) -> None:
         self._name = name
         self._target = target
         self._builder = builder
         self._stages = tuple(stages)
-        self._decoder = Decoder(target, builder.build(stages, on_stage))
+        # What was learnt of a list of stages is kept for when it is asked for again.
+        self._economies = {} if economies is None else economies
+        is_new = self._stages not in self._economies
+        economy = self._economies.setdefault(self._stages, Economy())
+        self._decoder = Decoder(target, builder.build(stages, on_stage), economy)
+        if is_new:
+            self.measure()
 
     @classmethod
     def load(
@@ -77,7 +85,12 @@ class Engine:
 
     def with_stages(self, stages: Sequence[StageConfig]) -> Self:
         """The same weights behind another list of stages; not while a request is running."""
-        return type(self)(self._name, self._target, self._builder, stages)
+        economies = self._economies
+        return type(self)(self._name, self._target, self._builder, stages, economies=economies)
+
+    def measure(self) -> None:
+        """Time the passes anew, because they run in another way; between requests, about 1 s."""
+        self._decoder.measure()
 
     @property
     def stages(self) -> tuple[StageConfig, ...]:
