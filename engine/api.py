@@ -18,6 +18,7 @@ from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
 from engine.drafting.base import Drafter
 from engine.drafting.build import StageBuilder, recognised, stage_names
+from engine.economy import Economy
 from engine.errors import ConfigError
 from engine.loading import load_model
 from engine.model import Model
@@ -38,6 +39,7 @@ class Engine:
         target: Model,
         builder: StageBuilder,
         on_progress: OnProgress = lambda _: None,
+        economies: dict[tuple[StageConfig, ...], Economy] | None = None,
     ) -> None:
         self._config = config
         self._target = target
@@ -53,15 +55,29 @@ class Engine:
             share = num_loaded / (len(config.stages) + 1)
             on_progress(LoadProgress(f"loading the stage {what}", share))
 
-        self._decoder = Decoder(target, builder.build(config.stages, announce))
-        if config.compile != "never":
-            self.adopt_passes()
-        if config.compile in ("background", "wait"):
-            self._start_compiling()
-        if config.compile == "wait" and self._compiler.is_running:
+        drafter = builder.build(config.stages, announce)
+        # What was learnt of a list of stages is kept for when it is asked for again.
+        self._economies = {} if economies is None else economies
+        is_known = config.stages in self._economies
+        economy = self._economies.setdefault(config.stages, Economy())
+        self._decoder = Decoder(target, drafter, economy)
+        has_changed = self._settle_passes(on_progress)
+        if has_changed or not is_known:
+            on_progress(LoadProgress("timing passes", 1.0))
+            self._decoder.measure()
+
+    def _settle_passes(self, on_progress: OnProgress) -> bool:
+        """Find or make compiled passes, as the configuration says; whether any were taken over."""
+        if self._config.compile == "never":
+            return False
+        has_changed = self._adopt()
+        if self._config.compile == "cached" or not self._start_compiling():
+            return has_changed
+        if self._config.compile == "wait":
             on_progress(LoadProgress("compiling passes, a minute or two, once", 1.0))
             self._compiler.wait()
-            self.adopt_passes()
+            has_changed |= self._adopt()
+        return has_changed
 
     @classmethod
     def load(cls, config: EngineConfig, on_progress: OnProgress = lambda _: None) -> Self:
@@ -91,7 +107,7 @@ class Engine:
     def with_stages(self, stages: Sequence[StageConfig]) -> Self:
         """The same weights behind another list of stages; not while a request is running."""
         config = replace(self._config, stages=tuple(stages))
-        return type(self)(config, self._target, self._builder)
+        return type(self)(config, self._target, self._builder, economies=self._economies)
 
     def with_drafter(self, drafter: Drafter) -> Self:
         """The same weights behind a drafter that no list of stages names, as a benchmark has it."""
@@ -129,17 +145,26 @@ class Engine:
         names = [name for name, stage in named if isinstance(stage, ModelStageConfig)]
         return dict(zip(["target", *names], self._builder.scorers(stages), strict=True))
 
-    def _start_compiling(self) -> None:
-        """Begin to compile, in another process, the passes that are still eager."""
-        if any(scorer.runner.missing(self._folder) for scorer in self._scorers.values()):
-            self._compiler.start(self._config)
+    def _start_compiling(self) -> bool:
+        """Begin to compile, in another process, what passes are still eager; whether any are."""
+        if not any(scorer.runner.missing(self._folder) for scorer in self._scorers.values()):
+            return False
+        self._compiler.start(self._config)
+        return True
+
+    def _adopt(self) -> bool:
+        return any([scorer.runner.adopt(self._folder) for scorer in self._scorers.values()])
 
     def adopt_passes(self) -> bool:
         """Change over to passes that have been compiled meanwhile; whether there were any.
 
-        For the time between two requests; it takes a fraction of a second if there are some.
+        For the time between two requests. If there are some it takes a second: they are proven
+        first, and timed.
         """
-        return any([scorer.runner.adopt(self._folder) for scorer in self._scorers.values()])
+        has_changed = self._adopt()
+        if has_changed:
+            self._decoder.measure()
+        return has_changed
 
     def compile_passes(self, folder: Path) -> list[str]:
         """Compile here and now, for other processes: a line for each network that refused.

@@ -58,7 +58,9 @@ class ModelStageConfig(_Section):
     """A draft model: the tree it hands up has at most `budget` nodes.
 
     A step runs at most `passes` draft passes, each over at most `width` frontier nodes (and what
-    the stage below guesses under them); every evaluated node gets its best `children`.
+    the stage below guesses under them); every evaluated node gets its best `children`. Under
+    `"speculation": "auto"` these are limits, of which a step takes what pays; `always` uses them
+    fully.
     """
 
     name: ClassVar[str] = "draft"
@@ -83,7 +85,8 @@ class HeadStageConfig(ModelStageConfig):
 class NgramStageConfig(_Section):
     """A Katz trigram table and a live look-up of the text so far; at most `budget` nodes a call.
 
-    Without a `table` the stage is the look-up alone, which needs no training and fits any target.
+    Under `"speculation": "auto"` the budget is a limit. Without a `table` the stage is the look-up
+    alone, which needs no training and fits any target.
     """
 
     name: ClassVar[str] = "ngram"

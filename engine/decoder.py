@@ -10,7 +10,7 @@ from torch import Tensor
 
 from engine.accept import accept
 from engine.drafting.base import Context, Drafter, NoStage
-from engine.economy import Economy
+from engine.economy import TARGET_PASS, Economy, Spending, time_passes
 from engine.errors import EngineError, InvalidRequestError
 from engine.model import Model
 from engine.request import (
@@ -19,12 +19,15 @@ from engine.request import (
     Finished,
     FinishReason,
     GenerateRequest,
+    SamplingParams,
     Step,
 )
 from engine.sampling import Sampler
 from engine.scorer import never
 from engine.stats import SpeculationStats, StepStats
-from engine.tree import TokenTree
+from engine.tree import TokenTree, bushy_tree
+
+_REHEARSAL_TOKENS = 16
 
 
 @dataclass(slots=True)
@@ -50,7 +53,7 @@ class Decoder:
         context.is_cancelled = is_cancelled
         drafter = NoStage() if request.speculation == "off" else self.drafter
         drafter.reset(request.prompt)
-        self.economy.start_text()
+        self.economy.start_text(request.sampling.is_greedy, request.speculation == "always")
         num_cached = len(self.target.tokens)
         self.target.catch_up(context.tokens, is_cancelled)
         total = SpeculationStats()
@@ -59,11 +62,7 @@ class Decoder:
             context.max_depth = self._max_depth(request, context)
             # The first token is sent before anything is drafted, or a draft reads the prompt.
             is_first = total.num_steps == 0
-            is_timed = request.speculation == "auto" and not is_first
-            is_drafting = not is_first and (not is_timed or self.economy.pays())
-            step, reason = self._step(request, context, drafter if is_drafting else NoStage())
-            if is_timed:
-                self.economy.observe(step.stats.num_accepted_drafts + 1, step.stats.milliseconds)
+            step, reason = self._step(request, context, NoStage() if is_first else drafter)
             if is_first:
                 step = replace(step, num_cached_tokens=num_cached)
             total.add(step.stats)
@@ -74,13 +73,42 @@ class Decoder:
         stop = context.tokens[-1] if reason == "stop" else None
         yield Finished(request.request_id, reason or "cancelled", total, stop)
 
+    def measure(self, seconds: float = 1.0) -> None:
+        """Time the passes of the target and of every model stage, in place of what was known.
+
+        To be called between requests, at the start and whenever passes run in another way. It
+        takes about `seconds`, or as long as a few passes of each network.
+        """
+        text = [0] * _REHEARSAL_TOKENS
+        context = Context([*text, 0], Sampler(SamplingParams(0.0), self.target.limits.vocab_size))
+        self.target.reset(text)
+        self.target.score(text, TokenTree(0))
+        self.target.commit(TokenTree(0), [])
+
+        def rehearse(num_rows: int) -> None:
+            tree = bushy_tree(0, num_rows)
+            logits = self.target.score(context.tokens, tree)
+            context.sampler.choose(logits, tree.depths)
+            self.target.rollback()
+
+        runs = {TARGET_PASS: rehearse, **self.drafter.rehearsals(context)}
+        self.economy.costs.forget()
+        for name, run in runs.items():
+            self.economy.costs.curve(name).replace(time_passes(run, seconds / len(runs)))
+        self.target.reset([0])
+        self.drafter.take_work()
+
     def _step(
         self, request: GenerateRequest, context: Context, drafter: Drafter
     ) -> tuple[Step, FinishReason | None]:
         started = time.perf_counter()
+        self.economy.start_step(self._num_left(request, context))
         candidates = TokenTree(context.tokens[-1])
-        tree = candidates.prune(drafter.grow(context, candidates, [0], drafter.budget))
+        proposed = drafter.grow(context, candidates, [0], drafter.budget)
+        chosen = self.economy.choose(candidates, proposed)
+        tree = candidates.prune(chosen)
         grown = time.perf_counter()
+        num_rows = len(context.tokens) - 1 - len(self.target.tokens) + len(tree)
         logits = self.target.score(context.tokens, tree)
         positions = [context.root_position + depth + 1 for depth in tree.depths]
         path, bonus_token = accept(tree, context.sampler.choose(logits, positions))
@@ -95,12 +123,19 @@ class Decoder:
             work.stats(tree.origins.count(work.name), origins.count(work.name))
             for work in drafter.take_work()
         )
+        places = [0, *chosen]
+        reached = list(zip([places[node] for node in (0, *path)], emitted, strict=True))
+        elapsed = (time.perf_counter() - started) * 1e3
+        target_milliseconds = (scored - grown) * 1e3
+        self.economy.learn(reached, Spending(elapsed, target_milliseconds, num_rows, len(tree)))
         stats = StepStats(
             num_nodes=len(tree),
             num_accepted_drafts=len(path),
             milliseconds=(time.perf_counter() - started) * 1e3,
-            target_milliseconds=(scored - grown) * 1e3,
+            target_milliseconds=target_milliseconds,
             stages=stages,
+            expected_tokens=self.economy.expected_tokens,
+            expected_milliseconds=self.economy.expected_milliseconds,
         )
         return Step(request.request_id, tokens, stats), reason
 
@@ -126,18 +161,23 @@ class Decoder:
             tokens=list(request.prompt),
             sampler=Sampler(request.sampling, limits.vocab_size, self.target.device),
             stop_ids=frozenset((*request.stop_token_ids, *eos)),
+            economy=self.economy,
         )
 
     def _max_depth(self, request: GenerateRequest, context: Context) -> int:
         """How many draft tokens could be of use: the last token of a reply is always a bonus."""
-        num_left = request.max_tokens - (len(context.tokens) - len(request.prompt))
+        num_left = self._num_left(request, context)
         return min(num_left - 1, self.target.max_depth(context.tokens))
+
+    def _num_left(self, request: GenerateRequest, context: Context) -> int:
+        """How many tokens the reply may still have."""
+        return request.max_tokens - (len(context.tokens) - len(request.prompt))
 
     def _cut(
         self, request: GenerateRequest, context: Context, emitted: Sequence[int]
     ) -> tuple[int, FinishReason | None]:
         """How many of a step's tokens the reply keeps, and whether it ends with them."""
-        num_left = request.max_tokens - (len(context.tokens) - len(request.prompt))
+        num_left = self._num_left(request, context)
         for count, token in enumerate(emitted[:num_left], start=1):
             if token in context.stop_ids:
                 return count, "stop"

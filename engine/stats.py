@@ -42,7 +42,8 @@ class StepStats:
     """One step: the tree that was verified, what came of it, and where the time went.
 
     The step emitted `num_accepted_drafts` tokens and the bonus token. The counts are of
-    the work that was run, even where an end of text inside the step cut its tokens.
+    the work that was run, even where an end of text inside the step cut its tokens. What was
+    expected is the economy's forecast for the tree that it chose.
     """
 
     num_nodes: int
@@ -50,6 +51,8 @@ class StepStats:
     milliseconds: float
     target_milliseconds: float
     stages: tuple[StageStats, ...] = ()
+    expected_tokens: float = 1.0
+    expected_milliseconds: float = 0.0
 
     @property
     def num_draft_tokens(self) -> int:
@@ -72,6 +75,8 @@ class SpeculationStats:
     target_milliseconds: float = 0.0
     acceptance_histogram: list[int] = field(default_factory=list)
     stages: dict[str, StageStats] = field(default_factory=dict)
+    expected_tokens: float = 0.0
+    expected_milliseconds: float = 0.0
 
     def add(self, step: StepStats) -> None:
         """Fold one more step in."""
@@ -80,6 +85,8 @@ class SpeculationStats:
         self.num_accepted_drafts += step.num_accepted_drafts
         self.milliseconds += step.milliseconds
         self.target_milliseconds += step.target_milliseconds
+        self.expected_tokens += step.expected_tokens
+        self.expected_milliseconds += step.expected_milliseconds
         missing = step.num_accepted_drafts + 1 - len(self.acceptance_histogram)
         self.acceptance_histogram.extend([0] * missing)
         self.acceptance_histogram[step.num_accepted_drafts] += 1

@@ -147,3 +147,11 @@ class TokenTree:
     def is_chain(self) -> bool:
         """Whether no node has two children, so that causal attention is tree attention."""
         return all(parent == node for node, parent in enumerate(self.parents[1:]))
+
+
+def bushy_tree(root_token: int, num_nodes: int) -> TokenTree:
+    """A binary tree of so many nodes, for timing what a tree of that size costs."""
+    tree = TokenTree(root_token)
+    for node in range(1, num_nodes):
+        tree.add((node - 1) // 2, node % 2)
+    return tree

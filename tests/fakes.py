@@ -1,7 +1,7 @@
 """Fakes on our side of the seams: drafters that a test controls."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from engine.drafting.base import Context, Drafter, NoStage, StageWork
 from engine.tree import TokenTree
@@ -35,8 +35,9 @@ class AdversarialDrafter:
             if not places:
                 break
             token = self._random.randrange(self._vocab_size)
-            estimate = -self._random.random()
-            node = tree.add(self._random.choice(places), token, estimate, self.work.name)
+            place, claim = self._random.choice(places), -self._random.random()
+            estimate = context.economy.believe(place, token, (self.work.name,), claim)
+            node = tree.add(place, token, estimate, self.work.name)
             if node not in proposed:
                 proposed.append(node)
         return proposed
@@ -44,6 +45,10 @@ class AdversarialDrafter:
     def take_work(self) -> list[StageWork]:
         """An empty record."""
         return [self.work.take()]
+
+    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+        """It has no network."""
+        return {}
 
 
 class OracleDrafter(NoStage):
@@ -63,7 +68,8 @@ class OracleDrafter(NoStage):
         for token in self._text[len(context.tokens) :][:budget]:
             if not context.can_extend(tree, node):
                 break
-            node = tree.add(node, token, -0.1, self.work.name)
+            estimate = context.economy.believe(node, token, (self.work.name,), -0.1)
+            node = tree.add(node, token, estimate, self.work.name)
             proposed.append(node)
         return proposed
 

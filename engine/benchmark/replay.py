@@ -11,7 +11,7 @@ For benchmarks alone: no configuration can name it.
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
@@ -88,6 +88,10 @@ class ReplayDrafter:
     def take_work(self) -> list[StageWork]:
         """The time spent; no pass was run."""
         return [self.work.take()]
+
+    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+        """Nothing to time."""
+        return {}
 
     def _heard(self, token: int, chance: random.Random) -> int:
         """The token, or, when its lot says so, any other."""

@@ -1,11 +1,12 @@
 """What a draft stage is: the contract that every kind keeps and every other room relies on."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from engine.economy import Economy
 from engine.sampling import Sampler
 from engine.scorer import never
 from engine.stats import StageStats
@@ -18,7 +19,7 @@ class Context:
 
     No tree may reach deeper than `max_depth`, and a node that holds one of `stop_ids` gets no
     children, since the text would end there. `is_cancelled` is asked before each pass over a long
-    stretch of text.
+    stretch of text. `economy` says what a stage's claims are worth and which passes pay.
     """
 
     tokens: list[int]
@@ -26,6 +27,7 @@ class Context:
     stop_ids: frozenset[int] = frozenset()
     max_depth: int = 0
     is_cancelled: Callable[[], bool] = never
+    economy: Economy = field(default_factory=Economy)
 
     @property
     def root_position(self) -> int:
@@ -87,7 +89,8 @@ class Drafter(Protocol):
     `grow` proposes: it adds nodes below `leaves` to the tree, which is shared by all stages, and
     returns those it recommends, at most `budget`; with the leaves' own ancestors they form a tree.
     It may add others, whose scores then speak for them. It changes nothing else of the tree but
-    the estimates of nodes that it knows better than the stage that proposed them.
+    the estimates of nodes that it knows better than the stage that proposed them. An estimate is
+    what the economy believes of the stage's claim.
     """
 
     budget: int
@@ -106,6 +109,12 @@ class Drafter(Protocol):
 
     def take_work(self) -> list[StageWork]:
         """The work since the last call, this stage's first and the lower stages' after it."""
+
+    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+        """By stage, what runs one pass over so many rows after this text, so that it can be timed.
+
+        Only stages with a network have any. What a rehearsal proposes is thrown away.
+        """
 
 
 class NoStage:
@@ -130,3 +139,7 @@ class NoStage:
     def take_work(self) -> list[StageWork]:
         """No work."""
         return []
+
+    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+        """Nothing to time."""
+        return {}

@@ -5,8 +5,17 @@ output so far and, within bounds, earlier requests. It repeats what was said; it
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 _SEPARATOR = -1
+
+
+class Match(NamedTuple):
+    """The token at a place of the history, before which `length` tokens are those at hand."""
+
+    token: int
+    length: int
+    place: int
 
 
 class SuffixLookup:
@@ -50,17 +59,26 @@ class SuffixLookup:
                 if len(places) > 2 * self._max_places:
                     del places[: self._max_places]
 
-    def find(self, tail: Sequence[int]) -> tuple[int, int] | None:
-        """The token after the longest earlier match of `tail`'s end, and that match's length."""
-        history, best, longest = self._history, _SEPARATOR, 0
+    def find(self, tail: Sequence[int]) -> Match | None:
+        """The token after the longest earlier match of `tail`'s end."""
+        history, best, longest = self._history, 0, 0
         places = self._places.get(tuple(tail[-self._min_match :]), ())
         for place in reversed(places[-self._max_places :]):
             if place >= len(history) or history[place] == _SEPARATOR:
                 continue
             length = self._match_length(place, tail)
             if length > longest:
-                best, longest = history[place], length
-        return (best, longest) if longest else None
+                best, longest = place, length
+                if length >= self.max_match:
+                    break
+        return Match(history[best], longest, best) if longest else None
+
+    def follow(self, match: Match) -> Match | None:
+        """What came after a match, whose own token then matches too."""
+        place = match.place + 1
+        if place >= len(self._history) or self._history[place] == _SEPARATOR:
+            return None
+        return Match(self._history[place], min(match.length + 1, self.max_match), place)
 
     def _match_length(self, place: int, tail: Sequence[int]) -> int:
         history = self._history

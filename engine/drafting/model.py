@@ -6,17 +6,22 @@ itself is a level of the tree for which it needs no further pass.
 
 import heapq
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
 from engine.config import ModelStageConfig
 from engine.drafting.base import Context, Drafter, StageWork
 from engine.scorer import TreeScorer
-from engine.tree import TokenTree
+from engine.tree import TokenTree, bushy_tree
 
 _GUESS_WEIGHT = 0.15
-"""How far the stage below is believed about its own guess, against this model's opinion of it."""
+"""How far the stage below is believed about its own guess, against this model's opinion of it.
+
+Only until the economy has seen how such guesses fare.
+"""
+_LIKELY, _SURE = math.log(0.25), math.log(0.75)
 
 
 class ModelDrafter:
@@ -56,7 +61,7 @@ class ModelDrafter:
     def grow(
         self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
     ) -> list[int]:
-        """Expand the best nodes below `leaves` for some passes; recommend the best `budget`.
+        """Expand the best nodes below `leaves` while a pass pays; recommend the best `budget`.
 
         A text that has outgrown the model's window is left to the stage below.
         """
@@ -66,23 +71,38 @@ class ModelDrafter:
         if tree is not self._tree:
             self._model.rollback()
             self._tree, self._evaluated = tree, set()
-            with self.work.timed():
-                if not self._model.catch_up(context.tokens, context.is_cancelled):
-                    return []
         frontier = [leaf for leaf in leaves if self._is_open(context, tree, leaf)]
-        frontier = frontier or self._next_frontier(context, tree, leaves, budget)
         for _ in range(self._config.passes):
+            frontier = frontier or self._next_frontier(context, tree, leaves, budget)
             if not frontier:
                 break
             guesses = self._below.grow(context, tree, frontier, self._below.budget)
+            waiting = {*frontier, *(n for n in guesses if self._is_open(context, tree, n))}
+            rows = context.economy.worth_evaluating(
+                self.work.name, tree, list(waiting), self._backlog(context), budget
+            )
+            if not rows:
+                break
             with self.work.timed():
-                self._evaluate(context, tree, frontier, guesses)
-                frontier = self._next_frontier(context, tree, leaves, budget)
+                if not self._model.catch_up(context.tokens, context.is_cancelled):
+                    return []
+            self._evaluate(context, tree, rows, guesses)
+            frontier = []
         return tree.best(budget, below=leaves)
 
     def take_work(self) -> list[StageWork]:
         """This stage's work, then that of the stages below."""
         return [self.work.take(), *self._below.take_work()]
+
+    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+        """A pass of this stage's network, then those of the stages below."""
+
+        def rehearse(num_rows: int) -> None:
+            self._model.reset(context.tokens)
+            self._tree, self._evaluated = None, set()
+            self._evaluate(context, bushy_tree(context.tokens[-1], num_rows), range(num_rows), [])
+
+        return {self.work.name: rehearse, **self._below.rehearsals(context)}
 
     def _next_frontier(
         self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
@@ -99,13 +119,17 @@ class ModelDrafter:
         is_within_window = tree.depths[node] < self._max_depth
         return is_within_window and node not in self._evaluated and context.can_extend(tree, node)
 
+    def _backlog(self, context: Context) -> int:
+        """How many committed tokens the model has yet to read, the root not counted."""
+        return max(0, len(context.tokens) - 1 - len(self._model.tokens))
+
     def _evaluate(
-        self, context: Context, tree: TokenTree, frontier: Sequence[int], guesses: Sequence[int]
+        self, context: Context, tree: TokenTree, expanded: Sequence[int], guesses: Sequence[int]
     ) -> None:
-        """One draft pass over frontier and guesses, then children for each of them."""
-        open_guesses = [node for node in guesses if self._is_open(context, tree, node)]
-        expanded = sorted({*frontier, *open_guesses})
+        """One draft pass over nodes, some of them guesses, then children for each of them."""
+        started = time.perf_counter()
         nodes = self._with_ancestors(tree, expanded)
+        num_rows = self._backlog(context) + len(nodes)
         before = self._model.num_passes
         logits = self._model.score(context.tokens, tree, nodes)[:, : self._vocab_size]
         self.work.num_passes += self._model.num_passes - before
@@ -113,9 +137,12 @@ class ModelDrafter:
         rows = [nodes.index(node) for node in expanded]
         positions = [context.root_position + tree.depths[node] + 1 for node in expanded]
         perturbed = context.sampler.perturb(logits[rows], positions)
-        confirmed = self._expand(tree, expanded, perturbed.log_softmax(dim=-1))
+        confirmed = self._expand(context, tree, expanded, perturbed.log_softmax(dim=-1))
         self._below.work.num_guesses += len(guesses)
         self._below.work.num_confirmed += len(confirmed.intersection(guesses))
+        milliseconds = (time.perf_counter() - started) * 1e3
+        self.work.milliseconds += milliseconds
+        context.economy.spend(self.work.name, num_rows, milliseconds)
 
     def _with_ancestors(self, tree: TokenTree, nodes: Sequence[int]) -> list[int]:
         """The nodes and those of their ancestors that the model has yet to evaluate, in order."""
@@ -127,34 +154,63 @@ class ModelDrafter:
                 node = tree.parents[node]
         return sorted(needed)
 
-    def _expand(self, tree: TokenTree, nodes: Sequence[int], estimates: Tensor) -> set[int]:
+    def _expand(
+        self, context: Context, tree: TokenTree, nodes: Sequence[int], estimates: Tensor
+    ) -> set[int]:
         """Give every node its best children; returns those that the stage below had guessed.
 
         Where a child is a guess, the model's opinion of it and the guesser's own are mixed: a guess
         that the model would not have made stays a candidate, if a doubtful one.
         """
-        guessed = [(row, child) for row, node in enumerate(nodes) for child in tree.children(node)]
-        if guessed:
-            rows, children = zip(*guessed, strict=True)
-            opinions = estimates[list(rows), [tree.tokens[child] for child in children]].tolist()
-            for child, opinion in zip(children, opinions, strict=True):
-                tree.estimates[child] = _mix(opinion, tree.estimates[child])
         best = estimates.topk(min(self._config.children, estimates.shape[-1]), dim=-1)
-        confirmed = set()
+        opinions = self._opinions_of_guesses(tree, nodes, estimates)
+        confirmed: set[int] = set()
         for node, tokens, values in zip(
             nodes, best.indices.tolist(), best.values.tolist(), strict=True
         ):
-            for token, estimate in zip(tokens, values, strict=True):
-                if estimate == -math.inf:
+            guesses = {child: tree.estimates[child] for child in tree.children(node)}
+            surest = max(guesses.values(), default=-math.inf)
+            likelihood = math.exp(tree.estimates[node]) if node else 1.0
+            context.economy.put(self.work.name, node, likelihood, tokens)
+            ranks: dict[int, int] = {}
+            for rank, (token, opinion) in enumerate(zip(tokens, values, strict=True)):
+                if opinion == -math.inf:
                     break
-                if (known := tree.child(node, token)) is not None:
-                    confirmed.add(known)
-                else:
-                    tree.add(node, token, estimate, self.work.name)
+                child = tree.child(node, token)
+                if child is not None:
+                    ranks[child] = rank
+                    continue
+                kind = (self.work.name, rank, -_grade(surest))
+                estimate = context.economy.believe(node, token, kind, opinion)
+                tree.add(node, token, estimate, self.work.name)
+            for child, guess in guesses.items():
+                rank = ranks.get(child, len(tokens))
+                kind = (self.work.name, rank, _grade(guess))
+                claim = _mix(opinions[child], guess)
+                tree.estimates[child] = context.economy.believe(
+                    node, tree.tokens[child], kind, claim
+                )
+            confirmed.update(ranks)
         return confirmed
+
+    def _opinions_of_guesses(
+        self, tree: TokenTree, nodes: Sequence[int], estimates: Tensor
+    ) -> dict[int, float]:
+        """The model's log probability of every child that the nodes have already."""
+        guessed = [(row, child) for row, node in enumerate(nodes) for child in tree.children(node)]
+        if not guessed:
+            return {}
+        rows, children = zip(*guessed, strict=True)
+        opinions = estimates[list(rows), [tree.tokens[child] for child in children]].tolist()
+        return dict(zip(children, opinions, strict=True))
 
 
 def _mix(opinion: float, guess: float) -> float:
     """The logarithm of the weighted mean of two probabilities, given as logarithms."""
     mixed = (1 - _GUESS_WEIGHT) * math.exp(opinion) + _GUESS_WEIGHT * math.exp(guess)
     return math.log(max(mixed, 1e-30))
+
+
+def _grade(estimate: float) -> int:
+    """How sure a guess is: 0 for none, then doubtful, likely, sure."""
+    return (estimate > -math.inf) + (estimate > _LIKELY) + (estimate > _SURE)

@@ -6,17 +6,24 @@ will say next, so that one draft pass evaluates several levels. Alone it drafts 
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from engine.config import NgramStageConfig
 from engine.drafting.base import Context, StageWork
 from engine.drafting.katz import KatzTable
-from engine.drafting.lookup import SuffixLookup
+from engine.drafting.lookup import Match, SuffixLookup
 from engine.tree import TokenTree
 
 _EULER = 0.5772
 _MATCH_DOUBT = 3.0
-"""A match of m tokens is trusted m / (m + this): 0.5 for the shortest, 0.9 for a long one."""
+"""A match of m tokens is trusted m / (m + this): 0.5 for the shortest, 0.9 for a long one.
+
+Only until the economy has seen how such matches fare.
+"""
+_LONG = 12
+
+_Continuation = tuple[int, float, Match | None]
+"""A token, its log acceptance estimate, and the match of the look-up that names it, if one does."""
 
 
 class NgramDrafter:
@@ -42,67 +49,105 @@ class NgramDrafter:
     def grow(
         self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
     ) -> list[int]:
-        """Add the at most `budget` likeliest nodes below `leaves` and recommend them all."""
+        """Add the at most `budget` likeliest nodes below `leaves` and recommend them all.
+
+        Nodes that are less likely than the economy's floor could not pay and are left out.
+        """
         with self.work.timed():
             scores = tree.scores()
+            floor = context.economy.floor
+            highest_cost = -math.log(floor) if floor > 0 else math.inf
+            matches: dict[int, Match] = {}
             # Of equal scores the shallower node goes first, whatever its index.
-            queue = [
-                (-scores[leaf] - estimate, tree.depths[leaf], leaf, token, estimate)
-                for leaf in leaves
-                for token, estimate in self._continuations(context, tree, leaf)
-            ]
-            heapq.heapify(queue)
-            proposed: list[int] = []
+            queue: list[tuple[float, int, int, int, float, Match | None]] = []
+
+            def extend(node: int, score: float) -> None:
+                depth = tree.depths[node]
+                for token, estimate, match in self._continuations(
+                    context, tree, node, matches.get(node)
+                ):
+                    cost = -score - estimate
+                    if cost <= highest_cost:
+                        heapq.heappush(queue, (cost, depth, node, token, estimate, match))
+
+            for leaf in leaves:
+                extend(leaf, scores[leaf])
+            proposed: dict[int, None] = {}
             while queue and len(proposed) < budget:
-                cost, depth, parent, token, estimate = heapq.heappop(queue)
+                cost, _, parent, token, estimate, match = heapq.heappop(queue)
                 node = tree.add(parent, token, estimate, self.work.name)
                 if node in proposed:  # a leaf may lie below another leaf
                     continue
-                proposed.append(node)
-                for token, estimate in self._continuations(context, tree, node):
-                    heapq.heappush(queue, (cost - estimate, depth + 1, node, token, estimate))
-        return proposed
+                proposed[node] = None
+                if match is not None:
+                    matches[node] = match
+                extend(node, -cost)
+        return list(proposed)
 
     def take_work(self) -> list[StageWork]:
         """This stage's work; there is none below it."""
         return [self.work.take()]
 
+    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+        """Nothing to time: it has no network."""
+        return {}
+
     def _continuations(
-        self, context: Context, tree: TokenTree, node: int
-    ) -> list[tuple[int, float]]:
-        """The likeliest next tokens after a node, with their log acceptance estimates."""
+        self, context: Context, tree: TokenTree, node: int, match: Match | None
+    ) -> list[_Continuation]:
+        """The likeliest next tokens after a node, which `match` proposed if it is given."""
         if not context.can_extend(tree, node):
             return []
         self.work.num_passes += 1
-        path = tree.path_tokens(node)
-        found: dict[int, float] = {}
-        if self._table is not None:
-            found = self._from_table(context, path)
-        if self._lookup is not None:
-            tail = context.tokens[-self._lookup.max_match :] + path
-            if (match := self._lookup.find(tail)) is not None:
-                token, length = match
-                trust = math.log(length / (length + _MATCH_DOUBT))
-                found[token] = max(trust, found.get(token, trust))
-        if len(found) <= self._children:
-            return list(found.items())
-        return heapq.nlargest(self._children, found.items(), key=lambda item: item[1])
+        economy, name = context.economy, self.work.name
+        # A long match is followed without searching, or asking the table, at every token.
+        is_long = match is not None and match.length >= _LONG
+        path = [] if is_long else tree.path_tokens(node)
+        match = self._match(context, path, match if is_long else None)
+        table = {} if is_long and match is not None else self._from_table(context, path)
+        believed: list[_Continuation] = []
+        if match is not None:
+            token, length, _ = match
+            trust = math.log(length / (length + _MATCH_DOUBT))
+            claim = max(trust, table.get(token, trust))
+            kind = (name, "look-up", length.bit_length(), token in table)
+            believed.append((token, economy.believe(node, token, kind, claim), match))
+        for rank, (token, claim) in enumerate(table.items()):
+            if match is None or token != match.token:
+                kind = (name, "table", rank, match is not None)
+                believed.append((token, economy.believe(node, token, kind, claim), None))
+        believed.sort(key=_estimate, reverse=True)
+        return believed[: self._children]
+
+    def _match(self, context: Context, path: Sequence[int], earlier: Match | None) -> Match | None:
+        """What the look-up finds after a path, or after the match that has led there."""
+        if self._lookup is None:
+            return None
+        if earlier is not None:
+            return self._lookup.follow(earlier)
+        return self._lookup.find([*context.tokens[-self._lookup.max_match :], *path])
 
     def _from_table(self, context: Context, path: Sequence[int]) -> dict[int, float]:
-        assert self._table is not None
-        last_two = (context.tokens[-2:] + list(path))[-2:]
+        """The table's likeliest tokens after a path, best first, with log estimates."""
+        if self._table is None:
+            return {}
+        last_two = [*context.tokens[-2:], *path][-2:]
         before, last = last_two if len(last_two) == 2 else (-1, last_two[-1])
         tokens, logprobs = self._table.continuations(before, last)
-        if context.sampler.params.is_greedy:
-            return dict(zip(tokens, logprobs, strict=True))
-        position = context.root_position + len(path) + 1
-        return _under_noise(context, position, tokens, logprobs)
+        if not context.sampler.params.is_greedy:
+            position = context.root_position + len(path) + 1
+            return _under_noise(context, position, tokens, logprobs, self._children)
+        return dict(zip(tokens[: self._children], logprobs, strict=False))
+
+
+def _estimate(continuation: _Continuation) -> float:
+    return continuation[1]
 
 
 def _under_noise(
-    context: Context, position: int, tokens: Sequence[int], logprobs: Sequence[float]
+    context: Context, position: int, tokens: Sequence[int], logprobs: Sequence[float], count: int
 ) -> dict[int, float]:
-    """Estimates of a few likely tokens once the position's noise is known.
+    """The best few of some likely tokens once the position's noise is known, with estimates.
 
     The noise decides among tokens: the estimate is the softmax of the perturbed log-probabilities.
     The best of the tokens not listed is itself Gumbel, around the logarithm of their mass.
@@ -115,4 +160,5 @@ def _under_noise(
     top = max(rest, *perturbed)
     total = math.exp(rest - top) + sum(math.exp(score - top) for score in perturbed)
     normaliser = top + math.log(total)
-    return {t: score - normaliser for t, score in zip(tokens, perturbed, strict=True)}
+    best = sorted(zip(perturbed, tokens, strict=True), reverse=True)[:count]
+    return {token: score - normaliser for score, token in best}

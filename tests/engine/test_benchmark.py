@@ -147,7 +147,9 @@ def test_every_mode_is_measured_on_the_same_tokens(engine: Engine) -> None:
         assert result.tokens_per_second > 0
         accepted = sum(stage["accepted_per_step"] for stage in result.stages.values())
         assert result.acceptance_length == pytest.approx(1 + accepted)
-        assert all(milliseconds > 0 for milliseconds in result.phases_ms.values())
+        # What does not pay is not run by `auto`.
+        is_used = result.mode != "auto"
+        assert all(ms > 0 or not is_used for ms in result.phases_ms.values())
 
 
 def test_alternatives_are_loaded_by_nobody_but_a_benchmark(target: Path) -> None:

@@ -15,7 +15,15 @@ from engine.errors import EngineError, InvalidRequestError
 from engine.request import TARGET, Finished, GenerateRequest, SamplingParams, Step
 from engine.tree import TokenTree
 from tests.checkpoints import make_model
-from tests.engine.setups import model_stage, ngram, random_request, run, target_model, token_ids
+from tests.engine.setups import (
+    STAGE_LISTS,
+    model_stage,
+    ngram,
+    random_request,
+    run,
+    target_model,
+    token_ids,
+)
 from tests.fakes import OracleDrafter
 
 PROMPT = (5, 9, 33)
@@ -237,3 +245,27 @@ def test_a_text_that_fills_the_window_is_decoded_to_its_end() -> None:
     request = replace(LONG, max_tokens=512 - len(PROMPT))
     decoder = Decoder(target_model(), model_stage(ngram(), "draft"))
     assert token_ids(run(decoder, request)[0]) == plain_text(request)
+
+
+def test_measuring_leaves_no_trace_but_the_costs() -> None:
+    """Every network is timed; the text afterwards and its counts are as if nothing had been run."""
+    decoder = Decoder(target_model(), model_stage(ngram(), "draft"))
+    decoder.measure(seconds=0.01)
+    assert all(decoder.economy.costs.curve(name).is_known for name in ("target", "draft"))
+    steps, _ = run(decoder, replace(LONG, speculation="auto"))
+    assert token_ids(steps) == plain_text()
+    assert steps[0].stats.stages == ()
+
+
+@pytest.mark.parametrize("stages", list(STAGE_LISTS))
+def test_auto_writes_the_text_of_plain_decoding(stages: str) -> None:
+    """Whatever the economy decides, before its costs are known and after."""
+    rng = random.Random(stages)
+    decoder = Decoder(target_model(), STAGE_LISTS[stages](24))
+    for case in range(6):
+        if case == 3:
+            decoder.measure(seconds=0.01)
+        request = random_request(rng)
+        assert token_ids(run(decoder, request, "auto")[0]) == token_ids(
+            run(decoder, request, "off")[0]
+        )

@@ -1,79 +1,240 @@
-"""The choice between drafting and plain steps, on machines that the test invents."""
+"""Costs, calibration, outlook, trials and the best tree, each on its own."""
 
+import math
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from engine.economy import Economy
+from engine.economy import TARGET_PASS, Costs, Economy, Spending, time_passes
+from engine.economy.calibration import Calibration, confidence_bin
+from engine.economy.costs import WIDTHS, CostCurve
+from engine.economy.economy import best_size
+from engine.economy.outlook import Outlook
+from engine.economy.trials import Trials
+from engine.tree import TokenTree, bushy_tree
+from tests.strategies import token_trees
 
-PLAIN_MS = 5.0
-
-
-def play(tokens: float, milliseconds: float, num_steps: int = 2000, seed: int = 0) -> float:
-    """Time per token under the economy, in plain steps, where a drafting step is as given."""
-    rng = random.Random(seed)
-    economy = Economy()
-    num_tokens, total = 0, 0.0
-    for _ in range(num_steps):
-        if economy.pays():
-            emitted = 1 + sum(rng.random() < (tokens - 1) / 8 for _ in range(8))
-            spent = milliseconds * rng.uniform(0.8, 1.2)
-        else:
-            emitted, spent = 1, PLAIN_MS * rng.uniform(0.8, 1.2)
-        economy.observe(emitted, spent)
-        num_tokens, total = num_tokens + emitted, total + spent
-    return total / num_tokens / PLAIN_MS
+chances = st.floats(0.0, 1.0)
+times = st.floats(0.01, 50.0)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "milliseconds"), [(1.0, 15.0), (1.2, 10.0), (2.0, 20.0), (1.5, 9.0)]
-)
-def test_where_drafting_loses_it_costs_little_more_than_plain(
-    tokens: float, milliseconds: float
-) -> None:
-    assert play(tokens, milliseconds) < 1.12
+def curve(**measured: float) -> CostCurve:
+    known = CostCurve()
+    known.replace({int(rows[1:]): ms for rows, ms in measured.items()})
+    return known
 
 
-@pytest.mark.parametrize(("tokens", "milliseconds"), [(3.0, 6.0), (5.0, 10.0), (2.0, 7.0)])
-def test_where_drafting_pays_almost_all_of_the_gain_is_had(
-    tokens: float, milliseconds: float
-) -> None:
-    assert play(tokens, milliseconds) < 1.06 * milliseconds / tokens / PLAIN_MS
+def test_a_curve_is_straight_between_what_was_measured_and_goes_on_beyond() -> None:
+    costs = curve(w1=1.0, w5=3.0, w9=3.0)
+    assert [costs(rows) for rows in (1, 3, 5, 7, 9, 13)] == pytest.approx([1, 2, 3, 3, 3, 4])
+    assert costs.table(3, 11) == pytest.approx([costs(rows) for rows in range(3, 14)])
 
 
-def test_it_follows_a_change_of_the_text_both_ways() -> None:
-    economy = Economy()
-    for tokens, expected in ((5, True), (1, False), (5, True)):
-        for _ in range(400):
-            is_drafting = economy.pays()
-            economy.observe(tokens if is_drafting else 1, 9.0 if is_drafting else PLAIN_MS)
-        settled = [economy.pays()]
-        for _ in range(20):
-            economy.observe(tokens if settled[-1] else 1, 9.0 if settled[-1] else PLAIN_MS)
-            settled.append(economy.pays())
-        assert settled.count(expected) > 14
+def test_a_curve_of_which_nothing_is_known_is_free_until_its_first_pass() -> None:
+    costs = CostCurve()
+    assert (costs(4), costs.table(1, 3), costs.is_known) == (0.0, [0.0] * 3, False)
+    costs.observe(4, 2.5)
+    assert (costs(1), costs(4), costs(100)) == (2.5, 2.5, 2.5)
 
 
-def test_both_kinds_are_tried_before_either_is_chosen() -> None:
-    economy = Economy()
-    kinds = []
-    for _ in range(10):
-        kinds.append(economy.pays())
-        economy.observe(2, 8.0)
-    assert set(kinds) == {True, False}
+def test_a_step_in_the_curve_is_found_where_it_lies() -> None:
+    """Passes padded to buckets: nine rows cost what sixteen do, and eight do not."""
+    costs = curve(w1=1.0, w8=1.0, w16=2.0)
+    for _ in range(40):
+        costs.observe(9, 2.0)
+    assert costs(8) == 1.0
+    assert costs(9) == pytest.approx(2.0, rel=0.05)
+    assert costs(12) == pytest.approx(2.0, rel=0.05)
 
 
-def test_reading_a_long_prompt_is_not_held_against_drafting() -> None:
-    """The first step that drafts for a text also reads its prompt: dear, and only once."""
-    economy = Economy()
-    drafted = []
+def test_one_outlier_moves_a_curve_by_little_and_a_lasting_change_all_the_way() -> None:
+    costs = curve(w1=1.0)
+    for _ in range(30):
+        costs.observe(1, 1.0)
+    costs.observe(1, 500.0)
+    assert costs(1) < 1.06
+    for _ in range(200):
+        costs.observe(1, 3.0)
+    assert costs(1) == pytest.approx(3.0, rel=0.05)
+
+
+def test_other_work_on_the_machine_slows_all_passes_and_favours_none() -> None:
+    costs = Costs()
+    costs.curve("target").replace({1: 2.0, 16: 3.0})
+    for _ in range(60):
+        costs.observe("target", 1, 4.0)
+    assert costs.load * costs.curve("target")(1) == pytest.approx(4.0, rel=0.05)
+    assert costs.curve("target")(1) / costs.curve("target")(16) == pytest.approx(2 / 3, rel=0.25)
+    costs.forget()
+    assert (costs.load, costs.curve("target").is_known) == (1.0, False)
+
+
+def test_passes_are_timed_at_all_widths_or_for_as_long_as_may_be() -> None:
+    asked: list[int] = []
+    assert set(time_passes(asked.append, seconds=60.0)) == set(WIDTHS) == set(asked)
+    assert set(time_passes(asked.append, seconds=0.0)) == {1}
+
+
+def test_a_claim_is_believed_until_it_has_been_tried() -> None:
+    assert Calibration().believe(0, 5, ("draft", 0), 0.7) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(("claim", "truth"), [(0.9, 0.1), (0.9, 0.9), (0.3, 0.8), (0.95, 0.6)])
+def test_claims_come_to_be_believed_as_far_as_they_prove_true(claim: float, truth: float) -> None:
+    dice = random.Random(0)
+    calibration = Calibration()
+    for _ in range(300):
+        calibration.start_tree()
+        calibration.believe(0, 5, ("draft", 0), claim)
+        calibration.learn([(0, 5 if dice.random() < truth else 6)])
+    assert calibration.believe(0, 5, ("draft", 0), claim) == pytest.approx(truth, abs=0.1)
+    assert calibration.believe(0, 5, ("another", 0), claim) == pytest.approx(claim)
+
+
+def test_a_drafter_that_is_always_wrong_is_found_out_in_a_dozen_steps() -> None:
+    """Whatever it claims from step to step: its claims are judged together."""
+    dice = random.Random(0)
+    calibration = Calibration()
     for _ in range(12):
-        economy.start_text()
-        has_read = False
-        for _ in range(63):
-            is_drafting = economy.pays()
-            drafted.append(is_drafting)
-            reading = 0.0 if has_read else 600.0
-            has_read |= is_drafting
-            economy.observe(5 if is_drafting else 1, reading + 10.0 if is_drafting else PLAIN_MS)
-    assert drafted.count(True) > 0.9 * len(drafted)
+        calibration.start_tree()
+        calibration.believe(0, 5, ("adversary",), dice.uniform(0.4, 1.0))
+        calibration.learn([(0, 6)])
+    for claim in (0.4, 0.6, 0.8, 1.0):
+        assert calibration.believe(0, 5, ("adversary",), claim) < 0.3
+
+
+def test_only_nodes_that_were_reached_are_trials_and_verified_or_not_all_count() -> None:
+    calibration = Calibration()
+    for node in (0, 1, 2):
+        for rank, token in enumerate((7, 8)):
+            calibration.believe(node, token, ("draft", rank), 0.5)
+            calibration.believe(node, token, ("draft", rank), 0.5)  # twice said, once counted
+    calibration.learn([(0, 8), (2, 9)])
+    first, second = (calibration._narrow[("draft", r), confidence_bin(0.5)] for r in (0, 1))
+    assert (first.trials, first.hits) == (pytest.approx(2, rel=0.01), 0)
+    assert (second.trials, second.hits) == (pytest.approx(2, rel=0.01), pytest.approx(1, rel=0.01))
+
+
+@given(chances)
+def test_every_probability_has_a_bin_and_surer_ones_none_below(chance: float) -> None:
+    assert 0 <= confidence_bin(chance / 2) <= confidence_bin(chance) <= 11
+
+
+def test_the_outlook_is_learnt_by_rank_and_by_how_sure_the_node_was() -> None:
+    outlook = Outlook()
+    for _ in range(100):
+        outlook.start_tree()
+        outlook.put(0, 1.0, [4, 5])
+        outlook.put(3, 0.1, [6, 7])
+        assert outlook.is_right(4) and not outlook.is_right(5)
+        outlook.learn([(0, 4), (3, 7)])
+    outlook.start_tree()
+    assert outlook.expect(1.0)[0] > 0.9 > 0.1 > outlook.expect(1.0)[1]
+    assert outlook.expect(0.1)[1] > 0.9 > 0.1 > outlook.expect(0.1)[0]
+
+
+def test_trials_take_a_small_share_of_the_time_and_less_after_each_failure() -> None:
+    trials, spent, total, price = Trials(), 0.0, 0.0, 3.0
+    for _ in range(20_000):
+        is_due = trials.is_due(price, reading=0.0)
+        spent += price if is_due else 0.0
+        total += 2.0
+        trials.settle(2.0, has_run=is_due, is_right=False, pays=False)
+    assert 0 < spent / total < 0.003
+
+
+def test_a_trial_that_is_right_is_followed_by_another() -> None:
+    """And a few wrong ones end the run, however long it was."""
+    trials = Trials(idle_milliseconds=1e6)
+    for _ in range(9):
+        assert trials.is_due(1.0, reading=0.0)
+        trials.settle(2.0, has_run=True, is_right=True, pays=False)
+    for _ in range(3):
+        assert trials.is_due(1.0, reading=0.0)
+        trials.settle(2.0, has_run=True, is_right=False, pays=False)
+    assert not trials.is_due(1.0, reading=0.0)
+
+
+def test_no_trial_reads_more_text_than_the_time_without_it_allows() -> None:
+    trials = Trials(idle_milliseconds=1000.0)
+    assert not trials.is_due(1.0, reading=200.0)
+    assert trials.is_due(1.0, reading=20.0)
+
+
+@given(st.lists(chances, max_size=30), st.lists(times, min_size=31, max_size=31))
+def test_the_best_size_is_that_of_a_search_through_all(
+    reach: list[float], milliseconds: list[float]
+) -> None:
+    reach.sort(reverse=True)
+    size, rate = best_size(reach, milliseconds)
+    rates = [(1 + sum(reach[:n])) / milliseconds[n] for n in range(len(reach) + 1)]
+    assert rate == pytest.approx(max(rates))
+    assert rates[size] == pytest.approx(max(rates))
+
+
+def priced(target: dict[int, float], draft: dict[int, float] | None = None) -> Economy:
+    economy = Economy()
+    economy.costs.curve(TARGET_PASS).replace(target)
+    economy.costs.curve("draft").replace(draft or {1: 1.0})
+    economy.costs.curve("host").replace({1: 0.0})
+    economy.start_text(is_greedy=True, is_free=False)
+    economy.start_step(num_left=100)
+    return economy
+
+
+@given(token_trees(), st.floats(0.0, 2.0))
+def test_no_tree_of_the_candidates_promises_more_than_the_chosen_one(
+    tree: TokenTree, slope: float
+) -> None:
+    """And it is a tree: with every node comes its parent."""
+    economy = priced({1: 1.0, 65: 1.0 + 64 * slope})
+    chosen = economy.choose(tree, range(1, len(tree)))
+    assert all(tree.parents[node] in {0, *chosen} for node in chosen)
+    reach = [math.exp(score) for score in tree.scores()]
+    promised = (1 + sum(reach[node] for node in chosen)) / (1 + len(chosen) * slope)
+    order = sorted(range(1, len(tree)), key=lambda node: -reach[node])
+    for size in range(len(tree)):
+        best = (1 + sum(reach[node] for node in order[:size])) / (1 + size * slope)
+        assert promised >= best * (1 - 1e-9)
+    assert economy.expected_tokens == pytest.approx(promised * (1 + len(chosen) * slope))
+
+
+def test_what_is_free_is_used_fully() -> None:
+    """So `always` keeps its sizes: all nodes, and a pass over all rows, whatever they cost."""
+    economy = priced({1: 1.0, 2: 1000.0})
+    economy.start_text(is_greedy=True, is_free=True)
+    tree = bushy_tree(3, 20)
+    for node in range(1, 20):
+        tree.estimates[node] = -5.0
+    assert economy.choose(tree, range(1, 20)) == list(range(1, 20))
+    assert economy.worth_evaluating("draft", tree, range(20), 500, 19) == list(range(20))
+    assert economy.floor == 0.0
+
+
+@pytest.mark.parametrize(("milliseconds", "rows"), [(0.1, 1), (0.4, 1), (0.6, 0), (5.0, 0)])
+def test_a_pass_is_run_while_what_it_promises_is_worth_its_time(
+    milliseconds: float, rows: int
+) -> None:
+    """The outlook for an unknown stage: the first choice is right half the time."""
+    economy = priced({1: 1.0, 2: 1.0, 3: 2.0}, {1: milliseconds})
+    assert len(economy.worth_evaluating("draft", TokenTree(1), [0], 0, 8)) == rows
+
+
+def test_a_long_text_to_read_first_must_be_worth_it_for_the_rest_of_the_reply() -> None:
+    economy = priced({1: 1.0, 32: 1.0}, {1: 0.1, 512: 5.2})
+    assert economy.worth_evaluating("draft", TokenTree(1), [0], 300, 8)
+    economy.start_step(num_left=10)
+    assert not economy.worth_evaluating("draft", TokenTree(1), [0], 300, 8)
+    assert economy.worth_evaluating("draft", TokenTree(1), [0], 3, 8)
+
+
+def test_what_the_passes_of_a_step_took_is_not_counted_as_the_hosts_work() -> None:
+    economy = priced({1: 1.0}, {1: 0.5})
+    economy.costs.curve("host").replace({1: 0.1})
+    for _ in range(300):
+        economy.start_step(100)
+        economy.spend("draft", 1, 0.5)
+        economy.learn([(0, 3)], Spending(total=1.8, target=1.0, num_rows=1, num_nodes=1))
+    assert economy.costs.curve("host")(1) == pytest.approx(0.3, rel=0.1)

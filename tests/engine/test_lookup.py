@@ -19,34 +19,41 @@ def plain_search(history: list[int], tail: list[int]) -> int:
     return longest if longest >= 3 else 0
 
 
+def found(lookup: SuffixLookup, tail: list[int]) -> tuple[int, int]:
+    """The token after the longest match, and its length."""
+    match = lookup.find(tail)
+    assert match is not None
+    return match.token, match.length
+
+
 @given(texts, texts)
 def test_it_finds_the_longest_earlier_match(text: list[int], path: list[int]) -> None:
     lookup = SuffixLookup(max_places=1000)
     lookup.start_text(text)
     tail = text + path
-    found = lookup.find(tail)
-    assert (found[1] if found else 0) == plain_search(text, tail)
+    match = lookup.find(tail)
+    assert (match.length if match else 0) == plain_search(text, tail)
 
 
 def test_it_continues_a_repetition() -> None:
     lookup = SuffixLookup()
     lookup.start_text([1, 2, 3, 4, 5, 9, 9, 1, 2, 3])
-    assert lookup.find([1, 2, 3]) == (4, 3)
+    assert found(lookup, [1, 2, 3]) == (4, 3)
     lookup.extend([4])
-    assert lookup.find([9, 1, 2, 3, 4]) == (5, 4)
+    assert found(lookup, [9, 1, 2, 3, 4]) == (5, 4)
 
 
 def test_of_equal_matches_the_latest_wins() -> None:
     lookup = SuffixLookup()
     lookup.start_text([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3])
-    assert lookup.find([1, 2, 3]) == (5, 3)
+    assert found(lookup, [1, 2, 3]) == (5, 3)
 
 
 def test_earlier_texts_are_found_but_no_match_spans_two() -> None:
     lookup = SuffixLookup()
     lookup.start_text([1, 2, 3, 4])
     lookup.start_text([5, 6, 7])
-    assert lookup.find([8, 1, 2, 3]) == (4, 3)
+    assert found(lookup, [8, 1, 2, 3]) == (4, 3)
     assert lookup.find([3, 4, 5]) is None
     assert lookup.find([2, 3, 4]) is None
 
@@ -59,3 +66,17 @@ def test_the_history_is_bounded_and_forgets_the_oldest() -> None:
     assert len(lookup._history) <= 200
     assert lookup.find([1, 2, 3]) is None
     assert lookup.find([29, 29, 29]) is not None
+
+
+def test_a_match_is_followed_to_the_end_of_its_text() -> None:
+    """Following costs no search and finds what searching would have found."""
+    lookup = SuffixLookup()
+    lookup.start_text([1, 2, 3, 4, 5])
+    lookup.start_text([1, 2, 3])
+    match = lookup.find([1, 2, 3])
+    assert match is not None and (match.token, match.length) == (4, 3)
+    match = lookup.follow(match)
+    assert match is not None and (match.token, match.length) == (5, 4) == found(
+        lookup, [1, 2, 3, 4]
+    )
+    assert lookup.follow(match) is None

@@ -1,0 +1,16 @@
+"""The economy of a tree: measured costs, calibrated acceptance, and the tree that pays best.
+
+    costs         milliseconds of a pass by its rows, timed at the start and as passes run
+    calibration   how often claims of each kind came true
+    outlook       what one more draft pass is likely to find
+    trials        when a drafter that does not pay is tried again
+    economy       these together: what drafters and the decoder ask
+
+It decides trees and nothing else: no text depends on it. It knows no model and no device.
+"""
+
+from engine.economy.calibration import Kind
+from engine.economy.costs import Costs, time_passes
+from engine.economy.economy import TARGET_PASS, Economy, Spending
+
+__all__ = ["TARGET_PASS", "Costs", "Economy", "Kind", "Spending", "time_passes"]
