@@ -63,5 +63,9 @@ class NoiseRows:
 
     def values(self, position: int, token_ids: Sequence[int]) -> list[float]:
         """The noise of a few token ids at one position."""
-        values: list[float] = self.row(position)[list(token_ids)].tolist()
+        row = self.row(position)
+        if row.device.type == "cpu":
+            host = row.numpy()
+            return [float(host[token_id]) for token_id in token_ids]
+        values: list[float] = row[list(token_ids)].tolist()
         return values

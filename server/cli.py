@@ -132,7 +132,8 @@ def bench(
 ) -> None:
     """Compare plain, chain, tree and staged decoding, interleaved, in this process.
 
-    --budget and --passes replace the sizes in the configuration; a chain keeps its own.
+    --budget and --passes are the sizes of all modes but `chain`, which has its own, and `auto`,
+    which goes as far as it pays, up to the configuration's.
     """
     flags = {"model": model, "draft": draft, "dtype": dtype, "device": device, "threads": threads}
     with readable_errors():

@@ -15,6 +15,8 @@ from engine.request import Speculation
 
 PLAIN = "plain"
 _CHAIN_LENGTH = 4
+_BUDGET, _PASSES, _GUESSES = 16, 2, 8
+"""Usual fixed sizes: nodes of a tree, draft passes of a step, guesses of an n-gram stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,14 @@ class Mode:
     speculation: Speculation = "always"
 
 
-def modes_of(stages: Sequence[StageConfig], alternatives: Sequence[StageConfig] = ()) -> list[Mode]:
+def modes_of(
+    stages: Sequence[StageConfig],
+    alternatives: Sequence[StageConfig] = (),
+    limits: Sequence[StageConfig] | None = None,
+) -> list[Mode]:
     """What can be compared with these stages: from plain decoding up to all of them, and `auto`.
 
+    `limits` are the same stages in the sizes up to which `auto` may go, if those are others.
     A drafter is a model or a head that stands first: that of `stages`, or an alternative to it.
     Each makes a chain, a tree alone, and a tree over the stages below.
     """
@@ -47,7 +54,7 @@ def modes_of(stages: Sequence[StageConfig], alternatives: Sequence[StageConfig] 
         pairs = zip(drafters, names, strict=True)
         modes += [Mode(f"staged-{name}", (drafter, *below)) for drafter, name in pairs]
     if stages:
-        modes.append(Mode("auto", tuple(stages), "auto"))
+        modes.append(Mode("auto", tuple(stages if limits is None else limits), "auto"))
     return modes
 
 
@@ -58,15 +65,21 @@ def configured_mode(modes: Sequence[Mode], stages: Sequence[StageConfig]) -> str
 
 
 def resized(config: EngineConfig, budget: int | None, passes: int | None) -> EngineConfig:
-    """The same with these sizes for every model and head; raises ConfigError if they are too large.
+    """The same in fixed sizes, for modes that use them fully; raises ConfigError if too large.
 
-    `budget` is the most draft nodes in a tree, `passes` the most draft passes in a step.
+    `budget` is the most draft nodes in a tree, `passes` the most draft passes in a step, of every
+    model and head. Where they are not given, the configuration's limits are cut down to sizes that
+    are usual, and so are those of n-gram stages: a limit is for `auto`, which stays below it.
     """
 
     def resize(stage: StageConfig) -> StageConfig:
         if not isinstance(stage, ModelStageConfig):
-            return stage
-        return replace(stage, budget=budget or stage.budget, passes=passes or stage.passes)
+            return replace(stage, budget=min(stage.budget, _GUESSES))
+        return replace(
+            stage,
+            budget=budget or min(stage.budget, _BUDGET),
+            passes=passes or min(stage.passes, _PASSES),
+        )
 
     mapping = {field.name: getattr(config, field.name) for field in fields(config)}
     stages, alternatives = map(resize, config.stages), map(resize, config.alternatives)

@@ -52,7 +52,7 @@ _FILE_WIDTH = 100
 class BenchOptions:
     """What is asked for on the command line; no `prompts` file means the built-in ones.
 
-    `budget` and `passes` replace those of every model and head stage.
+    `budget` and `passes` are those of every model and head, in all modes but `auto`.
     """
 
     prompts: Path | None = None
@@ -97,10 +97,11 @@ def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
 def _plan(settings: Settings, options: BenchOptions) -> _Bench:
     texts = _texts(options)
     config = settings.engine_config(background_compile="wait")
-    config = resized(config, options.budget, options.passes)
     engine = Engine.load(config)
-    known = modes_of(engine.stages, config.alternatives)
-    configured = configured_mode(known, engine.stages)
+    config = replace(config, stages=engine.stages)
+    fixed = resized(config, options.budget, options.passes)
+    known = modes_of(fixed.stages, fixed.alternatives, limits=engine.stages)
+    configured = configured_mode(known, fixed.stages)
     modes = _chosen(known, options.modes, configured)
     prompts = _encode(texts, Tokenizer.load(settings.model))
     return _Bench(engine, modes, configured, _fitted(prompts, engine, options.tokens), options)

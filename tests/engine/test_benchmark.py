@@ -57,6 +57,8 @@ def test_the_modes_go_from_plain_to_everything() -> None:
     assert modes[2].stages == (DRAFT,)
     assert modes[4].stages == (DRAFT, NGRAM)
     assert modes[5] == Mode("auto", (DRAFT, NGRAM), "auto")
+    limits = [replace(DRAFT, budget=64), NGRAM]
+    assert modes_of([DRAFT, NGRAM], limits=limits)[5] == Mode("auto", tuple(limits), "auto")
 
 
 def test_an_alternative_stands_in_the_place_of_the_first_stage() -> None:
@@ -116,10 +118,14 @@ def test_the_configured_mode_is_the_one_with_all_its_stages(
 
 def test_sizes_replace_those_of_every_model_and_head() -> None:
     config = EngineConfig("target", stages=(HEAD, NGRAM), alternatives=(DRAFT,))
-    sized = resized(config, budget=7, passes=2)
-    assert sized.stages == (replace(HEAD, budget=7, passes=2), NGRAM)
-    assert sized.alternatives == (replace(DRAFT, budget=7, passes=2),)
-    assert resized(config, None, None) == config
+    sized = resized(config, budget=7, passes=3)
+    assert sized.stages == (replace(HEAD, budget=7, passes=3), NGRAM)
+    assert sized.alternatives == (replace(DRAFT, budget=7, passes=3),)
+    small = replace(config, stages=(replace(HEAD, budget=5, passes=1), replace(NGRAM, budget=3)))
+    assert resized(small, None, None).stages == small.stages
+    large = replace(config, stages=(replace(HEAD, budget=64), replace(NGRAM, budget=48)))
+    cut = (replace(HEAD, budget=16, passes=2), replace(NGRAM, budget=8))
+    assert resized(large, None, None).stages == cut
     with pytest.raises(ConfigError, match=r"lower its budget"):
         resized(config, budget=2000, passes=None)
 
