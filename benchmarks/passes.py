@@ -51,7 +51,7 @@ def main() -> None:
     print(f"{machine()}")
     print(f"{arguments.context} tokens of text; memory is read at {bandwidth / 1e9:.1f} GB/s")
     for name, scorer in forms["stock"].items():
-        num_bytes = _weight_bytes(scorer)
+        num_bytes = scorer.weight_bytes
         floor = 1e3 * num_bytes / bandwidth
         print(f"\n{name}: {num_bytes / 1e6:.1f} MB of weights a pass, floor {floor:.2f} ms")
         print(f"{'rows':>10}" + "".join(f"{width:>14}" for width in WIDTHS) + "   1 row / floor")
@@ -144,17 +144,6 @@ def _pass(scorer: TreeScorer, text: list[int], tree: TokenTree, width: int) -> f
     started = time.perf_counter()
     scorer.score(text, tree, range(width))
     return (time.perf_counter() - started) * 1e3
-
-
-def _weight_bytes(scorer: TreeScorer) -> int:
-    """What a pass must read: every weight but the embedding's, of which it reads a row a token."""
-    weights = {weight.data_ptr(): weight for weight in scorer.network.state_dict().values()}
-    embedding = next(m for m in scorer.network.modules() if isinstance(m, torch.nn.Embedding))
-    place = embedding.weight.data_ptr()
-    linear = (m for m in scorer.network.modules() if isinstance(m, torch.nn.Linear))
-    is_tied = any(module.weight.data_ptr() == place for module in linear)
-    num_bytes: int = sum(weight.nbytes for weight in weights.values())
-    return num_bytes - (0 if is_tied else embedding.weight.nbytes)
 
 
 def _median(samples: list[float]) -> float:

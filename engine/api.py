@@ -18,7 +18,7 @@ from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
 from engine.drafting.base import Drafter
 from engine.drafting.build import StageBuilder, recognised, stage_names
-from engine.economy import Economy
+from engine.economy import Costs, Economy
 from engine.errors import ConfigError
 from engine.loading import load_model
 from engine.model import Model
@@ -136,6 +136,16 @@ class Engine:
             passes={name: scorer.runner.form for name, scorer in self._scorers.items()},
             is_compiling=self._compiler.is_running,
         )
+
+    @property
+    def costs(self) -> Costs:
+        """What passes cost: the curve of each network is named as in `info.passes`."""
+        return self._decoder.economy.costs
+
+    @property
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of weights that one pass reads, of each network, named as in `info.passes`."""
+        return {name: scorer.weight_bytes for name, scorer in self._scorers.items()}
 
     @property
     def _scorers(self) -> dict[str, TreeScorer]:

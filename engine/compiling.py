@@ -19,7 +19,6 @@ _LOWEST_PRIORITY = 19
 
 def main() -> None:
     """Compile what is missing, package by package; exit status 1 if anything failed."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with contextlib.suppress(OSError):
         os.nice(_LOWEST_PRIORITY)
     config, folder = pickle.load(sys.stdin.buffer)

@@ -107,6 +107,7 @@ class TreeScorer(ABC):
         self.tokens: list[int] = []
         self.num_passes = 0
         self.network = network
+        self.weight_bytes = _bytes_read(network)
         self._chunk = chunk
         self._nodes: list[int] = []
         self._digest: str | None = None
@@ -295,3 +296,14 @@ class TreeScorer(ABC):
 
 def _num_bytes(network: nn.Module) -> int:
     return sum(weight.nbytes for weight in network.parameters())
+
+
+def _bytes_read(network: nn.Module) -> int:
+    """What a pass reads: every weight, but of an embedding that is no output matrix too only rows.
+
+    To be asked before the weights are packed.
+    """
+    weights = {weight.data_ptr(): weight.nbytes for weight in network.parameters()}
+    linear = {m.weight.data_ptr() for m in network.modules() if isinstance(m, nn.Linear)}
+    embeddings = {m.weight.data_ptr() for m in network.modules() if isinstance(m, nn.Embedding)}
+    return sum(size for place, size in weights.items() if place not in embeddings - linear)

@@ -7,6 +7,7 @@
 It needs torch, transformers and numpy alone.
 """
 
+from engine.benchmark.doctor import Examination, PassCosts, examine
 from engine.benchmark.figures import Result, ratio_interval
 from engine.benchmark.growth import SIZES, LlamaShape, grow_checkpoint, grown
 from engine.benchmark.hardware import machine, measured_bandwidth
@@ -17,14 +18,17 @@ from engine.benchmark.replay import ReplayEngine, ReplayStageConfig, expected_le
 __all__ = [
     "SIZES",
     "Comparison",
+    "Examination",
     "LlamaShape",
     "Mode",
+    "PassCosts",
     "ReplayEngine",
     "ReplayStageConfig",
     "Result",
     "Workload",
     "compare",
     "configured_mode",
+    "examine",
     "expected_length",
     "grow_checkpoint",
     "grown",

@@ -1,7 +1,7 @@
 """From the times and steps of a mode's runs to its figures, with an interval for the ratio."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import NgramStageConfig
-from engine.stats import SpeculationStats, StepStats
+from engine.stats import SpeculationStats, StageStats, StepStats
 
 _NUM_RESAMPLES = 2000
 
@@ -41,6 +41,9 @@ class Result:
     time_to_first_token_ms: float
     stages: Mapping[str, Mapping[str, Any]]
     phases_ms: Mapping[str, float]
+    predicted_tokens_per_second: float = 0.0
+    share_plain: float = 0.0
+    share_without_draft_pass: float = 0.0
 
 
 def result_of(
@@ -50,7 +53,8 @@ def result_of(
     seconds, plain_seconds = _seconds(runs), _seconds(plain)
     ratios = plain_seconds.sum(1) / seconds.sum(1)
     low, high = ratio_interval(plain_seconds, seconds)
-    stats = SpeculationStats.fold(step for run in runs for step in run.steps)
+    steps = [step for run in runs for step in run.steps]
+    stats = SpeculationStats.fold(steps)
     first_tokens = [seconds for run in runs for seconds in run.first_token_seconds]
     return Result(
         mode=mode,
@@ -61,11 +65,16 @@ def result_of(
         ratio_high=high,
         acceptance_length=stats.mean_acceptance_length,
         step_cost=float(np.median(_step_seconds(runs) / _step_seconds(plain))),
-        draft_passes_per_step=_num_draft_passes(stats) / stats.num_steps,
+        draft_passes_per_step=_num_draft_passes(stats.stages.values()) / stats.num_steps,
         nodes_per_step=1 + stats.num_draft_tokens / stats.num_steps,
         time_to_first_token_ms=1e3 * statistics.median(first_tokens),
         stages=_by_stage(stats),
         phases_ms=_phases_ms(stats),
+        predicted_tokens_per_second=_predicted(stats),
+        share_plain=_share(step.num_nodes == 1 for step in steps),
+        share_without_draft_pass=_share(
+            step.num_nodes > 1 and not _num_draft_passes(step.stages) for step in steps
+        ),
     )
 
 
@@ -79,10 +88,19 @@ def _step_seconds(runs: Sequence[Run]) -> NDArray[np.float64]:
     return np.array([sum(run.seconds) / len(run.steps) for run in runs])
 
 
-def _num_draft_passes(stats: SpeculationStats) -> int:
+def _num_draft_passes(stages: Iterable[StageStats]) -> int:
     """Passes of models and heads; an n-gram stage counts its look-ups, which are none."""
-    stages = stats.stages.values()
     return sum(s.num_passes for s in stages if not s.name.startswith(NgramStageConfig.name))
+
+
+def _predicted(stats: SpeculationStats) -> float:
+    """Tokens a second by the economy's forecasts; 0 where it made none."""
+    milliseconds = stats.expected_milliseconds
+    return 1e3 * stats.expected_tokens / milliseconds if milliseconds else 0.0
+
+
+def _share(matches: Iterable[bool]) -> float:
+    return statistics.fmean(matches)
 
 
 def _by_stage(stats: SpeculationStats) -> dict[str, dict[str, Any]]:

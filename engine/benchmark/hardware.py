@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -33,6 +35,14 @@ def measured_bandwidth(device: str) -> float:
         numbers.sum().item()
         best = min(best, time.perf_counter() - started)
     return numbers.nbytes / best
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler that passes are compiled with; None if there is none."""
+    try:
+        return get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return None
 
 
 def _processor() -> str:

@@ -139,7 +139,7 @@ class Economy:
         """A stage has run one pass."""
         self.costs.observe(name, rows, milliseconds)
         self._stage(name).has_run = True
-        self._spent += self._price(name, rows)
+        self._spent += self.costs.curve(name)(rows)
         self._drafting += milliseconds
 
     def choose(self, tree: TokenTree, nodes: Sequence[int]) -> list[int]:
@@ -150,7 +150,8 @@ class Economy:
         steps = self._step_milliseconds(len(order))
         size, _ = best_size(reach, steps)
         self.expected_tokens = 1 + sum(reach[:size])
-        self.expected_milliseconds = steps[size] * self.costs.load
+        passes = (self.costs.curve(name)(1 + size) for name in (TARGET_PASS, HOST))
+        self.expected_milliseconds = (self._spent + sum(passes)) * self.costs.load
         return sorted(order[:size])
 
     def learn(self, reached: Sequence[tuple[int, int]], spending: Spending) -> None:

@@ -43,13 +43,19 @@ class BackgroundCompiler:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._log_file.open("wb") as log:
+                # Threads that wait for one another must not spin on cores that others need.
+                environment = {
+                    **os.environ,
+                    "OMP_WAIT_POLICY": "PASSIVE",
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                }
                 process = subprocess.Popen(
                     [sys.executable, "-m", _PROGRAM],
                     bufsize=0,
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    env=environment,
                     start_new_session=True,
                 )
             assert process.stdin is not None
