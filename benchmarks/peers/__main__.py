@@ -1,0 +1,181 @@
+"""The command: `python -m benchmarks.peers --prompts FILE.jsonl`."""
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.console import Console
+from tokenizers import Tokenizer
+
+import benchmarks.peers
+from benchmarks.peers import report
+from benchmarks.peers.contest import Entry, Text, contest, results
+from benchmarks.peers.rows import OURS, PEERS, Peer, Setup, Task
+from benchmarks.peers.stagetree import PLAIN
+from benchmarks.peers.worker import Worker, versions
+from engine import ConfigError, EngineConfig
+from engine.benchmark import machine
+from engine.benchmark.measure import _length_without_loop
+from engine.loading import resolve
+from server.settings import load_settings
+
+_FILE_WIDTH = 120
+"""Columns of what is written to a file or a pipe, where nobody's window limits it."""
+
+
+def main() -> None:
+    """Measure the peers that are installed, print the table and, if asked, write it as JSON."""
+    arguments = parser().parse_args()
+    arguments.threads = arguments.threads or torch.get_num_threads()
+    torch.set_num_threads(arguments.threads)
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of every peer's process
+    try:
+        config = load_settings(arguments.config, {}).engine_config("wait")
+        prompts = read_prompts(arguments.prompts, arguments.num_prompts, config.model)
+        with ExitStack() as stack:
+            _measure(arguments, config, prompts, stack)
+    except (ConfigError, RuntimeError) as error:
+        sys.exit(f"peers: {error}")
+
+
+def _measure(
+    arguments: argparse.Namespace, config: EngineConfig, prompts: Sequence[Text], stack: ExitStack
+) -> None:
+    window = max(map(len, prompts)) + arguments.tokens
+    work = arguments.work or Path(stack.enter_context(TemporaryDirectory(prefix="peers-")))
+    setup = Setup(config, arguments.threads, window, work)
+    workers = open_workers(chosen(arguments.peer), setup, stack)
+    tasks, share_cut = _tasks(workers[0], prompts, arguments.tokens)
+    entries = [Entry(worker, label) for worker in workers for label in worker.labels]
+    measured = results(contest(entries, tasks, arguments.repetitions, tell))
+    circumstances = report.Circumstances(
+        command=command(arguments),
+        machine=machine(),
+        versions={name: n for worker in workers for name, n in versions(worker.peer).items()},
+        model=config.model,
+        num_prompts=len(tasks),
+        repetitions=arguments.repetitions,
+        share_cut=share_cut,
+    )
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _FILE_WIDTH)
+    console.print(report.table(measured))
+    console.print(report.legend(measured, circumstances), highlight=False, soft_wrap=True)
+    if arguments.json is not None:
+        content = report.document(measured, circumstances)
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def chosen(names: Sequence[str]) -> list[Peer]:
+    """The peers of these names that are installed, all if none is named; ours first."""
+    wanted = [peer for peer in PEERS if not names or peer.name in names]
+    for peer in wanted:
+        if line := skip_line(peer):
+            tell(line)
+    return [OURS, *(peer for peer in wanted if skip_line(peer) is None)]
+
+
+def skip_line(peer: Peer) -> str | None:
+    """Why a peer cannot be measured, and what would mend that; None if it can."""
+    missing = [module for module in peer.modules if find_spec(module) is None]
+    if not missing:
+        return None
+    return f"{peer.name} is skipped: no module {', '.join(missing)}: {peer.needs}"
+
+
+def open_workers(peers: Sequence[Peer], setup: Setup, stack: ExitStack) -> list[Worker]:
+    """A process for each peer that loads, ours first; raises RuntimeError if ours does not."""
+    workers: list[Worker] = []
+    for peer in peers:
+        tell(f"loading {peer.name}")
+        try:
+            workers.append(stack.enter_context(Worker(peer, setup)))
+        except RuntimeError as error:
+            if peer is OURS:
+                raise
+            tell(f"{peer.name} is left out: {error}")
+    return workers
+
+
+def _tasks(ours: Worker, prompts: Sequence[Text], num_tokens: int) -> tuple[list[Task], float]:
+    """As much of each prompt's continuation as does not repeat itself, and the share cut off."""
+    replies = ours.run(PLAIN, [Task(prompt, num_tokens) for prompt in prompts])
+    lengths = [_length_without_loop(reply.tokens) for reply in replies]
+    pairs = zip(prompts, lengths, strict=True)
+    return [Task(*pair) for pair in pairs], 1 - sum(lengths) / (num_tokens * len(prompts))
+
+
+def read_prompts(path: Path, count: int, model: str) -> list[Text]:
+    """The first prompts of a file, one `{"prompt": "..."}` a line; raises ConfigError."""
+    tokenizer = Tokenizer.from_file(f"{resolve(model)}/tokenizer.json")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[:count]
+        prompts = [tuple(tokenizer.encode(json.loads(line)["prompt"]).ids) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f'{path} must hold one {{"prompt": "..."}} a line: {error!r}') from error
+    if not prompts or not all(prompts):
+        raise ConfigError(f"{path} must hold at least one prompt, and none that is empty.")
+    return prompts
+
+
+def command(arguments: argparse.Namespace) -> str:
+    """What makes these figures again, by the name of the prompts' file."""
+    asked = [word for name in arguments.peer for word in ("--peer", name)]
+    words = ["python", "-m", "benchmarks.peers", "--prompts", arguments.prompts.name, *asked]
+    for name in ("config", "num_prompts", "tokens", "repetitions", "threads"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    return shlex.join(words)
+
+
+def tell(line: str) -> None:
+    """A line about the run, which is none of its results."""
+    print(f"peers: {line}", file=sys.stderr, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers",
+        description=benchmarks.peers.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    names = [peer.name for peer in PEERS]
+    add("--prompts", type=Path, required=True, help='a file of {"prompt": "..."}, one a line')
+    add("--num-prompts", type=_positive, default=12)
+    add("--tokens", type=_several, default=64, help="of each reply, 2 or more")
+    add("--repetitions", type=_positive, default=7)
+    add("--threads", type=int, default=0, help="of every peer; 0 leaves the number to torch")
+    add("--peer", action="append", choices=names, default=[], help="only this one; repeatable")
+    add("--work", type=Path, help="keep converted weights here; left out: a temporary folder")
+    add("--config", type=Path, default=Path("configs/embedded.yaml"), help="ours")
+    add("--json", type=Path, help="also write the figures here")
+    return made
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _several(text: str) -> int:
+    return _at_least(2, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    number = int(text)
+    if number < least:
+        raise argparse.ArgumentTypeError(f"must be {least} or more, but it is {number}")
+    return number
+
+
+if __name__ == "__main__":
+    main()
