@@ -154,6 +154,33 @@ def bench(
         run(settings, options, Console(highlight=False))
 
 
+@app.command()
+def doctor(
+    prompt: Annotated[str | None, typer.Option(help="A text to continue as the sample.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help='A file of {"prompt": "..."}, one a line.')
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
+    model: ModelOption = None,
+    draft: DraftOption = None,
+    config: ConfigOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Measure this machine and these models, and tell what speculation makes of them, and why."""
+    flags = {"model": model, "draft": draft, "dtype": dtype, "device": device, "threads": threads}
+    with readable_errors():
+        settings = _settings(config, flags)
+        from server.commands.doctor import DoctorOptions
+        from server.commands.doctor import doctor as run
+
+        options = DoctorOptions(prompt, prompts, tokens, temperature, json)
+        run(settings, options, Console(highlight=False))
+
+
 def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
     given = {key: value for key, value in flags.items() if value is not None}
     return load_settings(config, given)
