@@ -30,8 +30,11 @@ def gumbel(bits: NDArray[np.uint64]) -> Tensor:
     -log(-log(u)) is -log(-log1p(-v)), which stays exact in the tail where u is close to 1. It lies
     between -3.7 and 36.8.
     """
-    v = torch.from_numpy((bits >> np.uint64(12)).view(np.int64)).double()
-    return v.add_(0.5).mul_(-(2.0**-52)).log1p_().neg_().log_().neg_().float()
+    v = (bits >> np.uint64(12)).astype(np.float64)
+    v += 0.5
+    v *= -(2.0**-52)
+    noise = -np.log(-np.log1p(v))
+    return torch.from_numpy(noise.astype(np.float32))
 
 
 class NoiseRows:

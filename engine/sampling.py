@@ -49,7 +49,8 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
 
     Filters apply in that order, each to what the one before it left. Ties at a cut are kept.
     """
-    logits = logits / params.temperature
+    if params.temperature != 1.0:
+        logits = logits / params.temperature
     if 0 < params.top_k < logits.shape[-1]:
         kth = logits.topk(params.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -math.inf)
