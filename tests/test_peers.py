@@ -1,6 +1,7 @@
 """The comparison with other engines: fair in time and length, and it says what it leaves out."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from benchmarks.peers.__main__ import parser, read_prompts, skip_line
 from benchmarks.peers.contest import Entry, comparable_seconds, contest, num_agreeing, results
 from benchmarks.peers.permutation import permuted
 from benchmarks.peers.rows import OURS, PEERS, Emit, Peer, Row, Setup, Task
-from benchmarks.peers.worker import Label, Reply, timed
+from benchmarks.peers.worker import Label, Reply, environment, timed
 from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig
 from engine.errors import ConfigError
 from engine.loading import resolve
@@ -110,6 +111,19 @@ def test_texts_agree_up_to_their_first_difference() -> None:
     assert num_agreeing((1, 2, 3), (1, 2, 3)) == 3
     assert num_agreeing((1, 9, 3), (1, 2, 3)) == 1
     assert num_agreeing((9, 2, 3), (1, 2, 3)) == 0
+
+
+def test_others_threads_spin_by_their_default_and_not_as_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when the engine's setting slows the peers, or theirs stays behind."""
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5000")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    seen = []
+    for peer in (OURS, PEERS[0], OURS):
+        with environment(peer):
+            seen.append(os.environ["GOMP_SPINCOUNT"])
+    assert seen == ["5000", "300000", "5000"]
 
 
 class FakeWorker:

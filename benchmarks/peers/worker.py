@@ -2,19 +2,24 @@
 
 import importlib
 import multiprocessing
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Self
 
 import torch
 
-from benchmarks.peers.rows import Peer, Row, Setup, Task
+from benchmarks.peers.rows import OURS, Peer, Row, Setup, Task
 
 _SETTLING_SECONDS = 0.05
 """Idle threads of the row before may spin for a moment when it has ended."""
+
+_SPINS, _USUAL_SPINS = "GOMP_SPINCOUNT", "300000"
+"""How long an OpenMP thread spins before it sleeps, and the default of GNU's, which is in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,8 @@ class Worker:
         """Start the process and load the peer; raises RuntimeError if that fails."""
         self.peer = peer
         self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        self.labels: list[Label] = self._pool.submit(_open, peer.room, setup).result()
+        with environment(peer):
+            self.labels: list[Label] = self._pool.submit(_open, peer.room, setup).result()
 
     def run(self, row: str, tasks: Sequence[Task]) -> list[Reply]:
         """Do the tasks one after the other; raises RuntimeError if the row fails."""
@@ -58,6 +64,20 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def environment(peer: Peer) -> Iterator[None]:
+    """Others' threads spin as long as they do by default; importing `engine` chose for ours."""
+    before = os.environ.get(_SPINS)
+    if peer is not OURS and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ[_SPINS] = _USUAL_SPINS
+    try:
+        yield
+    finally:
+        os.environ.pop(_SPINS, None)
+        if before is not None:
+            os.environ[_SPINS] = before
 
 
 def versions(peer: Peer) -> dict[str, str]:
