@@ -213,6 +213,17 @@ def test_what_is_free_is_used_fully() -> None:
     assert economy.floor == 0.0
 
 
+def test_what_is_free_is_foretold_at_its_price() -> None:
+    """Red when a forecast of `always` leaves out a pass, or the load."""
+    economy = priced({1: 1.0, 3: 2.0}, {1: 0.5})
+    economy.costs.curve("host").replace({1: 0.2})
+    economy.start_text(is_greedy=True, is_free=True)
+    economy.spend("draft", 1, 0.5)
+    economy.costs.load = 1.5
+    economy.choose(bushy_tree(3, 3), [1, 2])
+    assert economy.expected_milliseconds == pytest.approx(1.5 * (0.5 + 2.0 + 0.2))
+
+
 @pytest.mark.parametrize(("milliseconds", "rows"), [(0.1, 1), (0.4, 1), (0.6, 0), (5.0, 0)])
 def test_a_pass_is_run_while_what_it_promises_is_worth_its_time(
     milliseconds: float, rows: int

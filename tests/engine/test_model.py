@@ -238,3 +238,13 @@ def test_a_change_of_features_forgets_rows_that_lack_them() -> None:
     assert model.tokens == PROMPT
     model.keep_features((2,))
     assert model.tokens == []
+
+
+def test_a_pass_reads_all_weights_but_embeddings_that_are_no_output_matrix() -> None:
+    """Red when the floor of a pass counts a matrix of which it reads a row a token."""
+    untied = make_model("llama")
+    embedding = untied.embedding.nbytes
+    assert untied.weight_bytes == 4 * untied.num_parameters - embedding
+    tied = make_model("gpt2")  # but for its embedding of positions
+    positions = tied.limits.max_positions * tied.hidden_size * 4
+    assert tied.weight_bytes == 4 * tied.num_parameters - positions
