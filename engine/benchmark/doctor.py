@@ -1,5 +1,6 @@
 """What speeds a machine and a loaded engine allow, and what they reach: memory, passes, modes."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,9 +40,13 @@ class PassCosts:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """The machine, what was loaded on it, what its passes cost, and every mode as it ran."""
+    """The machine, what was loaded on it, what its passes cost, and every mode as it ran.
+
+    `load_average` is how many processes wanted a core in the minute before.
+    """
 
     machine: dict[str, str | int]
+    load_average: float
     bytes_per_second: float
     cpp_compiler: str | None
     info: ModelInfo
@@ -75,11 +80,13 @@ def examine(
 
     Raises what `compare` raises.
     """
+    load_average, *_ = os.getloadavg()
     on_run("memory")
     bytes_per_second = measured_bandwidth(engine.info.device)
     passes = _pass_costs(engine, bytes_per_second)
     return Examination(
         machine=machine(),
+        load_average=load_average,
         bytes_per_second=bytes_per_second,
         cpp_compiler=cpp_compiler(),
         info=engine.info,

@@ -131,6 +131,7 @@ def _document(
     return {
         "stagetree": VERSION,
         "machine": examination.machine,
+        "load_average": examination.load_average,
         "bytes_per_second": examination.bytes_per_second,
         "cpp_compiler": examination.cpp_compiler,
         "engine": asdict(examination.info),

@@ -6,6 +6,7 @@ from engine.benchmark import Examination, Result
 _USUAL_NODES = 16
 _DEAR_DRAFT_PASS = 0.5
 _FEW_ACCEPTED = 0.5
+_BUSY = 0.75
 _LARGE_SLOWDOWN = 1.3
 _LARGE_LOSS = 0.95
 _POOR_FORECAST = 0.25
@@ -45,6 +46,7 @@ def choice(examination: Examination) -> list[str]:
 def advice(examination: Examination, config: EngineConfig) -> list[str]:
     """What is wrong with the machine or the stages, each with its remedy; empty if all is well."""
     sentences = [
+        _other_work(examination),
         _threads(examination),
         _slowdown(examination),
         _eager_passes(examination, config),
@@ -80,6 +82,16 @@ def _best_fixed(examination: Examination, auto: Result) -> str:
     best = max(fixed, key=lambda result: result.tokens_per_second)
     ratio = auto.tokens_per_second / best.tokens_per_second
     return f"The fastest fixed mode was {best.mode}; auto reached {ratio:.0%} of its speed."
+
+
+def _other_work(examination: Examination) -> str | None:
+    cores, load = int(examination.machine["cores"]), examination.load_average
+    if load < _BUSY * cores:
+        return None
+    return (
+        f"In the minute before, {load:.1f} processes wanted {cores} cores: other work shares the "
+        "machine, and no figure here is clean. Run again when it is idle."
+    )
 
 
 def _threads(examination: Examination) -> str | None:

@@ -214,6 +214,7 @@ def healthy(**changes: Any) -> Examination:
     info = ModelInfo("a-model", 512, 320, (0,), "float32", "cpu", 1_000_000, ("draft", "ngram"))
     examination = Examination(
         machine={"hardware": "a processor", "cores": 4, "threads": 4, "torch": "2"},
+        load_average=0.4,
         bytes_per_second=8e9,
         cpp_compiler="g++",
         info=info,
@@ -255,6 +256,7 @@ def ailments() -> Iterator[tuple[Examination, EngineConfig, str]]:
     for compiled in ("never", "cached"):
         config = EngineConfig("a-model", compile=compiled)
         yield replace(sound, passes=eager), config, f"compile is set to {compiled}"
+    yield replace(sound, load_average=6.4), CONFIG, "6.4 processes wanted 4 cores.* idle"
     crowded = {**sound.machine, "threads": 12}
     yield replace(sound, machine=crowded), CONFIG, "12 threads share 4 cores.*--threads 4"
     dear = (costs("target"), costs("draft", 0.7))
