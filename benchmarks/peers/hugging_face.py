@@ -13,7 +13,7 @@ from transformers.utils import logging
 from benchmarks.peers.rows import Emit, Row, Setup, Task
 
 DTYPES = ("float32", "bfloat16")
-LOOKUP_TOKENS = 10
+LOOKUP_TOKENS = 3
 
 
 def rows(setup: Setup) -> list[Row]:
