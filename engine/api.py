@@ -39,13 +39,19 @@ class Engine:
         target: Model,
         builder: StageBuilder,
         on_progress: OnProgress = lambda _: None,
-        economies: dict[tuple[StageConfig, ...], Economy] | None = None,
+        sibling: "Engine | None" = None,
     ) -> None:
         self._config = config
         self._target = target
         self._builder = builder
         self._folder = Path(config.cache_dir) / "passes" if config.cache_dir else default_folder()
-        self._compiler = BackgroundCompiler(self._folder)
+        # Shared by all lists of stages: who compiles, and what was learnt of each list.
+        self._compiler: BackgroundCompiler = (
+            sibling._compiler if sibling else BackgroundCompiler(self._folder)
+        )
+        self._economies: dict[tuple[StageConfig, ...], Economy] = (
+            sibling._economies if sibling else {}
+        )
         num_loaded = 0
 
         def announce(stage: StageConfig) -> None:
@@ -56,28 +62,25 @@ class Engine:
             on_progress(LoadProgress(f"loading the stage {what}", share))
 
         drafter = builder.build(config.stages, announce)
-        # What was learnt of a list of stages is kept for when it is asked for again.
-        self._economies = {} if economies is None else economies
+        self._settle_passes(on_progress)
         is_known = config.stages in self._economies
         economy = self._economies.setdefault(config.stages, Economy())
         self._decoder = Decoder(target, drafter, economy)
-        has_changed = self._settle_passes(on_progress)
-        if has_changed or not is_known:
+        if not is_known:
             on_progress(LoadProgress("timing passes", 1.0))
             self._decoder.measure()
 
-    def _settle_passes(self, on_progress: OnProgress) -> bool:
-        """Find or make compiled passes, as the configuration says; whether any were taken over."""
+    def _settle_passes(self, on_progress: OnProgress) -> None:
+        """Find or make compiled passes, as the configuration says."""
         if self._config.compile == "never":
-            return False
-        has_changed = self._adopt()
+            return
+        self._adopt()
         if self._config.compile == "cached" or not self._start_compiling():
-            return has_changed
+            return
         if self._config.compile == "wait":
             on_progress(LoadProgress("compiling passes, a minute or two, once", 1.0))
             self._compiler.wait()
-            has_changed |= self._adopt()
-        return has_changed
+            self._adopt()
 
     @classmethod
     def load(cls, config: EngineConfig, on_progress: OnProgress = lambda _: None) -> Self:
@@ -107,7 +110,7 @@ class Engine:
     def with_stages(self, stages: Sequence[StageConfig]) -> Self:
         """The same weights behind another list of stages; not while a request is running."""
         config = replace(self._config, stages=tuple(stages))
-        return type(self)(config, self._target, self._builder, economies=self._economies)
+        return type(self)(config, self._target, self._builder, sibling=self)
 
     def with_drafter(self, drafter: Drafter) -> Self:
         """The same weights behind a drafter that no list of stages names, as a benchmark has it."""
@@ -157,13 +160,23 @@ class Engine:
 
     def _start_compiling(self) -> bool:
         """Begin to compile, in another process, what passes are still eager; whether any are."""
-        if not any(scorer.runner.missing(self._folder) for scorer in self._scorers.values()):
-            return False
-        self._compiler.start(self._config)
-        return True
+        runners = [scorer.runner for scorer in self._scorers.values()]
+        missing = [runner.name for runner in runners if runner.missing(self._folder)]
+        return self._compiler.start(self._config, missing)
 
     def _adopt(self) -> bool:
-        return any([scorer.runner.adopt(self._folder) for scorer in self._scorers.values()])
+        """Take packages over, after which no cost is known; whether there were any."""
+        runners = [scorer.runner for scorer in self._scorers.values()]
+        has_changed = any([runner.adopt(self._folder) for runner in runners])
+        if has_changed:
+            self._economies.clear()
+        return has_changed
+
+    def refresh(self) -> ModelInfo:
+        """Adopt what passes there are and tell how things stand; nothing was compiled after it."""
+        is_compiling = self._compiler.is_running
+        self.adopt_passes()
+        return replace(self.info, is_compiling=is_compiling)
 
     def adopt_passes(self) -> bool:
         """Change over to passes that have been compiled meanwhile; whether there were any.
@@ -173,6 +186,7 @@ class Engine:
         """
         has_changed = self._adopt()
         if has_changed:
+            self._economies[self._config.stages] = self._decoder.economy
             self._decoder.measure()
         return has_changed
 

@@ -79,7 +79,8 @@ class Decoder:
         To be called between requests, at the start and whenever passes run in another way. It
         takes about `seconds`, or as long as a few passes of each network.
         """
-        text = [0] * _REHEARSAL_TOKENS
+        # A tree of 64 rows is 6 levels deep, and needs as many positions.
+        text = [0] * max(1, min(_REHEARSAL_TOKENS, self.target.max_model_len - 8))
         context = Context([*text, 0], Sampler(SamplingParams(0.0), self.target.limits.vocab_size))
         self.target.reset(text)
         self.target.score(text, TokenTree(0))

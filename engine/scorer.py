@@ -32,7 +32,7 @@ _SCRATCH_ROWS = MAX_TREE_ROWS + 2
 that is never used: compiled passes do not read a whole cache."""
 
 _MOST_COMPILED = 512 << 20
-"""Weights of more bytes are not compiled: two more copies of them, and dispatch matters less."""
+"""Weights of more bytes are not compiled: that makes copies, and dispatch matters less there."""
 
 
 def never() -> bool:

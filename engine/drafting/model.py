@@ -21,6 +21,8 @@ _GUESS_WEIGHT = 0.15
 
 Only until the economy has seen how such guesses fare.
 """
+_NEVER = -1e9
+"""What a broken draft, whose logits are no numbers, says of a token: it is not to be drafted."""
 _LIKELY, _SURE = math.log(0.25), math.log(0.75)
 
 
@@ -136,7 +138,7 @@ class ModelDrafter:
         self._evaluated.update(nodes)
         rows = [nodes.index(node) for node in expanded]
         positions = [context.root_position + tree.depths[node] + 1 for node in expanded]
-        perturbed = context.sampler.perturb(logits[rows], positions)
+        perturbed = context.sampler.perturb(logits[rows].nan_to_num(nan=_NEVER), positions)
         confirmed = self._expand(context, tree, expanded, perturbed.log_softmax(dim=-1))
         self._below.work.num_guesses += len(guesses)
         self._below.work.num_confirmed += len(confirmed.intersection(guesses))

@@ -101,10 +101,12 @@ class NgramDrafter:
         self.work.num_passes += 1
         economy, name = context.economy, self.work.name
         # A long match is followed without searching, or asking the table, at every token.
-        is_long = match is not None and match.length >= _LONG
-        path = [] if is_long else tree.path_tokens(node)
-        match = self._match(context, path, match if is_long else None)
-        table = {} if is_long and match is not None else self._from_table(context, path)
+        match = self._followed(match)
+        table: dict[int, float] = {}
+        if match is None:
+            path = tree.path_tokens(node)
+            match = self._found(context, path)
+            table = self._from_table(context, path)
         believed: list[_Continuation] = []
         if match is not None:
             token, length, _ = match
@@ -119,12 +121,16 @@ class NgramDrafter:
         believed.sort(key=_estimate, reverse=True)
         return believed[: self._children]
 
-    def _match(self, context: Context, path: Sequence[int], earlier: Match | None) -> Match | None:
-        """What the look-up finds after a path, or after the match that has led there."""
+    def _followed(self, match: Match | None) -> Match | None:
+        """What comes after a long match, where the text goes on there."""
+        if self._lookup is None or match is None or match.length < _LONG:
+            return None
+        return self._lookup.follow(match)
+
+    def _found(self, context: Context, path: Sequence[int]) -> Match | None:
+        """What the look-up finds after a path."""
         if self._lookup is None:
             return None
-        if earlier is not None:
-            return self._lookup.follow(earlier)
         return self._lookup.find([*context.tokens[-self._lookup.max_match :], *path])
 
     def _from_table(self, context: Context, path: Sequence[int]) -> dict[int, float]:

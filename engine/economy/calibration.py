@@ -95,7 +95,7 @@ class Calibration:
 
 def confidence_bin(probability: float) -> int:
     """Bins of about equal width in log odds, fine where confident claims differ most: 0 to 11."""
-    return _BIN_OF[int(probability * _STEPS)]
+    return _BIN_OF[min(int(probability * _STEPS), _STEPS)]
 
 
 def _bin(probability: float) -> int:

@@ -11,6 +11,7 @@ WIDTHS = (1, 16, 4, 64, 2, 8, 32)
 """Rows of the passes that are timed at the start, those that tell most first."""
 
 _ROUNDS = 6
+_LEAST_WIDTHS = 2
 _SLOWEST_RATE = 0.03
 _PRIOR_WEIGHT = 3
 _TIMED_WEIGHT = 10
@@ -126,14 +127,14 @@ def time_passes(run: Callable[[int], object], seconds: float) -> dict[int, float
     """Milliseconds of `run(rows)` by rows: the least of some rounds over all widths.
 
     Whatever else runs on the machine only ever adds to a time, and is unlikely to add to all of a
-    width's. After `seconds` no more is timed; one row always is.
+    width's. After `seconds` no more is timed; the first two widths always are.
     """
     measured: dict[int, float] = {}
     run(1)
     started = time.perf_counter()
     for _ in range(_ROUNDS):
         for rows in WIDTHS:
-            if measured and time.perf_counter() - started > seconds:
+            if len(measured) >= _LEAST_WIDTHS and time.perf_counter() - started > seconds:
                 return measured
             measured[rows] = min(measured.get(rows, math.inf), _milliseconds(run, rows))
     return measured

@@ -7,9 +7,12 @@ end. What it makes are files, so nobody waits for it: `PassRunner.adopt` looks f
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+import tempfile
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.config import EngineConfig
@@ -24,6 +27,7 @@ class BackgroundCompiler:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
+        self._tried: set[str | None] = set()
 
     @property
     def is_running(self) -> bool:
@@ -38,15 +42,23 @@ class BackgroundCompiler:
         self._process = None
         return False
 
-    def start(self, config: EngineConfig) -> None:
-        """Compile all that this engine runs and that is not in the folder yet."""
+    def start(self, config: EngineConfig, missing: Sequence[str | None]) -> bool:
+        """Compile what this engine runs, of which `missing` is not in the folder; if there is any.
+
+        What was tried before is not tried again, and nothing is started beside a process that runs.
+        """
+        if self.is_running or not set(missing) - self._tried:
+            return self.is_running
+        self._tried.update(missing)
         try:
+            scratch = tempfile.mkdtemp(prefix="stagetree-compiler-")
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._log_file.open("wb") as log:
                 # Threads that wait for one another must not spin on cores that others need.
                 environment = {
                     **os.environ,
                     "OMP_WAIT_POLICY": "PASSIVE",
+                    "TORCHINDUCTOR_CACHE_DIR": scratch,
                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                 }
                 process = subprocess.Popen(
@@ -64,7 +76,8 @@ class BackgroundCompiler:
             _log.warning("passes stay eager: no compiler could be started: %s", error)
         else:
             self._process = process
-            self._end = weakref.finalize(self, _end, process)
+            self._end = weakref.finalize(self, _end, process, scratch)
+        return self._process is not None
 
     def wait(self) -> None:
         """Return when everything is compiled or given up."""
@@ -76,8 +89,9 @@ class BackgroundCompiler:
         return self._folder / "compiler.log"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipe, on which the process ends if it has not already."""
+def _end(process: subprocess.Popen[bytes], scratch: str) -> None:
+    """Close the pipe, on which the process ends if it has not already; clean up after it."""
     assert process.stdin is not None
     process.stdin.close()
     process.wait()
+    shutil.rmtree(scratch, ignore_errors=True)

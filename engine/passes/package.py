@@ -100,7 +100,7 @@ def compile_package(function: PassFunction, kind: Kind, example: Example, path: 
 
 def default_folder() -> Path:
     """Where packages are kept between runs, by the XDG convention."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(root, "stagetree", "passes")
 
 
@@ -137,4 +137,5 @@ def _processor() -> str:
     """The instructions that this machine's processor knows; machine code asks for no more."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    return next((line for line in lines if line.startswith("flags")), platform.processor())
+    names = ("flags", "Features")  # as x86 and ARM call them
+    return next((line for line in lines if line.startswith(names)), platform.processor())

@@ -1,6 +1,9 @@
 """Runs a network's passes, by a compiled package where there is one for the width."""
 
+import contextlib
+import itertools
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -35,7 +38,7 @@ class PassRunner:
         self._function = function
         self._example = example
         self._rows = example(1, None).rows
-        self._name = None if weights is None else fingerprint(function, weights, self._rows)
+        self.name = None if weights is None else fingerprint(function, weights, self._rows)
         self._packages: dict[Kind, Package] = {}
         self._refused: set[Kind] = set()
 
@@ -58,11 +61,11 @@ class PassRunner:
 
     def missing(self, folder: Path) -> list[Kind]:
         """The kinds whose package is neither in use nor in `folder` and could be made."""
-        if self._name is None:
+        if self.name is None:
             return []
         settled = {*self._packages, *self._refused}
         wanted = (kind for kind in KINDS if kind not in settled)
-        return [kind for kind in wanted if not self._path(folder, kind).exists()]
+        return [kind for kind in wanted if not _is_readable(self._path(folder, kind))]
 
     def compile(self, folder: Path) -> None:
         """Make the missing packages, for another process to adopt. Weights must not be packed."""
@@ -77,22 +80,30 @@ class PassRunner:
         """
         num_before = len(self._packages)
         for kind in KINDS:
-            if self._name is None or kind in self._packages or kind in self._refused:
+            if self.name is None or kind in self._packages or kind in self._refused:
                 continue
-            if (path := self._path(folder, kind)).exists():
+            if _is_readable(path := self._path(folder, kind)):
                 try:
                     self._packages[kind] = self._proven(Package(path), kind)
                 except Exception as error:  # whatever a foreign file may cause
                     self._refused.add(kind)
                     _log.warning("the compiled passes in %s are not used: %s", path, error)
+                    with contextlib.suppress(OSError):
+                        path.unlink()  # the next start makes it anew
         return len(self._packages) > num_before
 
     @torch.inference_mode()
     def _proven(self, package: Package, kind: Kind) -> Package:
-        for width in {kind.smallest, kind.tuned, kind.largest}:
-            inputs, extra, rows = self._example(width, None)
-            expected = self._function(*inputs, *extra, *rows)
-            outputs = package(*inputs, *extra, *rows)
+        for width, length in itertools.product(
+            {kind.smallest, kind.tuned, kind.largest}, (None, _TUNED_LENGTH)
+        ):
+            inputs, extra, rows = self._example(width, length)
+            expected = [*self._function(*inputs, *extra, *rows)]
+            expected += [row[:, :, inputs.slots] for row in rows]
+            for row in rows:
+                row[:, :, inputs.slots] = 0.0
+            outputs = [*package(*inputs, *extra, *rows)]
+            outputs += [row[:, :, inputs.slots] for row in rows]
             for output, wanted in zip(outputs, expected, strict=True):
                 error = (output - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)
                 if not error < _TOLERANCE:
@@ -100,4 +111,9 @@ class PassRunner:
         return package
 
     def _path(self, folder: Path, kind: Kind) -> Path:
-        return folder / str(self._name) / f"{kind.name}.pt2"
+        return folder / str(self.name) / f"{kind.name}.pt2"
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether there is such a file, which this user may read."""
+    return os.access(path, os.R_OK)

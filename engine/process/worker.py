@@ -69,10 +69,9 @@ class Worker:
         self._tell(Ready(info))
         while self._is_wanted():
             self._listen(BEAT_SECONDS)
-            if info.is_compiling:
-                engine.adopt_passes()
-            if engine.info != info:
-                info = engine.info
+            # Those who wait are served first; what is compiled meanwhile is taken over together.
+            if info.is_compiling and not self._orders:
+                info = engine.refresh()
                 self._tell(Ready(info))
             while self._orders:
                 match self._orders.popleft():

@@ -5,19 +5,21 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
+from engine.decoder import Decoder
 from engine.drafting.base import Context, NoStage
 from engine.drafting.build import StageBuilder
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
 from engine.errors import ModelLoadError
-from engine.request import SamplingParams
+from engine.request import GenerateRequest, SamplingParams
 from engine.sampling import Sampler
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, save_checkpoint
-from tests.engine.setups import STAGE_LISTS, model_stage, ngram, target_model
+from tests.engine.setups import STAGE_LISTS, model_stage, ngram, run, target_model, token_ids
 
 PROMPT = [5, 9, 33, 7, 5, 9, 33]
 
@@ -158,6 +160,30 @@ def test_the_look_up_proposes_what_followed_before_and_trusts_long_matches_more(
         nodes = stage.grow(context_of(tokens), tree, [0], 4)
         assert [tree.tokens[node] for node in nodes] == text[shared : shared + 4]
         assert tree.estimates[nodes[0]] == pytest.approx(math.log(trust))
+
+
+@pytest.mark.parametrize("period", [3, 5, 8])
+def test_the_look_up_follows_a_period_beyond_the_end_of_the_text(period: int) -> None:
+    """A long match that reaches the end of what was written is looked for anew."""
+    drafter = ngram(budget=24, table=False)
+    context = context_of([1 + i % period for i in range(40)], max_depth=40)
+    drafter.reset(context.tokens)
+    tree = TokenTree(context.tokens[-1])
+    nodes = drafter.grow(context, tree, [0], 24)
+    assert max(tree.depths[node] for node in nodes) == 24
+
+
+def test_a_draft_that_says_nothing_sensible_changes_no_text() -> None:
+    """Logits that are no numbers, as an overflow makes them, are not drafted and break nothing."""
+    drafter = model_stage(NoStage(), "draft")
+    with torch.no_grad():
+        drafter._model.network.get_output_embeddings().weight[3] = math.nan  # type: ignore[operator]
+    request = GenerateRequest("r", (5, 6, 7), 16, SamplingParams(temperature=1.0, seed=3))
+    texts = [
+        token_ids(run(Decoder(target_model(), drafter), request, speculation)[0])
+        for speculation in ("off", "always", "auto")
+    ]
+    assert texts[0] == texts[1] == texts[2]
 
 
 def test_the_table_chooses_under_the_positions_noise() -> None:

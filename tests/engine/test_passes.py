@@ -2,8 +2,10 @@
 
 import shutil
 import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from engine.api import Engine
 from engine.attention import TreeMasks
 from engine.config import EngineConfig, NgramStageConfig
 from engine.passes import pack, unpack
+from engine.passes.package import Package
 from engine.passes.packed import PackedLinear
 from engine.request import GenerateRequest, SamplingParams, Step
 from engine.tree import TokenTree
@@ -153,6 +156,7 @@ def test_a_spoilt_package_is_refused_and_decoding_goes_on(
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
     assert engine.info.passes == {"target": "eager"}
     assert "are not used" in caplog.text
+    assert not list(copied.rglob("one.pt2")), "the next start would not make it anew"
     assert len(text(engine, 0, 0.0)) == 40
 
 
@@ -167,6 +171,39 @@ def test_a_package_of_another_network_is_refused(
     engine._target.runner._packages.clear()
     assert not engine.adopt_passes()
     assert "differs from the eager one" in caplog.text
+
+
+def test_a_package_that_loses_its_rows_is_refused(
+    checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its outputs may be right: what it must also do is write to the cache."""
+    original = Package.__call__
+
+    def forgetful(self: Package, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return original(self, *inputs[:5], *(rows.clone() for rows in inputs[5:]))
+
+    monkeypatch.setattr(Package, "__call__", forgetful)
+    monkeypatch.setattr(Path, "unlink", lambda self: None)
+    engine = Engine.load(config(checkpoint, cache, compile="cached"))
+    assert engine.info.passes == {"target": "eager"}
+    assert "differs from the eager one" in caplog.text
+
+
+def test_other_stages_share_the_compiler_and_do_not_try_again(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    started = []
+    original = subprocess.Popen
+
+    def counted(*args: Any, **kwargs: Any) -> "subprocess.Popen[bytes]":
+        started.append(args)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", counted)
+    engine = Engine.load(config(checkpoint, tmp_path, compile="wait"))
+    engine.with_stages((NgramStageConfig(),)).with_stages(())
+    assert len(started) == 1
 
 
 def test_without_a_compiler_passes_stay_eager_and_say_so(
