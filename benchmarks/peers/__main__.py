@@ -23,7 +23,7 @@ from benchmarks.peers.stagetree import PLAIN
 from benchmarks.peers.worker import Worker, versions
 from engine import ConfigError, EngineConfig
 from engine.benchmark import machine
-from engine.benchmark.measure import _length_without_loop
+from engine.benchmark.measure import length_without_loop
 from engine.loading import resolve
 from server.settings import load_settings
 
@@ -109,7 +109,7 @@ def open_workers(peers: Sequence[Peer], setup: Setup, stack: ExitStack) -> list[
 def _tasks(ours: Worker, prompts: Sequence[Text], num_tokens: int) -> tuple[list[Task], float]:
     """As much of each prompt's continuation as does not repeat itself, and the share cut off."""
     replies = ours.run(PLAIN, [Task(prompt, num_tokens) for prompt in prompts])
-    lengths = [_length_without_loop(reply.tokens) for reply in replies]
+    lengths = [length_without_loop(reply.tokens) for reply in replies]
     pairs = zip(prompts, lengths, strict=True)
     return [Task(*pair) for pair in pairs], 1 - sum(lengths) / (num_tokens * len(prompts))
 

@@ -64,7 +64,7 @@ def compare(
     """
     requests = list(_requests(workload))
     written = [_text(engine, request) for request in requests]
-    texts = [text[: _length_without_loop(text)] for text in written]
+    texts = [text[: length_without_loop(text)] for text in written]
     passages = [_Passage(*pair) for pair in zip(requests, texts, strict=True) if len(pair[1]) > 1]
     if not passages:
         raise ConfigError("every reply ended with its first token: give prompts that go on.")
@@ -101,7 +101,7 @@ def _text(engine: Engine, request: GenerateRequest) -> tuple[int, ...]:
     return tuple(t.token_id for step in steps if isinstance(step, Step) for t in step.tokens)
 
 
-def _length_without_loop(text: Sequence[int]) -> int:
+def length_without_loop(text: Sequence[int]) -> int:
     """How many tokens come before a run of 16 is there for the second time."""
     seen = set()
     for end in range(_LOOP, len(text) + 1):

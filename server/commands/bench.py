@@ -23,6 +23,7 @@ from engine.benchmark import (
     resized,
 )
 from server.commands.bench_tables import legend, tables
+from server.commands.prompts import fitted, read_prompts
 from server.settings import Settings
 from server.text import Tokenizer
 from server.version import VERSION
@@ -103,8 +104,10 @@ def _plan(settings: Settings, options: BenchOptions) -> _Bench:
     known = modes_of(fixed.stages, fixed.alternatives, limits=engine.stages)
     configured = configured_mode(known, fixed.stages)
     modes = _chosen(known, options.modes, configured)
-    prompts = _encode(texts, Tokenizer.load(settings.model))
-    return _Bench(engine, modes, configured, _fitted(prompts, engine, options.tokens), options)
+    tokenizer = Tokenizer.load(settings.model)
+    ids = [tokenizer.encode(text) for text in texts]
+    prompts = fitted(ids, engine.info.max_model_len, options.tokens)
+    return _Bench(engine, modes, configured, prompts, options)
 
 
 def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None) -> list[Mode]:
@@ -123,42 +126,7 @@ def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None
 def _texts(options: BenchOptions) -> list[str]:
     if options.prompts is None:
         return list(PROMPTS)[: options.num_prompts]
-    path = options.prompts
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--prompts {path}: cannot be read as text: {error}") from error
-    pairs = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not pairs:
-        raise ConfigError(f'--prompts {path}: is empty: it needs one {{"prompt": "..."}} a line.')
-    return [_prompt(line, f"{path}, line {i}") for i, line in pairs[: options.num_prompts]]
-
-
-def _prompt(line: str, where: str) -> str:
-    try:
-        prompt = json.loads(line)["prompt"]
-    except (ValueError, KeyError, TypeError):
-        prompt = None
-    if not isinstance(prompt, str) or not prompt:
-        raise ConfigError(f'--prompts {where}: must be {{"prompt": "..."}} with a text in it.')
-    return prompt
-
-
-def _encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    return [tuple(tokenizer.encode(text)) for text in texts]
-
-
-def _fitted(
-    prompts: Sequence[tuple[int, ...]], engine: Engine, num_tokens: int
-) -> list[tuple[int, ...]]:
-    """The prompts, of which the window holds the end if it cannot hold all."""
-    window = engine.info.max_model_len
-    if num_tokens >= window:
-        raise ConfigError(
-            f"--tokens {num_tokens} leaves no room for a prompt in a window of {window}: ask for "
-            f"{window - 1} or fewer, or raise max_model_len."
-        )
-    return [prompt[num_tokens - window :] for prompt in prompts]
+    return read_prompts(options.prompts, options.num_prompts)
 
 
 def _compare(plan: _Bench, console: Console) -> list[Comparison]:

@@ -222,11 +222,11 @@ def test_a_text_is_cut_before_its_first_repeated_run(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = list(range(30))
-    assert measure._length_without_loop(text) == 30
-    assert measure._length_without_loop([*text, *text]) == 30 + 15
-    assert measure._length_without_loop([7] * 40) == 16
+    assert measure.length_without_loop(text) == 30
+    assert measure.length_without_loop([*text, *text]) == 30 + 15
+    assert measure.length_without_loop([7] * 40) == 16
     written = measure._text(engine, next(measure._requests(SAMPLED)))
-    monkeypatch.setattr(measure, "_length_without_loop", lambda text: 5)
+    monkeypatch.setattr(measure, "length_without_loop", lambda text: 5)
     one_prompt = replace(SAMPLED, prompts=PROMPTS[:1])
     comparison = compare(engine, [Mode("plain", (), "off")], one_prompt, 1)
     assert comparison.num_tokens == 5
