@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BEAT_SECONDS = 1.0
 _DEAF_PEER_MS = 30_000
+_PATIENCE_SECONDS = 30.0
+"""How long compiled passes wait for a pause between requests before they make one."""
 
 
 def work(config: EngineConfig, address: str) -> None:
@@ -66,12 +68,15 @@ class Worker:
             self._tell(Unloadable(str(error)))
             return
         info = engine.info
+        refreshed = time.monotonic()
         self._tell(Ready(info))
         while self._is_wanted():
             self._listen(BEAT_SECONDS)
-            # Those who wait are served first; what is compiled meanwhile is taken over together.
-            if info.is_compiling and not self._orders:
+            # Those who wait are served first, but not for ever: faster passes are for them too.
+            is_due = not self._orders or time.monotonic() - refreshed > _PATIENCE_SECONDS
+            if info.is_compiling and is_due:
                 info = engine.refresh()
+                refreshed = time.monotonic()
                 self._tell(Ready(info))
             while self._orders:
                 match self._orders.popleft():

@@ -1,5 +1,6 @@
 """Compiled and packed passes: the eager ones' figures, taken over when they are there."""
 
+import asyncio
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine import EngineProcess
 from engine.api import Engine
 from engine.attention import TreeMasks
 from engine.config import EngineConfig, NgramStageConfig
@@ -228,3 +230,31 @@ def test_the_compiling_process_ends_with_the_engine(checkpoint: Path, tmp_path: 
     assert process is not None and process.stdin is not None
     process.stdin.close()
     assert process.wait(timeout=60) == -signal.SIGKILL
+
+
+def test_an_engine_process_takes_over_what_is_compiled_while_it_serves(
+    checkpoint: Path, cache: Path, tmp_path: Path
+) -> None:
+    """Compiled over there, told over here, and the text goes on as it was."""
+    shutil.copytree(cache, tmp_path, dirs_exist_ok=True)
+    (package,) = tmp_path.rglob("one.pt2")
+    package.unlink()
+    request = GenerateRequest("r", PROMPT, 20, SamplingParams(seed=1), ignore_eos=True)
+
+    async def scenario() -> None:
+        process = EngineProcess(config(checkpoint, tmp_path, compile="background"))
+        await process.start()
+        try:
+            info = await process.wait_ready()
+            assert (info.passes, info.is_compiling) == ({"target": "eager"}, True)
+            texts = [[item async for item in process.generate(request)][:-1]]
+            while process.info is None or process.info.is_compiling:
+                await asyncio.sleep(0.2)
+            assert process.info.passes == {"target": "compiled"}
+            texts.append([item async for item in process.generate(request)][:-1])
+            first, second = ([step.tokens for step in text] for text in texts)  # type: ignore[union-attr]
+            assert sum(first, ()) == sum(second, ())
+        finally:
+            await process.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 200))

@@ -87,6 +87,8 @@ class FakeEngine:
         device="cpu",
         num_parameters=1000,
         stages=("draft", "ngram"),
+        passes={"target": "compiled", "draft": "eager"},
+        is_compiling=True,
     )
 
     def __init__(self, behaviour: Behaviour) -> None:

@@ -36,6 +36,9 @@ def test_the_port_opens_at_once_and_says_how_far_loading_is(start_server: StartS
     assert refused.json()["error"]["code"] == "model_loading"
     assert server.get("/v1/models").json()["data"][0]["max_model_len"] is None
     server.wait_ready()
+    ready = server.get("/ready").json()
+    assert ready["passes"] == {"target": "compiled", "draft": "eager"}
+    assert ready["is_compiling"] is True
     assert server.complete().status == 200
 
 
