@@ -9,19 +9,17 @@ another width of pass does to a score, which is measured beside it.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
 from engine.api import Engine
-from engine.benchmark import machine
+from engine.benchmark import machine, read_prompts
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
-from engine.loading import load_model, resolve
+from engine.loading import load_model
 from engine.noise import NoiseRows
 from engine.request import EmittedToken, GenerateRequest, SamplingParams, Step
 from engine.tree import TokenTree
@@ -45,7 +43,7 @@ def main() -> None:
     arguments = _parse()
     config = EngineConfig(arguments.model, STAGES, dtype=arguments.dtype)
     engine = Engine.load(config)
-    prompts = list(_prompts(arguments))
+    prompts = read_prompts(arguments.prompts, arguments.num_prompts, arguments.model)
     print(f"{engine.info.model} in {engine.info.dtype}; {machine()}")
     print(f"rounding: another width of pass changes a score by {_rounding(arguments, prompts)}")
     for temperature in (0.0, 1.0):
@@ -126,16 +124,11 @@ def _rounding(arguments: argparse.Namespace, prompts: Sequence[tuple[int, ...]])
     return f"{median:.4f} (median), {worst:.4f} (worst)"
 
 
-def _prompts(arguments: argparse.Namespace) -> Iterator[tuple[int, ...]]:
-    tokenizer = AutoTokenizer.from_pretrained(resolve(arguments.model))
-    with open(arguments.prompts, encoding="utf-8") as lines:
-        for line in islice(lines, arguments.num_prompts):
-            yield tuple(tokenizer.encode(json.loads(line)["prompt"]))
-
-
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--prompts", required=True, help="JSON lines, each with a `prompt`")
+    parser.add_argument(
+        "--prompts", type=Path, required=True, help="JSON lines, each with a `prompt`"
+    )
     parser.add_argument("--num-prompts", type=int, default=20)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--model", default="embedded/target")

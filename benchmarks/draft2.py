@@ -14,16 +14,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from engine.api import Engine
-from engine.benchmark import Mode, Result, Workload, compare, machine
+from engine.benchmark import SAMPLINGS, Mode, Result, Workload, compare, machine, read_prompts
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.drafting.build import recognised
-from engine.loading import resolve
-from engine.request import SamplingParams
-
-SAMPLINGS = (SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=50))
 
 
 def modes_of(arguments: argparse.Namespace) -> list[Mode]:
@@ -63,9 +57,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     arguments.draft = arguments.draft or ["embedded/head", "embedded/draft"]
     engine = Engine.load(EngineConfig(model=arguments.model, dtype="float32"))
-    tokenizer = Tokenizer.from_file(f"{resolve(arguments.model)}/tokenizer.json")
-    lines = arguments.prompts.read_text(encoding="utf-8").splitlines()[: arguments.num_prompts]
-    prompts = [tuple(tokenizer.encode(json.loads(line)["prompt"]).ids) for line in lines]
+    prompts = read_prompts(arguments.prompts, arguments.num_prompts, arguments.model)
     results: list[Result] = []
     for sampling in SAMPLINGS:
         workload = Workload(prompts, arguments.tokens, sampling, engine.info.eos_token_ids)

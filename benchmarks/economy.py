@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.api import Engine
-from engine.benchmark import Mode, Result, Workload, compare, machine
+from engine.benchmark import Mode, Result, Workload, compare, machine, read_prompts
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig, StageConfig
 from engine.drafting.katz import KatzTable
 from engine.loading import resolve
@@ -96,8 +96,7 @@ def second_copies(
 def cases(arguments: argparse.Namespace, engine: Engine, folder: Path) -> Iterator[Case]:
     """What is measured, one after the other."""
     tokenizer = Tokenizer.from_file(f"{resolve(arguments.model)}/tokenizer.json")
-    lines = arguments.prompts.read_text(encoding="utf-8").splitlines()[: arguments.num_prompts]
-    code = [tuple(tokenizer.encode(json.loads(line)["prompt"]).ids) for line in lines]
+    code = read_prompts(arguments.prompts, arguments.num_prompts, arguments.model)
     dice = random.Random(0)
     vocab_size = engine.info.vocab_size
     noise = [tuple(dice.randrange(vocab_size) for _ in range(64)) for _ in code]

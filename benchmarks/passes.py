@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from engine.benchmark import machine, measured_bandwidth
+from engine.benchmark import WIDTHS, machine, measured_bandwidth
 from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
 from engine.loading import load_model
@@ -29,7 +29,6 @@ from engine.passes.package import default_folder
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 
-WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 FORMS = ("stock", "packed", "compiled")
 
 

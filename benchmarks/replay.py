@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from engine.benchmark import (
     SIZES,
     Mode,
@@ -29,11 +27,11 @@ from engine.benchmark import (
     expected_length,
     grown,
     machine,
+    read_prompts,
     record,
 )
 from engine.benchmark.replay import Recordings
 from engine.config import EngineConfig
-from engine.loading import resolve
 from engine.request import SamplingParams
 
 TARGET = "embedded/target"
@@ -52,9 +50,7 @@ class Row:
 def main() -> None:
     """Print a line for each acceptance and length and, if asked, write them as JSON."""
     arguments = _parser().parse_args()
-    tokenizer = Tokenizer.from_file(f"{resolve(TARGET)}/tokenizer.json")
-    lines = arguments.prompts.read_text(encoding="utf-8").splitlines()[: arguments.num_prompts]
-    prompts = [tuple(tokenizer.encode(json.loads(line)["prompt"]).ids) for line in lines]
+    prompts = read_prompts(arguments.prompts, arguments.num_prompts, TARGET)
     replays = [(a, k) for a in arguments.acceptance for k in arguments.lengths]
     with grown(TARGET, SIZES.get(arguments.size)) as folder:
         config = EngineConfig(

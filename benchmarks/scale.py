@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from engine.api import Engine
 from engine.benchmark import (
+    SAMPLINGS,
     SIZES,
     Comparison,
     Mode,
@@ -41,14 +41,13 @@ from engine.benchmark import (
     machine,
     measured_bandwidth,
     modes_of,
+    read_prompts,
     resized,
 )
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
-from engine.loading import resolve
 from engine.request import SamplingParams
 
 TARGET, TARGET_SIZE = "embedded/target", 14
-SAMPLINGS = (SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=50))
 LABEL = f"acceptance of the {TARGET_SIZE}M target, cost of the size named"
 PAPER = {0.0: 3.16, 1.0: 1.98}
 """The headline of Spector & Ré (2308.04623) by temperature, for a target of 762M."""
@@ -120,7 +119,7 @@ def in_own_process(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
 def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Every mode at one size in million weights: one entry of the JSON file."""
     shape = SIZES.get(size)
-    prompts = _read_prompts(arguments.prompts, arguments.num_prompts)
+    prompts = read_prompts(arguments.prompts, arguments.num_prompts, TARGET)
     with grown(TARGET, shape) as folder:
         config = _config(folder, prompts, arguments)
         engine = Engine.load(config)
@@ -181,12 +180,6 @@ def _summary(sampling: SamplingParams, comparison: Comparison) -> dict[str, Any]
         "plain_step_ms": 1e3 / comparison.results[0].tokens_per_second,
         "results": [asdict(result) for result in comparison.results],
     }
-
-
-def _read_prompts(path: Path, count: int) -> list[tuple[int, ...]]:
-    tokenizer = Tokenizer.from_file(f"{resolve(TARGET)}/tokenizer.json")
-    lines = path.read_text(encoding="utf-8").splitlines()[:count]
-    return [tuple(tokenizer.encode(json.loads(line)["prompt"]).ids) for line in lines]
 
 
 def _peak_memory() -> int:

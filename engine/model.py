@@ -69,7 +69,6 @@ class Model(TreeScorer):
     ) -> None:
         super().__init__(network, limits, max_model_len, chunk)
         self._feature_layers: tuple[int, ...] = ()
-        self._variant = self._feature_layers
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
 
     @property
@@ -105,7 +104,7 @@ class Model(TreeScorer):
         output matrix reads. A change forgets the text, whose rows lack them.
         """
         if tuple(layers) != self._feature_layers:
-            self._feature_layers = self._variant = tuple(layers)
+            self._feature_layers = tuple(layers)
             self.reset([0])
 
     def features(self, start: int, end: int) -> Tensor:
@@ -122,6 +121,10 @@ class Model(TreeScorer):
             use_cache=True,
             tree_masks=TreeMasks(mask, mask, self.limits.window),
         )
+
+    @property
+    def _variant(self) -> tuple[int, ...]:
+        return self._feature_layers
 
     def _function(self) -> CausalPass:
         return CausalPass(self.network, self.limits.window, self._feature_layers)

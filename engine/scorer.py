@@ -112,7 +112,6 @@ class TreeScorer(ABC):
         self._nodes: list[int] = []
         self._digest: str | None = None
         self._is_prepared = False
-        self._variant: Hashable = None
         self._runners: dict[Hashable, PassRunner] = {}
 
     @abstractmethod
@@ -122,6 +121,11 @@ class TreeScorer(ABC):
     @abstractmethod
     def _function(self) -> PassFunction:
         """The network's pass, in its present variant."""
+
+    @property
+    def _variant(self) -> Hashable:
+        """What decides, beside the network, which function its pass is."""
+        return None
 
     @abstractmethod
     def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.peers.__main__ import parser, read_prompts, skip_line
+from benchmarks.peers.__main__ import parser, skip_line
 from benchmarks.peers.contest import Entry, comparable_seconds, contest, num_agreeing, results
 from benchmarks.peers.permutation import permuted
 from benchmarks.peers.rows import OURS, PEERS, Emit, Peer, Row, Setup, Task
 from benchmarks.peers.worker import Label, Reply, environment, timed
+from engine.benchmark import read_prompts
 from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig
 from engine.errors import ConfigError
 from engine.loading import resolve

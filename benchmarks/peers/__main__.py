@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 from rich.console import Console
-from tokenizers import Tokenizer
 
 import benchmarks.peers
 from benchmarks.peers import report
@@ -22,9 +21,8 @@ from benchmarks.peers.rows import OURS, PEERS, Peer, Setup, Task
 from benchmarks.peers.stagetree import PLAIN
 from benchmarks.peers.worker import Worker, versions
 from engine import ConfigError, EngineConfig
-from engine.benchmark import machine
+from engine.benchmark import machine, read_prompts
 from engine.benchmark.measure import length_without_loop
-from engine.loading import resolve
 from server.settings import load_settings
 
 _FILE_WIDTH = 120
@@ -112,19 +110,6 @@ def _tasks(ours: Worker, prompts: Sequence[Text], num_tokens: int) -> tuple[list
     lengths = [length_without_loop(reply.tokens) for reply in replies]
     pairs = zip(prompts, lengths, strict=True)
     return [Task(*pair) for pair in pairs], 1 - sum(lengths) / (num_tokens * len(prompts))
-
-
-def read_prompts(path: Path, count: int, model: str) -> list[Text]:
-    """The first prompts of a file, one `{"prompt": "..."}` a line; raises ConfigError."""
-    tokenizer = Tokenizer.from_file(f"{resolve(model)}/tokenizer.json")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()[:count]
-        prompts = [tuple(tokenizer.encode(json.loads(line)["prompt"]).ids) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f'{path} must hold one {{"prompt": "..."}} a line: {error!r}') from error
-    if not prompts or not all(prompts):
-        raise ConfigError(f"{path} must hold at least one prompt, and none that is empty.")
-    return prompts
 
 
 def command(arguments: argparse.Namespace) -> str:

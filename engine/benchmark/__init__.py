@@ -7,16 +7,19 @@
 It needs torch, transformers and numpy alone.
 """
 
-from engine.benchmark.doctor import Examination, PassCosts, examine
+from engine.benchmark.doctor import WIDTHS, Examination, PassCosts, examine
 from engine.benchmark.figures import Result, ratio_interval
 from engine.benchmark.growth import SIZES, LlamaShape, grow_checkpoint, grown
 from engine.benchmark.hardware import machine, measured_bandwidth
+from engine.benchmark.inputs import SAMPLINGS, read_prompts
 from engine.benchmark.measure import Comparison, Workload, compare
 from engine.benchmark.modes import Mode, configured_mode, modes_of, resized
 from engine.benchmark.replay import ReplayEngine, ReplayStageConfig, expected_length, record
 
 __all__ = [
+    "SAMPLINGS",
     "SIZES",
+    "WIDTHS",
     "Comparison",
     "Examination",
     "LlamaShape",
@@ -36,6 +39,7 @@ __all__ = [
     "measured_bandwidth",
     "modes_of",
     "ratio_interval",
+    "read_prompts",
     "record",
     "resized",
 ]

@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from engine import ConfigError, SamplingParams
+from engine import ConfigError
 from engine.api import Engine
 from engine.benchmark import (
+    SAMPLINGS,
     Comparison,
     Mode,
     Workload,
@@ -30,8 +31,6 @@ from server.version import VERSION
 
 STAGED = "staged"
 """The second name, in the JSON and for `--mode`, of the mode that the configuration uses."""
-
-SAMPLINGS = (SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=50))
 
 PROMPTS = (
     'def fibonacci(n: int) -> int:\n    """Return the n-th Fibonacci number."""\n',
