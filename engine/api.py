@@ -14,6 +14,7 @@ from typing import Self
 
 import torch
 
+from engine import kernels
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
 from engine.drafting.base import Drafter
@@ -73,8 +74,9 @@ class Engine:
     def _settle_passes(self, on_progress: OnProgress) -> None:
         """Find or make compiled passes, as the configuration says."""
         if self._config.compile == "never":
-            return
-        self._adopt()
+            return self._prepare(with_kernels=False)
+        if not self._adopt():
+            self._prepare(kernels.is_loaded())
         if self._config.compile == "cached" or not self._start_compiling():
             return
         if self._config.compile == "wait":
@@ -103,7 +105,6 @@ class Engine:
                 f"max_model_len is {wanted}, but {config.model} knows {known} positions: set it to "
                 f"{known} or less."
             )
-        target.prepare(config.compile != "never")
         config = replace(config, stages=recognised(config.stages), threads=torch.get_num_threads())
         return cls(config, target, StageBuilder(config, target), on_progress)
 
@@ -161,11 +162,18 @@ class Engine:
     def _start_compiling(self) -> bool:
         """Begin to compile, in another process, what passes are still eager; whether any are."""
         runners = [scorer.runner for scorer in self._scorers.values()]
-        missing = [runner.name for runner in runners if runner.missing(self._folder)]
+        missing = [runner.name for runner in runners if runner.is_missing(self._folder)]
         return self._compiler.start(self._config, missing)
+
+    def _prepare(self, with_kernels: bool) -> None:
+        for scorer in self._scorers.values():
+            scorer.prepare(with_kernels)
 
     def _adopt(self) -> bool:
         """Take packages over, after which no cost is known; whether there were any."""
+        if not kernels.load(self._folder):
+            return False
+        self._prepare(with_kernels=True)
         runners = [scorer.runner for scorer in self._scorers.values()]
         has_changed = any([runner.adopt(self._folder) for runner in runners])
         if has_changed:
@@ -193,12 +201,18 @@ class Engine:
     def compile_passes(self, folder: Path) -> list[str]:
         """Compile here and now, for other processes: a line for each network that refused.
 
-        Raises nothing, takes minutes, and leaves an engine that generates nothing any more.
+        Raises nothing, takes a minute or so.
         """
+        try:
+            kernels.build(folder)
+        except (OSError, RuntimeError) as error:
+            return [str(error)]
+        self._adopt()
         problems = []
         for name, scorer in self._scorers.items():
             try:
-                scorer.compile(folder)
+                if scorer.runner.is_missing(folder):
+                    scorer.runner.compile(folder)
             except Exception as error:  # a compiler may raise anything
                 problems.append(f"the {name}: {type(error).__name__}: {error}")
         return problems

@@ -26,7 +26,8 @@ class CausalPass(PassFunction):
     def __init__(self, network: PreTrainedModel, window: int, layers: Sequence[int]) -> None:
         super().__init__()
         self.network = network
-        self.description = f"{network.config.to_json_string(use_diff=False)} {layers} {window}"
+        shape = {**network.config.to_dict(), "_name_or_path": None}  # wherever it was loaded from
+        self.description = f"{shape} {layers} {window}"
         self._window = window
         self._layers = tuple(layers)
 

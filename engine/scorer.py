@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,23 +15,12 @@ from torch import Tensor, nn
 
 from engine.config import MAX_TREE_ROWS
 from engine.kv_cache import Cache, KVCache
-from engine.passes import (
-    Example,
-    PassFunction,
-    PassInputs,
-    PassRunner,
-    digest,
-    pack,
-    unpack,
-)
+from engine.passes import Example, PackedLinear, PassFunction, PassInputs, PassRunner, pack
 from engine.tree import TokenTree
 
 _SCRATCH_ROWS = MAX_TREE_ROWS + 2
 """Rows kept free behind the longest text, for a tree or a draft's candidates, their root, and one
 that is never used: compiled passes do not read a whole cache."""
-
-_MOST_COMPILED = 512 << 20
-"""Weights of more bytes are not compiled: that makes copies, and dispatch matters less there."""
 
 
 def never() -> bool:
@@ -107,11 +95,8 @@ class TreeScorer(ABC):
         self.tokens: list[int] = []
         self.num_passes = 0
         self.network = network
-        self.weight_bytes = _bytes_read(network)
         self._chunk = chunk
         self._nodes: list[int] = []
-        self._digest: str | None = None
-        self._is_prepared = False
         self._runners: dict[Hashable, PassRunner] = {}
 
     @abstractmethod
@@ -135,30 +120,21 @@ class TreeScorer(ABC):
         """Examples of the inputs that this network's pass has beside the common ones."""
         return ()
 
-    def prepare(self, compiles: bool) -> None:
-        """Lay the weights out for this machine, and remember which they were if it `compiles`."""
-        if self._is_prepared:
-            return
-        self._is_prepared = True
-        if compiles and self.device.type == "cpu" and _num_bytes(self.network) <= _MOST_COMPILED:
-            self._digest = digest(self.network.state_dict())
-            self._runners.clear()
-        pack(self.network)
+    def prepare(self, with_kernels: bool) -> None:
+        """Lay the weights out for this machine; once more when it has kernels of ours."""
+        pack(self.network, with_kernels)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What a pass reads: every weight but the embeddings, whose rows are few."""
+        return sum(map(_bytes_read, self.network.modules()))
 
     @property
     def runner(self) -> PassRunner:
         """What runs the passes."""
         if self._variant not in self._runners:
-            self._runners[self._variant] = PassRunner(self._function(), self._example, self._digest)
+            self._runners[self._variant] = PassRunner(self._function(), self._example)
         return self._runners[self._variant]
-
-    def compile(self, folder: Path) -> None:
-        """Write compiled passes that are not there yet to `folder`; nothing can be scored after.
-
-        It takes a minute or so. Raises whatever torch's compiler raises.
-        """
-        unpack(self.network)
-        self.runner.compile(folder)
 
     @cached_property
     def _cache(self) -> KVCache:
@@ -298,16 +274,9 @@ class TreeScorer(ABC):
         return Example(inputs, self._extra(width), self._cache.rows)
 
 
-def _num_bytes(network: nn.Module) -> int:
-    return sum(weight.nbytes for weight in network.parameters())
-
-
-def _bytes_read(network: nn.Module) -> int:
-    """What a pass reads: every weight, but of an embedding that is no output matrix too only rows.
-
-    To be asked before the weights are packed.
-    """
-    weights = {weight.data_ptr(): weight.nbytes for weight in network.parameters()}
-    linear = {m.weight.data_ptr() for m in network.modules() if isinstance(m, nn.Linear)}
-    embeddings = {m.weight.data_ptr() for m in network.modules() if isinstance(m, nn.Embedding)}
-    return sum(size for place, size in weights.items() if place not in embeddings - linear)
+def _bytes_read(module: nn.Module) -> int:
+    """What a pass reads of a module's own weights, of an embedding but a row for each token."""
+    if isinstance(module, nn.Embedding):
+        return 0
+    packed = module.num_bytes if isinstance(module, PackedLinear) else 0
+    return packed + sum(weight.nbytes for weight in module.parameters(recurse=False))

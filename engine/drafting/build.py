@@ -73,7 +73,6 @@ class StageBuilder:
                 chunk=self._config.prefill_chunk,
             )
             _fit_vocabulary(name, model, self._target)
-            model.prepare(self._config.compile != "never")
             self._models[name] = model
         return self._models[name]
 
@@ -81,7 +80,6 @@ class StageBuilder:
         """A head that fits the target. Raises ModelLoadError if it does not."""
         if name not in self._heads:
             head = load_head(name, self._target, self._config.prefill_chunk)
-            head.prepare(self._config.compile != "never")
             self._heads[name] = head
         return self._heads[name]
 

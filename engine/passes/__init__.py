@@ -6,17 +6,16 @@ once for a network and a machine, and the runner changes over when the file is t
 """
 
 from engine.passes.function import PassFunction, PassInputs
-from engine.passes.package import Example, digest
-from engine.passes.packed import pack, unpack
+from engine.passes.package import Example
+from engine.passes.packed import PackedLinear, pack
 from engine.passes.runner import Form, PassRunner
 
 __all__ = [
     "Example",
     "Form",
+    "PackedLinear",
     "PassFunction",
     "PassInputs",
     "PassRunner",
-    "digest",
     "pack",
-    "unpack",
 ]

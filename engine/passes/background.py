@@ -27,7 +27,7 @@ class BackgroundCompiler:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._tried: set[str | None] = set()
+        self._tried: set[str] = set()
 
     @property
     def is_running(self) -> bool:
@@ -42,8 +42,8 @@ class BackgroundCompiler:
         self._process = None
         return False
 
-    def start(self, config: EngineConfig, missing: Sequence[str | None]) -> bool:
-        """Compile what this engine runs, of which `missing` is not in the folder; if there is any.
+    def start(self, config: EngineConfig, missing: Sequence[str]) -> bool:
+        """Compile what this engine runs, of which `missing` (names) is not in the folder; if any.
 
         What was tried before is not tried again, and nothing is started beside a process that runs.
         """

@@ -1,50 +1,32 @@
 """Compiled passes as files: made ahead of time by torch's AOTInductor, loaded in a moment.
 
-A package holds machine code and the weights in the layout that this code likes best. Three serve a
-network: one for a single row, where a pass is bound by reading the weights, one for few rows and
-one for many.
+A package holds machine code for a network's shapes, for any width and any length of the text. The
+weights stay where they are: whoever loads a package hands it those of its network.
 """
 
 import hashlib
 import inspect
 import os
-import platform
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.fx.experimental import _config as tracing
 
-from engine import attention, kv_cache
+from engine import attention, kernels, kv_cache
+from engine.passes import packed
 from engine.passes.function import PassFunction, PassInputs
 
 MAX_WIDTH = 64
 """Wider passes, of prompts, run eagerly: they are bound by arithmetic, not by overhead."""
 
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A package's range of widths, the width that it is tuned for, and who multiplies matrices.
-
-    Few rows are fastest in kernels generated for the very shape, many in those of the library.
-    """
-
-    name: str
-    smallest: int
-    largest: int
-    tuned: int
-    is_generated: bool
-
-
-KINDS = (
-    Kind("one", 1, 1, 1, is_generated=True),
-    Kind("few", 2, 15, 8, is_generated=True),
-    Kind("many", 16, MAX_WIDTH, 32, is_generated=False),
-)
+_OPTIONS = {"aot_inductor.package_constants_in_so": False}
+_CONSTANTS = ".constants"
 
 
 class Example(NamedTuple):
@@ -56,45 +38,53 @@ class Example(NamedTuple):
 
 
 class Package:
-    """A loaded package: call it as the function that it was made from."""
+    """A loaded package: call it as the function that it was made for."""
 
-    def __init__(self, path: Path) -> None:
-        self._run = torch._inductor.aoti_load_package(str(path)).loader.boxed_run
+    def __init__(self, path: Path, function: PassFunction) -> None:
+        package = torch._inductor.aoti_load_package(str(path))
+        own = torch.load(path.with_suffix(_CONSTANTS), weights_only=True)
+        self._weights = {
+            name: own[name] if name in own else attrgetter(name)(function).detach()
+            for name in package.get_constant_fqns()
+        }
+        package.load_constants(self._weights, check_full_update=True, user_managed=True)
+        self._run = package.loader.boxed_run
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The function's outputs, of all rows; the cache's rows are written in place."""
         return tuple(self._run(list(inputs)))
 
 
-def compile_package(function: PassFunction, kind: Kind, example: Example, path: Path) -> None:
-    """Compile a function for all widths of a kind and write it to `path`, at once or not at all.
+def compile_package(function: PassFunction, example: Example, path: Path) -> None:
+    """Compile a function for all widths and lengths and write it to `path`, at once or not at all.
 
-    The example is of the kind's tuned width. Raises whatever torch's compiler raises, which for a
-    network that it cannot trace may be anything.
+    Raises whatever torch's compiler raises, which for a network that it cannot trace may be
+    anything.
     """
     inputs, extra, rows = example
-    dim = torch.export.Dim
-    is_one = kind.smallest == kind.largest
-    width = dim.STATIC if is_one else dim("width", min=kind.smallest, max=kind.largest)
+    width = torch.export.Dim("width", min=1, max=MAX_WIDTH)
     # Reading every row would be a special case, which would need another package.
-    mask = {2: width, 3: dim("length", min=2, max=rows[0].shape[2] - 1)}
+    length = torch.export.Dim("length", min=2, max=rows[0].shape[2] - 1)
+    mask = {2: width, 3: length}
     rest = (*({1: width} for _ in extra), *({} for _ in rows))
     shapes = ({1: width}, {1: width}, {0: width}, mask, mask, rest)
-    options: Mapping[str, Any] = {
-        "freezing": True,
-        "max_autotune": kind.is_generated,
-        "max_autotune_gemm_backends": "CPP",
-        "cpp.enable_concat_linear": True,
-    }
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        program = torch.export.export(
-            function, (*inputs, *extra, *rows), dynamic_shapes=shapes, strict=False
-        )
+        with cast(Any, tracing).patch(
+            backed_size_oblivious=True
+        ):  # or one row would be a special case
+            program = torch.export.export(
+                function, (*inputs, *extra, *rows), dynamic_shapes=shapes, strict=False
+            )
         draft = Path(folder, path.name)
         torch._inductor.aoti_compile_and_package(
-            program, package_path=str(draft), inductor_configs=dict(options)
+            program, package_path=str(draft), inductor_configs=_OPTIONS
         )
+        # What the network's code makes on its way is nobody's attribute.
+        names = program.graph_signature.lifted_tensor_constants
+        own = {name: program.constants[name] for name in names}
+        torch.save(own, draft.with_suffix(_CONSTANTS))
+        os.replace(draft.with_suffix(_CONSTANTS), path.with_suffix(_CONSTANTS))
         os.replace(draft, path)
 
 
@@ -104,38 +94,17 @@ def default_folder() -> Path:
     return Path(root, "stagetree", "passes")
 
 
-def digest(weights: Mapping[str, Tensor]) -> str:
-    """A name for the content of some weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, weight in weights.items():
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        flat = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(cast(Any, flat.numpy()))
-    return digest.hexdigest()
-
-
-def fingerprint(function: PassFunction, weights: str, rows: Sequence[Tensor]) -> str:
-    """A name for all that a package depends on: weights, shapes, code, versions, the machine."""
-    sources = (attention, kv_cache, compile_package, type(function))
+def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
+    """A name for all that a package depends on: shapes, code, versions, the machine."""
+    state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
+    sources = (attention, kv_cache, packed, compile_package, type(function))
     facts = [
-        weights,
         function.description,
-        torch.__version__,
+        kernels.describe_machine(),
         version("transformers"),
         torch.get_num_threads(),
-        torch.backends.cpu.get_cpu_capability(),
-        platform.machine(),
-        _processor(),
+        *((name, tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()),
         *((tuple(tensor.shape), tensor.dtype) for tensor in rows),
         *(inspect.getsource(source) for source in sources),
-        *KINDS,
     ]
     return hashlib.blake2b("\0".join(map(str, facts)).encode(), digest_size=16).hexdigest()
-
-
-def _processor() -> str:
-    """The instructions that this machine's processor knows; machine code asks for no more."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = ("flags", "Features")  # as x86 and ARM call them
-    return next((line for line in lines if line.startswith(names)), platform.processor())

@@ -1,24 +1,76 @@
-"""Weights laid out once for the matrix kernels of a CPU, instead of anew in every pass.
+"""Weights laid out once for the machine's matrix kernels, instead of anew in every pass.
 
 A linear layer over few rows is bound by reading its weights. The usual library rearranges them on
-every call as soon as there are two rows: a pass of 2 then costs twice a pass of 1. oneDNN keeps
-them rearranged.
+every call as soon as there are two rows: a pass of 2 then costs twice a pass of 1. Our kernels
+(`engine.kernels`) have a layout of their own, and where there are none oneDNN has one.
 """
 
+from abc import ABC, abstractmethod
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from engine import kernels
 
 
-class PackedLinear(nn.Module):
-    """`nn.Linear` with its weights in oneDNN's own layout."""
+class PackedLinear(nn.Module, ABC):
+    """A linear layer, inputs (..., in) to outputs (..., out), whose weights are laid out anew."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bias = linear.bias
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self.out_features, self.in_features = weight.shape
+        self.bias = bias
+
+    @property
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """A plain copy of the weights: (out, in)."""
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """What reading the weights reads."""
+
+
+class KernelLinear(PackedLinear):
+    """By our kernels."""
+
+    panels: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self._dtype = weight.dtype
+        self.register_buffer("panels", kernels.pack_linear(weight), persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """A plain copy of the weights: (out, in)."""
+        return kernels.unpack_linear(self.panels, self.out_features).to(self._dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        """What reading the weights reads."""
+        return self.panels.nbytes
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (..., in) to outputs (..., out)."""
+        return kernels.linear(inputs, self.panels, self.bias, self.out_features)
+
+
+class LibraryLinear(PackedLinear):
+    """By oneDNN, for who has no compiler, or not yet."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self._num_bytes = weight.nbytes
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+
+    @property
+    def num_bytes(self) -> int:
+        """What reading the weights reads."""
+        return self._num_bytes
 
     @property
     def weight(self) -> Tensor:
@@ -34,29 +86,21 @@ class PackedLinear(nn.Module):
 
 
 @torch.no_grad()
-def pack(module: nn.Module) -> None:
-    """Pack every linear layer below `module`, where the machine has such kernels."""
+def pack(module: nn.Module, with_kernels: bool) -> None:
+    """Pack every linear layer below `module` for a CPU; again, if there are kernels by now."""
     for name, child in module.named_children():
-        if type(child) is nn.Linear and _is_packable(child.weight):
-            setattr(module, name, PackedLinear(child))
-        else:
-            pack(child)
+        if type(child) not in (nn.Linear, Conv1D, LibraryLinear):
+            pack(child, with_kernels)
+            continue
+        weight, bias = cast(Tensor, child.weight).detach(), cast(Tensor | None, child.bias)
+        weight = weight.T.contiguous() if isinstance(child, Conv1D) else weight
+        if weight.device.type == "cpu" and with_kernels:
+            setattr(module, name, KernelLinear(weight, bias))
+        elif not isinstance(child, LibraryLinear) and _suits_library(weight):
+            setattr(module, name, LibraryLinear(weight, bias))
 
 
-@torch.no_grad()
-def unpack(module: nn.Module) -> None:
-    """Undo `pack`: a compiler lays out the weights in its own way."""
-    for name, child in module.named_children():
-        if isinstance(child, PackedLinear):
-            linear = nn.Linear(child.in_features, child.out_features, bias=False)
-            linear.weight = nn.Parameter(child.weight, requires_grad=False)
-            linear.bias = child.bias
-            setattr(module, name, linear)
-        else:
-            unpack(child)
-
-
-def _is_packable(weight: Tensor) -> bool:
+def _suits_library(weight: Tensor) -> bool:
     if weight.device.type != "cpu" or not torch._C._has_mkldnn:
         return False
     has_bfloat16 = weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,4 +1,4 @@
-"""Runs a network's passes, by a compiled package where there is one for the width."""
+"""Runs a network's passes, by a compiled package where there is one."""
 
 import contextlib
 import itertools
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from engine.passes.function import PassFunction, PassInputs
-from engine.passes.package import KINDS, Example, Kind, Package, compile_package, fingerprint
+from engine.passes.package import MAX_WIDTH, Example, Package, compile_package, fingerprint
 
 Form = Literal["eager", "compiled"]
 
 _log = logging.getLogger(__name__)
-_TUNED_LENGTH = 300
+_EXAMPLE_WIDTH, _EXAMPLE_LENGTH = 8, 300
+_PROVEN_WIDTHS = (1, 2, _EXAMPLE_WIDTH, MAX_WIDTH)
 _TOLERANCE = 0.02
 """How far a package's outputs may lie from the eager ones, in the largest of these."""
 
@@ -26,77 +27,69 @@ class PassRunner:
     """One network's passes over one cache's rows.
 
     `example(width, length)` makes arguments that read `length` rows, or all of them, and write none
-    of a text's. `weights` is the digest of the network's; None for one that is never compiled.
+    of a text's.
     """
 
     def __init__(
-        self,
-        function: PassFunction,
-        example: Callable[[int, int | None], Example],
-        weights: str | None = None,
+        self, function: PassFunction, example: Callable[[int, int | None], Example]
     ) -> None:
+        self.name = function.description
         self._function = function
         self._example = example
         self._rows = example(1, None).rows
-        self.name = None if weights is None else fingerprint(function, weights, self._rows)
-        self._packages: dict[Kind, Package] = {}
-        self._refused: set[Kind] = set()
+        self._package: Package | None = None
+        self._is_refused = False
 
     @property
     def form(self) -> Form:
-        """How passes are run now; "compiled" once packages cover every width of a tree."""
-        return "compiled" if len(self._packages) == len(KINDS) else "eager"
+        """How the passes of trees are run now."""
+        return "eager" if self._package is None else "compiled"
 
     def run(
         self, inputs: PassInputs, extra: Sequence[Tensor] = (), num_logits: int = 0
     ) -> tuple[Tensor, ...]:
         """The function's outputs; at least the last `num_logits` rows get logits, 0 means all."""
-        for kind, package in self._packages.items():
-            if kind.smallest <= inputs.width <= kind.largest:
-                return package(*inputs, *extra, *self._rows)
+        if self._package is not None and inputs.width <= MAX_WIDTH:
+            return self._package(*inputs, *extra, *self._rows)
         outputs: tuple[Tensor, ...] = self._function(
             *inputs, *extra, *self._rows, num_logits=num_logits
         )
         return outputs
 
-    def missing(self, folder: Path) -> list[Kind]:
-        """The kinds whose package is neither in use nor in `folder` and could be made."""
-        if self.name is None:
-            return []
-        settled = {*self._packages, *self._refused}
-        wanted = (kind for kind in KINDS if kind not in settled)
-        return [kind for kind in wanted if not _is_readable(self._path(folder, kind))]
+    def is_missing(self, folder: Path) -> bool:
+        """Whether the package is neither in use nor in `folder` and could be made."""
+        is_settled = self._package is not None or self._is_refused
+        return not is_settled and not _is_readable(self._path(folder))
 
     def compile(self, folder: Path) -> None:
-        """Make the missing packages, for another process to adopt. Weights must not be packed."""
-        for kind in self.missing(folder):
-            path = self._path(folder, kind)
-            compile_package(self._function, kind, self._example(kind.tuned, _TUNED_LENGTH), path)
+        """Make the package, for another process to adopt; the weights are packed by kernels."""
+        example = self._example(_EXAMPLE_WIDTH, _EXAMPLE_LENGTH)
+        compile_package(self._function, example, self._path(folder))
 
     def adopt(self, folder: Path) -> bool:
-        """Use what packages there are from now on; whether there was a new one.
+        """Use the package from now on if there is one; whether it is new.
 
-        Each proves itself first: its outputs must be the eager ones, up to rounding.
+        It proves itself first: its outputs must be the eager ones, up to rounding.
         """
-        num_before = len(self._packages)
-        for kind in KINDS:
-            if self.name is None or kind in self._packages or kind in self._refused:
-                continue
-            if _is_readable(path := self._path(folder, kind)):
-                try:
-                    self._packages[kind] = self._proven(Package(path), kind)
-                except Exception as error:  # whatever a foreign file may cause
-                    self._refused.add(kind)
-                    _log.warning("the compiled passes in %s are not used: %s", path, error)
-                    with contextlib.suppress(OSError):
-                        path.unlink()  # the next start makes it anew
-        return len(self._packages) > num_before
+        if self._package is not None or self._is_refused:
+            return False
+        if not _is_readable(path := self._path(folder)):
+            return False
+        try:
+            self._package = self._proven(Package(path, self._function))
+        except Exception as error:  # whatever a foreign file may cause
+            self._is_refused = True
+            _log.warning("the compiled passes in %s are not used: %s", path, error)
+            with contextlib.suppress(OSError):
+                path.unlink()  # the next start makes it anew
+        return self._package is not None
+
+    def _path(self, folder: Path) -> Path:
+        return folder / f"{fingerprint(self._function, self._rows)}.pt2"
 
     @torch.inference_mode()
-    def _proven(self, package: Package, kind: Kind) -> Package:
-        for width, length in itertools.product(
-            {kind.smallest, kind.tuned, kind.largest}, (None, _TUNED_LENGTH)
-        ):
+    def _proven(self, package: Package) -> Package:
+        for width, length in itertools.product(_PROVEN_WIDTHS, (None, _EXAMPLE_LENGTH)):
             inputs, extra, rows = self._example(width, length)
             expected = [*self._function(*inputs, *extra, *rows)]
             expected += [row[:, :, inputs.slots] for row in rows]
@@ -109,9 +102,6 @@ class PassRunner:
                 if not error < _TOLERANCE:
                     raise ValueError(f"a pass of {width} rows differs from the eager one: {error}")
         return package
-
-    def _path(self, folder: Path, kind: Kind) -> Path:
-        return folder / str(self.name) / f"{kind.name}.pt2"
 
 
 def _is_readable(path: Path) -> bool:

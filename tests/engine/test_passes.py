@@ -10,20 +10,21 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from engine import EngineProcess
+from engine import EngineProcess, kernels
 from engine.api import Engine
 from engine.attention import TreeMasks
 from engine.config import EngineConfig, NgramStageConfig
-from engine.passes import pack, unpack
+from engine.passes import PackedLinear, pack
 from engine.passes.package import Package
-from engine.passes.packed import PackedLinear
+from engine.passes.packed import KernelLinear
 from engine.request import GenerateRequest, SamplingParams, Step
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_network, save_checkpoint
 
 PROMPT = tuple(1 + i * 7 % 50 for i in range(30))
-WIDTHS = (1, 2, 15, 16, 33, 64)
+WIDTHS = (1, 2, 15, 16, 33, 64, 80)
 
 
 def tree_of(width: int) -> TokenTree:
@@ -34,20 +35,45 @@ def tree_of(width: int) -> TokenTree:
     return tree
 
 
-def test_packed_weights_compute_the_same_and_can_be_had_back() -> None:
-    network = make_network()
+@pytest.mark.parametrize("with_kernels", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_packed_weights_compute_the_same_and_can_be_had_back(
+    cache: Path, kind: str, precision: str, with_kernels: bool
+) -> None:
+    """In whatever precision they can be kept: all is float32 to who asks."""
+    assert kernels.load(cache / "passes")
+    network = make_network(kind)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.copy_(weight.to(getattr(torch, precision)))
     inputs = torch.randint(VOCAB_SIZE, (1, 9))
     expected = network(input_ids=inputs, tree_masks=_causal(9)).logits
-    weights = {name: weight.clone() for name, weight in network.named_parameters()}
-    pack(network)
-    assert any(isinstance(module, PackedLinear) for module in network.modules())
+    weight = network.get_output_embeddings().weight.clone()
+    pack(network, with_kernels=False)
+    pack(network, with_kernels)
+    linears = [each for each in network.modules() if isinstance(each, PackedLinear)]
+    assert len(linears) > 4
+    for each in linears:
+        assert isinstance(each, KernelLinear) == with_kernels
+        share = 2 if with_kernels and precision == "bfloat16" else 4
+        assert each.num_bytes >= share * each.in_features * each.out_features
     with torch.inference_mode():
         output = network(input_ids=inputs, tree_masks=_causal(9)).logits
     assert torch.allclose(output, expected, atol=1e-5)
-    unpack(network)
-    assert not any(isinstance(module, PackedLinear) for module in network.modules())
-    for name, weight in network.named_parameters():
-        assert torch.equal(weight, weights[name])
+    assert torch.equal(network.get_output_embeddings().weight, weight)
+
+
+@pytest.mark.parametrize("rows", [2, 5, 6, 7, 13, 64])
+def test_rows_of_a_product_do_not_change_one_another(cache: Path, rows: int) -> None:
+    """To the bit: a tree's node scores as it does alone, as far as linear layers go."""
+    assert kernels.load(cache / "passes")
+    inputs = torch.randn(rows, 130)
+    panels = kernels.pack_linear(torch.randn(70, 130))
+    together = kernels.linear(inputs, panels, None, 70)
+    for row in range(rows):
+        alone = kernels.linear(inputs[row : row + 1], panels, None, 70)
+        assert torch.equal(alone[0], together[row])
 
 
 def _causal(size: int) -> TreeMasks:
@@ -94,7 +120,7 @@ def text(engine: Engine, seed: int, temperature: float) -> list[int]:
 
 @pytest.mark.timeout(600)
 def test_compiled_passes_score_trees_as_eager_ones_do(checkpoint: Path, cache: Path) -> None:
-    """At the edges of every package's widths, over a cache that others have written to."""
+    """And prompts, which are not compiled; over a cache that others have written to."""
     scorers = []
     for compile in ("cached", "never"):
         engine = Engine.load(config(checkpoint, cache, compile=compile))
@@ -131,8 +157,17 @@ def test_the_text_is_the_same_compiled_or_not(
         assert compiled == eager
 
 
-def test_other_weights_are_another_package(cache: Path, tmp_path: Path) -> None:
+def test_other_weights_of_the_same_shapes_share_the_package(cache: Path, tmp_path: Path) -> None:
+    """It holds none: each network hands it its own."""
     other = save_checkpoint(tmp_path, seed=1)
+    compiled = Engine.load(config(other, cache, compile="cached"))
+    eager = Engine.load(config(other, cache, compile="never"))
+    assert compiled.info.passes == {"target": "compiled"}
+    assert text(compiled, 0, 1.0) == text(eager, 0, 1.0)
+
+
+def test_another_shape_is_another_package(cache: Path, tmp_path: Path) -> None:
+    other = save_checkpoint(tmp_path, num_hidden_layers=1)
     engine = Engine.load(config(other, cache, compile="cached"))
     assert engine.info.passes == {"target": "eager"}
 
@@ -153,25 +188,26 @@ def test_passes_are_taken_over_between_requests(
 def test_a_spoilt_package_is_refused_and_decoding_goes_on(
     checkpoint: Path, copied: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for package in copied.rglob("one.pt2"):
-        package.write_bytes(b"not a package")
+    (package,) = copied.rglob("*.pt2")
+    package.write_bytes(b"not a package")
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
     assert engine.info.passes == {"target": "eager"}
     assert "are not used" in caplog.text
-    assert not list(copied.rglob("one.pt2")), "the next start would not make it anew"
+    assert not package.exists(), "the next start would not make it anew"
     assert len(text(engine, 0, 0.0)) == 40
 
 
 def test_a_package_of_another_network_is_refused(
-    checkpoint: Path, copied: Path, caplog: pytest.LogCaptureFixture
+    checkpoint: Path,
+    copied: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Were a name ever to lie, the proof would tell."""
+    original = LlamaRMSNorm.forward
+    monkeypatch.setattr(LlamaRMSNorm, "forward", lambda self, x: 1.5 * original(self, x))
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
-    network = engine._target.network
-    with torch.no_grad():
-        network.model.norm.weight.mul_(1.5)
-    engine._target.runner._packages.clear()
-    assert not engine.adopt_passes()
+    assert engine.info.passes == {"target": "eager"}
     assert "differs from the eager one" in caplog.text
 
 
@@ -219,7 +255,7 @@ def test_without_a_compiler_passes_stay_eager_and_say_so(
     assert engine.info.passes == {"target": "eager"}
     assert not engine.info.is_compiling
     assert "compiling them failed" in caplog.text
-    assert "the target: " in (tmp_path / "passes/compiler.log").read_text()
+    assert "/nowhere/g++" in (tmp_path / "passes/compiler.log").read_text()
     assert len(text(engine, 0, 0.0)) == 40
 
 
@@ -237,7 +273,7 @@ def test_an_engine_process_takes_over_what_is_compiled_while_it_serves(
 ) -> None:
     """Compiled over there, told over here, and the text goes on as it was."""
     shutil.copytree(cache, tmp_path, dirs_exist_ok=True)
-    (package,) = tmp_path.rglob("one.pt2")
+    (package,) = tmp_path.rglob("*.pt2")
     package.unlink()
     request = GenerateRequest("r", PROMPT, 20, SamplingParams(seed=1), ignore_eos=True)
 

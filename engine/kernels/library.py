@@ -1,0 +1,86 @@
+"""The kernels as a library of torch operators: built by a C++ compiler, loaded, proven."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from engine.kernels import linear
+
+_HERE = Path(__file__).parent
+_is_loaded = False
+_log = logging.getLogger(__name__)
+
+
+def is_loaded() -> bool:
+    """Whether this process has the kernels."""
+    return _is_loaded
+
+
+def build(folder: Path) -> None:
+    """Have `$CXX`, or g++, compile the kernels into `folder`, unless they are there.
+
+    It takes some ten seconds. Raises OSError or RuntimeError if there is no compiler or it fails.
+    """
+    if (path := _path(folder)).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    torch_folder = Path(torch.__file__).parent
+    libraries = torch_folder / "lib"
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        draft = Path(scratch) / path.name
+        # No -ffast-math: it would change how the whole process computes with tiny numbers.
+        command = [
+            *(os.environ.get("CXX", "g++"), "-std=c++20", "-O3", "-march=native"),
+            *("-shared", "-fPIC", *(["-fopenmp"] if sys.platform != "darwin" else [])),
+            *(f"-I{torch_folder / 'include'}", *map(str, sorted(_HERE.glob("*.cpp")))),
+            *(f"-L{libraries}", "-lc10", "-ltorch_cpu", "-o", str(draft)),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} cannot compile the kernels:\n{done.stderr}")
+        os.replace(draft, path)
+
+
+def load(folder: Path) -> bool:
+    """Load the kernels from `folder` if they are there and right; whether this process has them."""
+    global _is_loaded
+    path = _path(folder)
+    if _is_loaded or not os.access(path, os.R_OK):
+        return _is_loaded
+    try:
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+        linear.register()
+        linear.check()
+        _is_loaded = True
+    except Exception as error:  # whatever a foreign file may cause
+        _log.warning("the kernels in %s are not used: %s", path, error)
+        with contextlib.suppress(OSError):
+            path.unlink()  # the next start makes them anew
+    return _is_loaded
+
+
+def describe_machine() -> str:
+    """What machine code depends on: sources, torch, and the instructions that are there."""
+    sources = [path.read_text() for path in sorted(_HERE.glob("*.[ch]*"))]
+    return "\0".join([torch.__version__, platform.machine(), _processor(), *sources])
+
+
+def _path(folder: Path) -> Path:
+    name = hashlib.blake2b(describe_machine().encode(), digest_size=16).hexdigest()
+    return folder / f"kernels-{name}.so"
+
+
+def _processor() -> str:
+    """The instructions that this machine's processor knows; machine code asks for no more."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = ("flags", "Features")  # as x86 and ARM call them
+    return next((line for line in lines if line.startswith(names)), platform.processor())
