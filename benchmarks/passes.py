@@ -2,11 +2,11 @@
 
     python benchmarks/passes.py --json passes.json
 
-Three forms of every network, interleaved: `stock`, the network as it was loaded; `eager`, with its
-weights laid out by oneDNN; `compiled`, with our kernels. A pass is timed as the engine runs it, from
-lists of tokens to logits. The floor is the bytes of its weights, as the kernels keep them, over the
-bandwidth that this machine reads memory with, measured in the same run: what beats it has found
-weights in a cache.
+Three forms of every network, interleaved: `stock`, the network as it was loaded; `eager`, with
+weights laid out by oneDNN; `compiled`, with our kernels. A pass is timed as the engine runs it,
+from lists of tokens to logits. The floor is the bytes of its weights, as the kernels keep them,
+over the bandwidth that this machine reads memory with, measured in the same run: what beats it has
+found weights in a cache.
 """
 
 import argparse
