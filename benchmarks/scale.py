@@ -9,10 +9,10 @@ changes along a column is the step cost alone. τ of trained models of these siz
 
 Every size is measured in a process of its own, which leaves no memory behind, and is then written
 to the JSON file: run the same command again, and it goes on after the last size. A size needs disk
-for its weights in float32 under the temporary folder (762M: 3 GB), memory for them in `--dtype`,
-once more if the engine packs them for compiled passes, and for the cache, which is why the window
-is no longer than the longest prompt and its reply. Needs torch and transformers alone, and
-matplotlib for a plot.
+for its weights in float32 under the temporary folder (762M: 3 GB), memory for them in `--dtype` and
+half as much again while kernels pack them, a minute or two for a compiler, and memory for the
+cache, which is why the window is no longer than the longest prompt and its reply. Needs torch and
+transformers alone, and matplotlib for a plot.
 """
 
 import argparse
@@ -103,7 +103,17 @@ def _resumed(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What all sizes have in common."""
-    names = ("num_prompts", "tokens", "repetitions", "trees", "draft", "table", "guesses", "dtype")
+    names = (
+        "num_prompts",
+        "tokens",
+        "repetitions",
+        "trees",
+        "draft",
+        "table",
+        "guesses",
+        "dtype",
+        "compile",
+    )
     return {"prompts": arguments.prompts.name, **{n: getattr(arguments, n) for n in names}}
 
 
@@ -133,7 +143,7 @@ def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
             comparison = compare(engine, modes, workload, arguments.repetitions, tell)
             temperatures.append(_summary(sampling, comparison))
         bandwidth = max(before, measured_bandwidth(info.device))
-    weight_bytes = info.num_parameters * getattr(torch, info.dtype).itemsize
+        weight_bytes = engine.weight_bytes["target"]
     return {
         "size": size,
         "shape": asdict(shape) if shape else None,
@@ -156,6 +166,7 @@ def _config(
         dtype=arguments.dtype,
         max_model_len=max(map(len, prompts)) + arguments.tokens,
         threads=arguments.threads,
+        compile=arguments.compile,
     )
 
 
@@ -309,6 +320,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--table", default="embedded/draft2")
     add("--guesses", type=int, default=8, help="nodes that the n-grams guess before each pass")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "auto"))
+    add("--compile", default="wait", choices=("wait", "cached", "never"))
     add("--threads", type=int, default=0, help="0 leaves the number to torch")
     return parser
 

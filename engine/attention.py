@@ -7,6 +7,7 @@ name, so models build none of their own and pass `attention_mask=None`.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from engine.errors import ModelLoadError
+from engine.kernels.attention import attend
 
 NAME = "stagetree"
+_NAME_OF_KERNEL = "stagetree_kernel"
 
 # Arguments that models pass and that change nothing here: bookkeeping, or causality, which the
 # mask already holds. Anything else would be a silent error if ignored, so it is refused by name.
@@ -70,6 +73,7 @@ def tree_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    has_kernel: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of (1, heads, queries, size) over the cache's rows, as (1, queries, heads, size).
@@ -88,6 +92,8 @@ def tree_attention(
         )
     mask = tree_masks.of(sliding_window)
     if softcap is None and s_aux is None:
+        if has_kernel and mask is not None:
+            return attend(query, key, value, mask, scaling), None
         is_grouped = query.shape[1] != key.shape[1]
         output = scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=is_grouped
@@ -122,4 +128,13 @@ def _explicit_attention(
     return weights[..., : key.shape[2]] @ value
 
 
+def use_kernel(network: nn.Module) -> None:
+    """Let our kernel, which must be loaded, do what it can of a network's attention."""
+    for module in network.modules():
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "_attn_implementation", None) == NAME:
+            config._attn_implementation = _NAME_OF_KERNEL
+
+
 AttentionInterface.register(NAME, tree_attention)
+AttentionInterface.register(_NAME_OF_KERNEL, partial(tree_attention, has_kernel=True))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engine import attention
 from engine.config import MAX_TREE_ROWS
 from engine.kv_cache import Cache, KVCache
 from engine.passes import Example, PackedLinear, PassFunction, PassInputs, PassRunner, pack
@@ -123,6 +124,8 @@ class TreeScorer(ABC):
     def prepare(self, with_kernels: bool) -> None:
         """Lay the weights out for this machine; once more when it has kernels of ours."""
         pack(self.network, with_kernels)
+        if with_kernels:
+            attention.use_kernel(self.network)
 
     @property
     def weight_bytes(self) -> int:

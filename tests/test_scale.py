@@ -43,7 +43,7 @@ def test_a_grown_target_is_measured_and_the_next_run_keeps_what_is_there(
 ) -> None:
     """Red when drafts are accepted otherwise at another size, or a size is measured twice."""
     path = tmp_path / "scale.json"
-    asked = ("--prompts", prompts, "--json", path, "--trees", "4/2", *FEW)
+    asked = ("--prompts", prompts, "--json", path, "--trees", "4/2", "--compile", "never", *FEW)
     done = run("scale.py", *asked, "--sizes", 14, 30)
     assert done.returncode == 0, done.stderr
     assert "30M: 31.5M weights, 512 wide, 8 layers" in done.stdout

@@ -215,6 +215,7 @@ class _Growth:
         weight = torch.zeros(rows.size, columns.size)
         if row_axis != "channels":
             weight.normal_(0.0, _DEVIATION, generator=self._random)
+            weight = weight.bfloat16().float()  # as checkpoints come, and read as fast as those
         if old is not None:
             picked = old.float()[rows.olds[:, None], columns.olds]
             weight[rows.places[:, None], columns.places] = picked

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from engine.kernels import linear
+from engine.kernels import attention, linear
 
 _HERE = Path(__file__).parent
 _is_loaded = False
@@ -57,8 +57,9 @@ def load(folder: Path) -> bool:
         return _is_loaded
     try:
         torch.ops.load_library(path)  # type: ignore[no-untyped-call]
-        linear.register()
-        linear.check()
+        for kernel in (linear, attention):
+            kernel.register()
+            kernel.check()
         _is_loaded = True
     except Exception as error:  # whatever a foreign file may cause
         _log.warning("the kernels in %s are not used: %s", path, error)

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 
-def pack_linear(weight: Tensor) -> Tensor:
+def pack(weight: Tensor) -> Tensor:
     """Weights (out, in) as panels (panels, in, panel size): bfloat16 if that loses nothing."""
     return cast(Tensor, torch.ops.stagetree.pack_linear(weight))
 
 
-def unpack_linear(panels: Tensor, out_features: int) -> Tensor:
+def unpack(panels: Tensor, out_features: int) -> Tensor:
     """The weights (out, in) that were packed, in float32."""
     return cast(Tensor, torch.ops.stagetree.unpack_linear(panels, out_features))
 
 
-def linear(inputs: Tensor, panels: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
+def multiply(inputs: Tensor, panels: Tensor, bias: Tensor | None, out_features: int) -> Tensor:
     """Inputs (..., in) times packed weights: (..., out), in the inputs' precision.
 
     All arithmetic is in float32. A row's figures do not depend on how many rows there are.
@@ -43,10 +43,10 @@ def check() -> None:
         bias = torch.randn(3 * size, generator=generator)
         inputs = torch.randn(rows, size, generator=generator)
         for exact in (weight, weight.bfloat16().float()):
-            panels = pack_linear(exact)
+            panels = pack(exact)
             expected = torch.nn.functional.linear(inputs, exact, bias)
-            output = linear(inputs, panels, bias, 3 * size)
+            output = multiply(inputs, panels, bias, 3 * size)
             if not torch.allclose(output, expected, rtol=1e-4, atol=1e-4):
                 raise ValueError(f"a product of {rows} rows is wrong")
-            if not torch.equal(unpack_linear(panels, 3 * size), exact):
+            if not torch.equal(unpack(panels, 3 * size), exact):
                 raise ValueError("weights do not survive their packing")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from engine import kernels
+from engine.kernels import linear
 
 
 class PackedLinear(nn.Module, ABC):
@@ -42,12 +42,12 @@ class KernelLinear(PackedLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
         self._dtype = weight.dtype
-        self.register_buffer("panels", kernels.pack_linear(weight), persistent=False)
+        self.register_buffer("panels", linear.pack(weight), persistent=False)
 
     @property
     def weight(self) -> Tensor:
         """A plain copy of the weights: (out, in)."""
-        return kernels.unpack_linear(self.panels, self.out_features).to(self._dtype)
+        return linear.unpack(self.panels, self.out_features).to(self._dtype)
 
     @property
     def num_bytes(self) -> int:
@@ -56,7 +56,7 @@ class KernelLinear(PackedLinear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (..., in) to outputs (..., out)."""
-        return kernels.linear(inputs, self.panels, self.bias, self.out_features)
+        return linear.multiply(inputs, self.panels, self.bias, self.out_features)
 
 
 class LibraryLinear(PackedLinear):

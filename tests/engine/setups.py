@@ -10,12 +10,13 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import torch
 from transformers import DynamicCache
 
 from engine.attention import TreeMasks
-from engine.config import HeadStageConfig, ModelStageConfig, NgramStageConfig
+from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
 from engine.drafting.base import Drafter, NoStage
 from engine.drafting.head import HeadModel
@@ -155,3 +156,9 @@ def run(
 def token_ids(steps: list[Step]) -> list[int]:
     """The text of some steps."""
     return [token.token_id for step in steps for token in step.tokens]
+
+
+def compiling_config(checkpoint: Path, folder: Path, **changes: object) -> EngineConfig:
+    """One thread, since packages are compiled for a number of them."""
+    plain = EngineConfig(str(checkpoint), dtype="float32", threads=1, cache_dir=str(folder))
+    return replace(plain, **changes)  # type: ignore[arg-type]

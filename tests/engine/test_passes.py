@@ -12,16 +12,18 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from engine import EngineProcess, kernels
+from engine import EngineProcess
 from engine.api import Engine
 from engine.attention import TreeMasks
-from engine.config import EngineConfig, NgramStageConfig
+from engine.config import NgramStageConfig
+from engine.kernels import linear
 from engine.passes import PackedLinear, pack
 from engine.passes.package import Package
 from engine.passes.packed import KernelLinear
 from engine.request import GenerateRequest, SamplingParams, Step
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_network, save_checkpoint
+from tests.engine.setups import compiling_config as config
 
 PROMPT = tuple(1 + i * 7 % 50 for i in range(30))
 WIDTHS = (1, 2, 15, 16, 33, 64, 80)
@@ -42,7 +44,6 @@ def test_packed_weights_compute_the_same_and_can_be_had_back(
     cache: Path, kind: str, precision: str, with_kernels: bool
 ) -> None:
     """In whatever precision they can be kept: all is float32 to who asks."""
-    assert kernels.load(cache / "passes")
     network = make_network(kind)
     with torch.no_grad():
         for weight in network.parameters():
@@ -67,41 +68,17 @@ def test_packed_weights_compute_the_same_and_can_be_had_back(
 @pytest.mark.parametrize("rows", [2, 5, 6, 7, 13, 64])
 def test_rows_of_a_product_do_not_change_one_another(cache: Path, rows: int) -> None:
     """To the bit: a tree's node scores as it does alone, as far as linear layers go."""
-    assert kernels.load(cache / "passes")
     inputs = torch.randn(rows, 130)
-    panels = kernels.pack_linear(torch.randn(70, 130))
-    together = kernels.linear(inputs, panels, None, 70)
+    panels = linear.pack(torch.randn(70, 130))
+    together = linear.multiply(inputs, panels, None, 70)
     for row in range(rows):
-        alone = kernels.linear(inputs[row : row + 1], panels, None, 70)
+        alone = linear.multiply(inputs[row : row + 1], panels, None, 70)
         assert torch.equal(alone[0], together[row])
 
 
 def _causal(size: int) -> TreeMasks:
     mask = torch.full((1, 1, size, size), float("-inf")).triu(1)
     return TreeMasks(mask, mask)
-
-
-def config(checkpoint: Path, folder: Path, **changes: object) -> EngineConfig:
-    """One thread, since packages are compiled for a number of them."""
-    plain = EngineConfig(str(checkpoint), dtype="float32", threads=1, cache_dir=str(folder))
-    return replace(plain, **changes)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny target."""
-    return save_checkpoint(tmp_path_factory.mktemp("target"))
-
-
-@pytest.fixture(scope="module")
-def cache(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder with every package of that target, made by the real compiling process."""
-    folder = tmp_path_factory.mktemp("cache")
-    engine = Engine.load(config(checkpoint, folder, compile="wait"))
-    log = (folder / "passes/compiler.log").read_text()
-    assert engine.info.passes == {"target": "compiled"}, log
-    assert not engine.info.is_compiling
-    return folder
 
 
 @pytest.fixture

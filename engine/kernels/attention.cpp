@@ -1,0 +1,427 @@
+// Attention of a tree's rows over the cache: softmax(query x keys + mask) x values.
+//
+// The queries that read one head of the cache, of all rows and of all heads of its group, are one
+// sequence, row by row; threads share out those of all heads alike. Keys pass by in tiles, with a
+// running maximum and sum for each query (an "online" softmax), so that all that is in use stays
+// in the first caches, whatever the length. A tile's keys are transposed into panels once for the
+// block of queries that read them; then both products are the same chains of fused multiply-adds.
+//
+// The order of operations of a query depends on its keys alone: rows do not change one another's
+// figures, to the bit. A tile that is skipped since no query of the block sees it would have added
+// zeros.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "vectors.h"
+
+namespace {
+
+using at::Tensor;
+using stagetree::FloatVector;
+using stagetree::LANES;
+using stagetree::WordVector;
+
+constexpr int64_t PANEL = 2 * LANES;
+constexpr int MAX_ROWS = stagetree::NUM_REGISTERS >= 32 ? 12 : 6;  // accumulators fill registers
+constexpr int64_t TILE = 128;       // keys
+constexpr int64_t BLOCK = 48;       // queries that share a tile's transposed keys
+constexpr int64_t CACHE_LINE = 16;  // floats
+constexpr float HIDDEN = -std::numeric_limits<float>::infinity();
+
+inline FloatVector load(const float* data) {
+  FloatVector vector;
+  std::memcpy(&vector, data, sizeof vector);
+  return vector;
+}
+
+inline void store(float* data, FloatVector vector) { std::memcpy(data, &vector, sizeof vector); }
+
+inline int64_t round_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
+
+inline FloatVector in_every_lane(float x) { return x - FloatVector{}; }
+
+// e to the power of x <= 0, within 1e-7 of it; zero below what a normal float32 holds.
+inline FloatVector exponential(FloatVector x) {
+  constexpr float SHIFT = 0x1.8p23f;  // what it is added to is rounded to whole numbers
+  const FloatVector shifted = x * 0x1.715476p0f + SHIFT;
+  const FloatVector whole = shifted - SHIFT;
+  const FloatVector rest = x - whole * 0x1.62e4p-1f - whole * 0x1.7f7d1cp-20f;  // of ln 2, in two
+  FloatVector power = rest * 1.9875691500e-4f + 1.3981999507e-3f;  // the polynomial of Cephes
+  power = power * rest + 8.3334519073e-3f;
+  power = power * rest + 4.1665795894e-2f;
+  power = power * rest + 1.6666665459e-1f;
+  power = power * rest + 5.0000001201e-1f;
+  power = power * (rest * rest) + rest + 1.0f;
+  const FloatVector scaled = (FloatVector)((WordVector)power + ((WordVector)shifted << 23));
+  return x < -87.0f ? FloatVector{} : scaled;
+}
+
+// Rows of floats, `stride` apart.
+template <typename Float>
+struct Matrix {
+  Float* data;
+  int64_t stride;
+
+  Float* row(int64_t index) const { return data + index * stride; }
+};
+
+// Panel p of a right factor starts at p * stride; its rows are `step` apart.
+struct Panels {
+  const float* data;
+  int64_t stride, step;
+};
+
+// output += left x right, for ROWS rows of `depth` and PANELS panels.
+template <int ROWS, int PANELS>
+inline void multiply_block(
+    Matrix<const float> left, int64_t depth, Panels right, Matrix<float> output) {
+  constexpr int WIDTH = 2 * PANELS;  // vectors
+  FloatVector sums[ROWS][WIDTH] = {};
+  for (int64_t k = 0; k < depth; ++k) {
+    FloatVector factors[WIDTH];
+    for (int i = 0; i < WIDTH; ++i)
+      factors[i] = load(right.data + k * right.step + i / 2 * right.stride + i % 2 * LANES);
+    for (int r = 0; r < ROWS; ++r) {
+      const FloatVector x = in_every_lane(left.row(r)[k]);
+      for (int i = 0; i < WIDTH; ++i) sums[r][i] += x * factors[i];
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    for (int i = 0; i < WIDTH; ++i) {
+      float* sum = output.row(r) + i * LANES;
+      store(sum, load(sum) + sums[r][i]);
+    }
+  }
+}
+
+template <int ROWS>
+void multiply_rows(
+    Matrix<const float> left, int64_t depth, Panels right, int64_t num_panels,
+    Matrix<float> output) {
+  constexpr int PANELS = ROWS == 1 ? 4 : ROWS <= 3 ? 2 : 1;
+  const auto rest = [&](int64_t p) {
+    return Panels{right.data + p * right.stride, right.stride, right.step};
+  };
+  int64_t p = 0;
+  for (; p + PANELS <= num_panels; p += PANELS)
+    multiply_block<ROWS, PANELS>(left, depth, rest(p), {output.data + p * PANEL, output.stride});
+  for (; p < num_panels; ++p)
+    multiply_block<ROWS, 1>(left, depth, rest(p), {output.data + p * PANEL, output.stride});
+}
+
+template <int... INDICES>
+constexpr auto row_kernels(std::integer_sequence<int, INDICES...>) {
+  return std::array{&multiply_rows<INDICES + 1>...};
+}
+
+constexpr auto MULTIPLY = row_kernels(std::make_integer_sequence<int, MAX_ROWS>());
+
+// Of two vectors: the lanes of `low` where a lane's number lacks the bit DISTANCE and those of
+// `high` DISTANCE lanes below elsewhere; or (UPPER) what that leaves over.
+template <int DISTANCE, bool UPPER, int... I>
+inline FloatVector exchange(FloatVector low, FloatVector high, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(
+      low, high, ((I & DISTANCE ? LANES + I - DISTANCE : I) + (UPPER ? DISTANCE : 0))...);
+}
+
+// Exchanges ever smaller blocks across the diagonal.
+template <int DISTANCE = LANES / 2>
+inline void transpose(FloatVector (&square)[LANES]) {
+  constexpr auto lanes = std::make_integer_sequence<int, LANES>();
+  for (int i = 0; i < LANES; ++i) {
+    if (i & DISTANCE) continue;
+    const FloatVector low = square[i], high = square[i + DISTANCE];
+    square[i] = exchange<DISTANCE, false>(low, high, lanes);
+    square[i + DISTANCE] = exchange<DISTANCE, true>(low, high, lanes);
+  }
+  if constexpr (DISTANCE > 1) transpose<DISTANCE / 2>(square);
+}
+
+// Transposes LANES keys into half a panel.
+void pack_lanes(const std::array<const float*, LANES>& keys, int64_t size, float* panel) {
+  int64_t k = 0;
+  for (; k + LANES <= size; k += LANES) {
+    FloatVector square[LANES];
+    for (int i = 0; i < LANES; ++i) square[i] = load(keys[i] + k);
+    transpose(square);
+    for (int i = 0; i < LANES; ++i) store(panel + (k + i) * PANEL, square[i]);
+  }
+  for (; k < size; ++k)
+    for (int i = 0; i < LANES; ++i) panel[k * PANEL + i] = keys[i][k];
+}
+
+// The last panel is filled up with copies of the last key, which the scores' mask hides.
+void pack_keys(Matrix<const float> keys, int64_t count, int64_t size, float* panels) {
+  const int64_t padded = round_up(count, PANEL);
+  for (int64_t first = 0; first < padded; first += LANES) {
+    std::array<const float*, LANES> lanes;
+    for (int i = 0; i < LANES; ++i) lanes[i] = keys.row(std::min(first + i, count - 1));
+    pack_lanes(lanes, size, panels + first / PANEL * PANEL * size + first % PANEL);
+  }
+}
+
+// The running softmax of one query.
+struct Running {
+  float maximum = std::numeric_limits<float>::lowest();  // finite: nothing is inf - inf
+  FloatVector sum = {};
+};
+
+template <int DISTANCE = LANES / 2, int... I>
+inline float largest_lane(FloatVector vector, std::integer_sequence<int, I...> lanes) {
+  const FloatVector other = __builtin_shufflevector(vector, vector, (I ^ DISTANCE)...);
+  vector = vector > other ? vector : other;
+  if constexpr (DISTANCE == 1)
+    return vector[0];
+  else
+    return largest_lane<DISTANCE / 2>(vector, lanes);
+}
+
+float largest(const float* data, int64_t count) {
+  FloatVector most = load(data);
+  for (int64_t k = LANES; k < count; k += LANES) {
+    const FloatVector next = load(data + k);
+    most = most > next ? most : next;
+  }
+  return largest_lane(most, std::make_integer_sequence<int, LANES>());
+}
+
+// Turns the scores of a tile into weights, and brings what was summed so far to their scale.
+void soften(float* scores, int64_t count, Running& running, float* mixed, int64_t value_size) {
+  const float maximum = std::max(running.maximum, largest(scores, count));
+  if (maximum > running.maximum) {
+    const FloatVector shrink = exponential(in_every_lane(running.maximum - maximum));
+    for (int64_t k = 0; k < value_size; k += LANES) store(mixed + k, load(mixed + k) * shrink);
+    running.sum *= shrink;
+    running.maximum = maximum;
+  }
+  FloatVector sum = running.sum;
+  for (int64_t k = 0; k < count; k += LANES) {
+    const FloatVector weights = exponential(load(scores + k) - maximum);
+    store(scores + k, weights);
+    sum += weights;
+  }
+  running.sum = sum;
+}
+
+// A tensor (1, heads, rows, size) whose rows are contiguous.
+struct Heads {
+  const float* data;
+  int64_t head_stride, row_stride;
+
+  explicit Heads(const Tensor& tensor)
+      : data(tensor.const_data_ptr<float>()),
+        head_stride(tensor.stride(1)),
+        row_stride(tensor.stride(2)) {}
+
+  Matrix<const float> rows(int64_t head, int64_t first) const {
+    return {data + head * head_stride + first * row_stride, row_stride};
+  }
+};
+
+struct Problem {
+  Heads query, keys, values;
+  Matrix<const float> mask;
+  int64_t kv_heads, group, rows, length, size, value_size;
+  float scale;
+  float* output;
+
+  int64_t padded_value_size() const { return round_up(value_size, PANEL); }
+};
+
+// Memory that a thread keeps from call to call.
+struct Scratch {
+  struct alignas(CACHE_LINE * sizeof(float)) Line {
+    float values[CACHE_LINE];
+  };
+  std::vector<Line> queries, keys, values, mixed;
+
+  static float* sized(std::vector<Line>& lines, int64_t count) {
+    const size_t needed = count / CACHE_LINE + 1;
+    if (lines.size() < needed) lines.resize(needed);
+    return lines.data()->values;
+  }
+};
+
+// Consecutive queries of one head of the cache: query i is head i % group of its group in row
+// i / group.
+class Block {
+ public:
+  Block(const Problem& problem, int64_t kv_head, int64_t first, int64_t count, Scratch& scratch)
+      : problem_(problem),
+        kv_head_(kv_head),
+        first_(first),
+        count_(count),
+        queries_(Scratch::sized(scratch.queries, BLOCK * problem.size)),
+        keys_(Scratch::sized(scratch.keys, TILE * problem.size)),
+        values_(Scratch::sized(scratch.values, TILE * problem.padded_value_size())),
+        mixed_(Scratch::sized(scratch.mixed, BLOCK * problem.padded_value_size())) {}
+
+  void attend() {
+    read_queries();
+    std::fill_n(mixed_, count_ * problem_.padded_value_size(), 0.0f);
+    for (int64_t start = 0; start < problem_.length; start += TILE) {
+      const int64_t count = std::min(TILE, problem_.length - start);
+      if (!is_hidden(start, count)) attend_tile(start, count);
+    }
+    write_output();
+  }
+
+ private:
+  int64_t row(int64_t index) const { return (first_ + index) / problem_.group; }
+  int64_t head(int64_t index) const {
+    return kv_head_ * problem_.group + (first_ + index) % problem_.group;
+  }
+
+  void read_queries() {
+    for (int64_t i = 0; i < count_; ++i) {
+      const float* query = problem_.query.rows(head(i), row(i)).data;
+      float* copy = queries_ + i * problem_.size;
+      for (int64_t k = 0; k < problem_.size; ++k) copy[k] = query[k] * problem_.scale;
+    }
+  }
+
+  // No query of the block sees any of these keys.
+  bool is_hidden(int64_t start, int64_t count) const {
+    for (int64_t r = row(0); r <= row(count_ - 1); ++r) {
+      const float* mask = problem_.mask.row(r) + start;
+      if (!std::all_of(mask, mask + count, [](float x) { return x == HIDDEN; })) return false;
+    }
+    return true;
+  }
+
+  // The values of a tile, copied only if their last panel would reach past a row's end. With many
+  // queries they are fetched ahead, since the products then read them panel by panel.
+  Panels tile_values(int64_t start, int64_t count) {
+    const Matrix<const float> values = problem_.values.rows(kv_head_, start);
+    const int64_t size = problem_.value_size, padded = problem_.padded_value_size();
+    if (size == padded) {
+      for (int64_t i = 0; i < count && count_ >= MAX_ROWS; ++i)
+        for (int64_t k = 0; k < size; k += CACHE_LINE) __builtin_prefetch(values.row(i) + k);
+      return {values.data, PANEL, values.stride};
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      std::copy_n(values.row(i), size, values_ + i * padded);
+      std::fill_n(values_ + i * padded + size, padded - size, 0.0f);
+    }
+    return {values_, PANEL, padded};
+  }
+
+  void attend_tile(int64_t start, int64_t count) {
+    const int64_t size = problem_.size, width = problem_.padded_value_size();
+    pack_keys(problem_.keys.rows(kv_head_, start), count, size, keys_);
+    const Panels values = tile_values(start, count);
+    const int64_t padded = round_up(count, PANEL);
+    alignas(FloatVector) float scores[MAX_ROWS * TILE];
+    const int64_t parts = (count_ + MAX_ROWS - 1) / MAX_ROWS;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t top = count_ * part / parts, rows = count_ * (part + 1) / parts - top;
+      for (int64_t r = 0; r < rows; ++r)
+        start_scores(problem_.mask.row(row(top + r)) + start, count, scores + r * TILE);
+      float* mixed = mixed_ + top * width;
+      const auto multiply = MULTIPLY[rows - 1];
+      multiply(
+          {queries_ + top * size, size}, size, {keys_, PANEL * size, PANEL}, padded / PANEL,
+          {scores, TILE});
+      for (int64_t r = 0; r < rows; ++r)
+        soften(scores + r * TILE, padded, running_[top + r], mixed + r * width, width);
+      multiply({scores, TILE}, count, values, width / PANEL, {mixed, width});
+    }
+  }
+
+  // The product is added to the mask.
+  static void start_scores(const float* mask, int64_t count, float* scores) {
+    std::fill(std::copy_n(mask, count, scores), scores + round_up(count, PANEL), HIDDEN);
+  }
+
+  void write_output() const {
+    const int64_t num_heads = problem_.kv_heads * problem_.group, size = problem_.value_size;
+    for (int64_t i = 0; i < count_; ++i) {
+      float sum = 0;
+      for (int lane = 0; lane < LANES; ++lane) sum += running_[i].sum[lane];
+      const float* mixed = mixed_ + i * problem_.padded_value_size();
+      float* output = problem_.output + (row(i) * num_heads + head(i)) * size;
+      for (int64_t k = 0; k < size; ++k) output[k] = mixed[k] / sum;
+    }
+  }
+
+  const Problem& problem_;
+  const int64_t kv_head_, first_, count_;
+  float *const queries_, *const keys_, *const values_, *const mixed_;
+  Running running_[BLOCK];
+};
+
+void attend(const Problem& problem) {
+  const int64_t queries = problem.rows * problem.group;
+  const int64_t products = problem.length * (problem.size + problem.value_size);
+  // A thread is worth waking for some 100,000 products.
+  const int64_t grain = 100000 / std::max<int64_t>(products, 1) + 1;
+  at::parallel_for(0, problem.kv_heads * queries, grain, [&](int64_t begin, int64_t end) {
+    thread_local Scratch scratch;
+    for (int64_t next; begin < end; begin = next) {
+      const int64_t kv_head = begin / queries, first = begin % queries;
+      next = std::min({begin + BLOCK, (kv_head + 1) * queries, end});
+      Block(problem, kv_head, first, next - begin, scratch).attend();
+    }
+  });
+}
+
+Tensor with_contiguous_rows(const Tensor& given) {
+  const Tensor tensor = given.to(at::kFloat);
+  return tensor.stride(-1) == 1 ? tensor : tensor.contiguous();
+}
+
+Tensor attention(
+    const Tensor& given, const Tensor& given_keys, const Tensor& given_values,
+    const Tensor& given_mask, double scale) {
+  TORCH_CHECK(
+      given.dim() == 4 && given_keys.dim() == 4 && given_values.dim() == 4 && given_mask.dim() == 4,
+      "attention takes tensors of four dimensions");
+  const int64_t heads = given.size(1), rows = given.size(2), size = given.size(3);
+  const int64_t kv_heads = given_keys.size(1), length = given_keys.size(2);
+  const int64_t value_size = given_values.size(3);
+  TORCH_CHECK(kv_heads > 0 && heads % kv_heads == 0, heads, " heads over ", kv_heads);
+  TORCH_CHECK(
+      given.size(0) == 1 && given_keys.sizes() == at::IntArrayRef({1, kv_heads, length, size}) &&
+          given_values.sizes() == at::IntArrayRef({1, kv_heads, length, value_size}) &&
+          given_mask.sizes() == at::IntArrayRef({1, 1, rows, length}),
+      "shapes of attention differ: query ", given.sizes(), ", keys ", given_keys.sizes(),
+      ", values ", given_values.sizes(), ", mask ", given_mask.sizes());
+  const Tensor query = with_contiguous_rows(given), keys = with_contiguous_rows(given_keys);
+  const Tensor values = with_contiguous_rows(given_values), mask = with_contiguous_rows(given_mask);
+  Tensor output = at::empty({1, rows, heads, value_size}, query.options());
+  attend({
+      .query = Heads(query),
+      .keys = Heads(keys),
+      .values = Heads(values),
+      .mask = {mask.const_data_ptr<float>(), mask.stride(2)},
+      .kv_heads = kv_heads,
+      .group = heads / kv_heads,
+      .rows = rows,
+      .length = length,
+      .size = size,
+      .value_size = value_size,
+      .scale = static_cast<float>(scale),
+      .output = output.mutable_data_ptr<float>(),
+  });
+  return output.to(given.scalar_type());
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(stagetree, library) {
+  library.def(
+      "attention(Tensor query, Tensor keys, Tensor values, Tensor mask, float scale) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(stagetree, CPU, library) { library.impl("attention", attention); }

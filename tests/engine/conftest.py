@@ -1,0 +1,31 @@
+"""What several tests of the engine need and is long in the making."""
+
+from pathlib import Path
+
+import pytest
+
+from engine import kernels
+from engine.api import Engine
+from tests.checkpoints import save_checkpoint
+from tests.engine.setups import compiling_config
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny target."""
+    return save_checkpoint(tmp_path_factory.mktemp("target"))
+
+
+@pytest.fixture(scope="session")
+def cache(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the kernels and that target's package, by the real compiling process.
+
+    The kernels are loaded, too.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    engine = Engine.load(compiling_config(checkpoint, folder, compile="wait"))
+    log = (folder / "passes/compiler.log").read_text()
+    assert engine.info.passes == {"target": "compiled"}, log
+    assert not engine.info.is_compiling
+    assert kernels.is_loaded()
+    return folder
