@@ -119,7 +119,8 @@ class Decoder:
         num_kept, reason = self._cut(request, context, emitted)
         self.target.commit(tree, path[:num_kept])
         context.tokens.extend(emitted[:num_kept])
-        tokens = describe(logits[[0, *path][:num_kept]], emitted, origins, request.num_logprobs)
+        rows = [0, *path][:num_kept]
+        tokens = describe(logits, rows, emitted, origins, request.num_logprobs)
         stages = tuple(
             work.stats(tree.origins.count(work.name), origins.count(work.name))
             for work in drafter.take_work()
@@ -200,14 +201,21 @@ def _sampling_problem(request: GenerateRequest, vocab_size: int) -> str | None:
 
 
 def describe(
-    logits: Tensor, token_ids: Sequence[int], origins: Sequence[str], num_logprobs: int | None
+    logits: Tensor,
+    rows: Sequence[int],
+    token_ids: Sequence[int],
+    origins: Sequence[str],
+    num_logprobs: int | None,
 ) -> tuple[EmittedToken, ...]:
-    """A noun for each row of `logits` (tokens, vocabulary), with log-probabilities if asked for."""
-    chosen = list(zip(token_ids, origins, strict=False))[: len(logits)]
+    """A noun for the token of each of these rows of `logits`, with log-probabilities if asked for.
+
+    `logits` are (nodes, vocabulary); tokens and origins beyond the rows are left out.
+    """
+    chosen = list(zip(token_ids, origins, strict=False))[: len(rows)]
     if num_logprobs is None:
-        return tuple(EmittedToken(token, origin) for token, origin in chosen)
-    logprobs = logits.float().log_softmax(dim=-1)
-    own = logprobs.gather(1, torch.tensor(token_ids[: len(logits)], device=logits.device)[:, None])
+        return tuple([EmittedToken(token, origin) for token, origin in chosen])
+    logprobs = logits[rows].float().log_softmax(dim=-1)
+    own = logprobs.gather(1, torch.tensor(token_ids[: len(rows)], device=logits.device)[:, None])
     top = logprobs.topk(num_logprobs, dim=-1)
     alternatives = [
         tuple(zip(ids, values, strict=True))
