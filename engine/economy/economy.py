@@ -147,8 +147,7 @@ class Economy:
         scores = tree.scores()
         order = sorted(nodes, key=lambda node: (-scores[node], node))
         reach = [math.exp(scores[node]) for node in order]
-        steps = self._step_milliseconds(len(order))
-        size, _ = best_size(reach, steps)
+        size = best_size(reach, self._step_milliseconds(len(order)))[0] if order else 0
         self.expected_tokens = 1 + sum(reach[:size])
         passes = (self.costs.curve(name)(1 + size) for name in (TARGET_PASS, HOST))
         self.expected_milliseconds = (self._spent + sum(passes)) * self.costs.load
