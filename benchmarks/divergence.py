@@ -92,7 +92,7 @@ def _gap(
     if request.sampling.is_greedy:
         return gap
     noise = NoiseRows(request.sampling.seed, engine.info.vocab_size)
-    ours, theirs = noise.values(len(prompt), [plain, other])
+    ours, theirs = noise.values([len(prompt)], [[plain, other]]).tolist()
     return gap / request.sampling.temperature + ours - theirs
 
 

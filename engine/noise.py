@@ -6,14 +6,17 @@ belongs to token id x. They are made on the host, so that every device sees the 
 """
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Tokens = NDArray[np.intp]
+
 _WORD = (1 << 64) - 1
-_RING = 256
+_KEPT_POSITIONS = 128
 
 
 def random_bits(seed: int, position: int, vocab_size: int) -> NDArray[np.uint64]:
@@ -23,7 +26,7 @@ def random_bits(seed: int, position: int, vocab_size: int) -> NDArray[np.uint64]
     return np.random.Philox(key=key, counter=counter).random_raw(vocab_size)
 
 
-def gumbel(bits: NDArray[np.uint64]) -> Tensor:
+def gumbel(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
     """Standard Gumbel variates, float32, from 64-bit words.
 
     Of each word the upper 52 bits make v, uniform in (0, 1) and never 0 or 1; with u = 1 - v,
@@ -33,42 +36,43 @@ def gumbel(bits: NDArray[np.uint64]) -> Tensor:
     v = (bits >> np.uint64(12)).astype(np.float64)
     v += 0.5
     v *= -(2.0**-52)
-    noise = -np.log(-np.log1p(v))
-    return torch.from_numpy(noise.astype(np.float32))
+    noise: NDArray[np.float64] = -np.log(-np.log1p(v))
+    return noise.astype(np.float32)
 
 
 class NoiseRows:
-    """The noise of one request: a row of `vocab_size` variates for each position, made once.
+    """The noise of one request: a variate for each position and each of `vocab_size` tokens.
 
-    Every node of a depth and every stage reads the same row, which is what makes a draft tend to
-    choose the target's token. Rows of the last few hundred positions are kept.
+    Every node of a depth and every stage reads the same one, which is what makes a draft tend to
+    choose the target's token. What was made for the last hundred positions is kept.
     """
 
     def __init__(self, seed: int, vocab_size: int, device: torch.device | str = "cpu") -> None:
         self.seed = seed
         self.vocab_size = vocab_size
-        self._device = device
-        self._rows: dict[int, Tensor] = {}
+        bits = lru_cache(_KEPT_POSITIONS)(partial(random_bits, seed, vocab_size=vocab_size))
+
+        @lru_cache(_KEPT_POSITIONS)
+        def row(position: int) -> Tensor:
+            return torch.from_numpy(gumbel(bits(position))).to(device)
+
+        # Neither knows this object, so they go with it.
+        self._bits, self._row = bits, row
 
     def row(self, position: int) -> Tensor:
         """The noise of one position: float32, shape (vocab_size,)."""
-        row = self._rows.get(position)
-        if row is None:
-            if len(self._rows) >= _RING:
-                del self._rows[next(iter(self._rows))]
-            row = gumbel(random_bits(self.seed, position, self.vocab_size)).to(self._device)
-            self._rows[position] = row
-        return row
+        return self._row(position)
 
     def rows(self, positions: Sequence[int]) -> Tensor:
-        """The noise of several positions: float32, shape (len(positions), vocab_size)."""
+        """The noise of all tokens at several positions: float32, (len(positions), vocab_size)."""
         return torch.stack([self.row(position) for position in positions])
 
-    def values(self, position: int, token_ids: Sequence[int]) -> list[float]:
-        """The noise of a few token ids at one position."""
-        row = self.row(position)
-        if row.device.type == "cpu":
-            host = row.numpy()
-            return [float(host[token_id]) for token_id in token_ids]
-        values: list[float] = row[list(token_ids)].tolist()
-        return values
+    def values(
+        self, positions: Sequence[int], token_ids: Sequence[Sequence[int] | Tokens]
+    ) -> NDArray[np.float32]:
+        """The noise of a few tokens at each of several positions, one list after the other.
+
+        On the host; no whole row is made, since the logarithms are the greater part of its cost.
+        """
+        pairs = zip(positions, token_ids, strict=True)
+        return gumbel(np.concatenate([self._bits(place).take(tokens) for place, tokens in pairs]))

@@ -33,6 +33,11 @@ class SamplingParams:
         """True where the noise is zero and the division by temperature is left out."""
         return self.temperature < 1e-5
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether any token may be left out for being unlikely."""
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:

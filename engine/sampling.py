@@ -7,6 +7,7 @@ filtered softmax (Gumbel-max) and depends on nothing that a drafter does.
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,11 +33,15 @@ class Sampler:
         logits = logits.float()
         if self.params.is_greedy:
             return logits
-        filtered = filter_logits(logits, self.params)
-        noise = self.noise.rows(positions)
         # A draft's vocabulary may be padded to another size than the target's; ids stay the same.
-        width = min(filtered.shape[-1], noise.shape[-1])
-        return filtered[:, :width] + noise[:, :width]
+        filtered = filter_logits(logits, self.params)[:, : self.noise.vocab_size]
+        if not self.params.is_filtered:
+            return filtered + self.noise.rows(positions)[:, : filtered.shape[-1]]
+        kept = (filtered > -math.inf).cpu().numpy()
+        noise = self.noise.values(positions, [np.flatnonzero(row) for row in kept])
+        places = torch.from_numpy(np.flatnonzero(kept)).to(filtered.device)
+        noisy = filtered.flatten().index_add(0, places, torch.from_numpy(noise).to(places.device))
+        return noisy.view_as(filtered)
 
     def choose(self, logits: Tensor, positions: Sequence[int]) -> list[int]:
         """The token of every row."""

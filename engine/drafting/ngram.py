@@ -159,7 +159,7 @@ def _under_noise(
     The best of the tokens not listed is itself Gumbel, around the logarithm of their mass.
     """
     temperature = context.sampler.params.temperature
-    noise = context.sampler.noise.values(position, tokens)
+    noise = context.sampler.noise.values([position], [tokens]).tolist()
     perturbed = [lp / temperature + g for lp, g in zip(logprobs, noise, strict=True)]
     missing = max(1e-6, 1.0 - sum(math.exp(lp) for lp in logprobs))
     rest = math.log(missing) / temperature + _EULER

@@ -42,7 +42,7 @@ def test_the_bits_do_not_depend_on_the_vocabulary_or_on_what_was_asked_before() 
     assert torch.equal(rows.row(50), late)
     assert torch.equal(NoiseRows(9, 40).row(50), late[:40])
     assert torch.equal(rows.rows([50, 51, 50])[2], late)
-    assert rows.values(50, [3, 1]) == [late[3].item(), late[1].item()]
+    assert rows.values([50, 51], [[3, 1], [0]]).tolist() == [late[3], late[1], rows.row(51)[0]]
 
 
 def test_every_word_gives_finite_noise_and_the_tail_is_resolved() -> None:
@@ -53,7 +53,7 @@ def test_every_word_gives_finite_noise_and_the_tail_is_resolved() -> None:
 
 
 def test_it_is_gumbel_in_the_middle_and_in_the_tail() -> None:
-    values = gumbel(random_bits(3, 0, 1 << 21)).double()
+    values = noise_of(3, 0, 1 << 21).double()
     for threshold in (-2.0, -1.0, 0.0, 1.0, 3.0, 6.0, 9.0):
         share = -math.expm1(-math.exp(-threshold))
         deviation = math.sqrt(share * (1 - share) / len(values))
@@ -69,14 +69,18 @@ def test_rare_tokens_win_as_often_as_they_should() -> None:
     assert abs(wins - expected) < 5 * math.sqrt(expected)
 
 
+def noise_of(seed: int, position: int, size: int) -> torch.Tensor:
+    return torch.from_numpy(gumbel(random_bits(seed, position, size)))
+
+
 def neighbours() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     size = 1 << 16
-    base = gumbel(random_bits(5, 20, size + 4))
+    base = noise_of(5, 20, size + 4)
     return {
-        "seed": (base[:size], gumbel(random_bits(6, 20, size))),
-        "high seed bit": (base[:size], gumbel(random_bits(5 | 1 << 63, 20, size))),
-        "position": (base[:size], gumbel(random_bits(5, 21, size))),
-        "seed for position": (base[:size], gumbel(random_bits(20, 5, size))),
+        "seed": (base[:size], noise_of(6, 20, size)),
+        "high seed bit": (base[:size], noise_of(5 | 1 << 63, 20, size)),
+        "position": (base[:size], noise_of(5, 21, size)),
+        "seed for position": (base[:size], noise_of(20, 5, size)),
         "token": (base[:size], base[1 : size + 1]),
         "block of tokens": (base[:size], base[4 : size + 4]),
     }
