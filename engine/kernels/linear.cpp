@@ -97,8 +97,8 @@ void multiply(
   static constexpr auto kernels =
       row_kernels<Weight>(std::make_integer_sequence<int, MAX_ROWS>());
   const int64_t blocks = (rows + MAX_ROWS - 1) / MAX_ROWS;
-  // A thread is worth waking for some 20,000 products; a chunk of panels stays in the first caches.
-  const int64_t grain = std::max<int64_t>(1, 20000 / (rows * in * PANEL) + 1);
+  // A thread is worth waking for some 100,000 products; a chunk of panels stays in the first caches.
+  const int64_t grain = 100000 / (rows * in * PANEL) + 1;
   at::parallel_for(0, num_panels, grain, [&](int64_t begin, int64_t end) {
     constexpr int64_t CHUNK = 4;
     for (int64_t first = begin; first < end; first += CHUNK) {
