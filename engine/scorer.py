@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -233,7 +234,7 @@ class TreeScorer(ABC):
 
     def _pass_inputs(self, feed: Pass) -> PassInputs:
         positions = feed.positions
-        mask, windowed_mask = self._masks(feed)
+        mask, windowed_mask = self._masks(feed, positions)
         return PassInputs(
             torch.tensor([feed.ids], device=self.device),
             torch.tensor([positions], device=self.device),
@@ -242,24 +243,22 @@ class TreeScorer(ABC):
             windowed_mask,
         )
 
-    def _masks(self, feed: Pass) -> tuple[Tensor, Tensor]:
+    def _masks(self, feed: Pass, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """What each row of the pass may see: committed rows before it, its ancestors, itself."""
-        positions, root, num_pending = feed.positions, feed.root, len(feed.pending)
+        root, num_pending = feed.root, len(feed.pending)
         columns = [*feed.earlier, *feed.nodes]
-        visible = np.zeros((len(positions), root + len(columns)), dtype=np.bool_)
-        visible[num_pending:, :root] = True
+        mask = np.zeros((len(positions), root + len(columns)), dtype=np.float32)
         if num_pending:
-            visible[:num_pending] = np.tri(num_pending, root + len(columns), feed.start)
-        visible[num_pending:, root:] = feed.tree.ancestor_mask(feed.nodes, columns)
-        mask = self._additive(visible)
+            mask[:num_pending] = _additive(np.tri(num_pending, mask.shape[1], feed.start))
+        mask[num_pending:, root:] = _additive(feed.tree.ancestor_mask(feed.nodes, columns))
+        full = self._to_device(mask)
         if not 0 < self.limits.window <= max(positions):
-            return mask, mask
+            return full, full
         seen = [*range(root), *(root + feed.tree.depths[node] for node in columns)]
         distance = np.array(positions)[:, None] - np.array(seen)[None, :]
-        return mask, self._additive(visible & (distance < self.limits.window))
+        return full, self._to_device(mask + _additive(distance < self.limits.window))
 
-    def _additive(self, visible: NDArray[np.bool_]) -> Tensor:
-        mask = np.where(visible, np.float32(0), np.float32("-inf"))
+    def _to_device(self, mask: NDArray[np.float32]) -> Tensor:
         return torch.from_numpy(mask)[None, None].to(self.device, self.dtype)
 
     def _example(self, width: int, length: int | None = None) -> Example:
@@ -275,6 +274,11 @@ class TreeScorer(ABC):
         windowed_mask[..., ::2] = float("-inf")
         inputs = PassInputs(ids, positions, places + end - width, mask, windowed_mask)
         return Example(inputs, self._extra(width), self._cache.rows)
+
+
+def _additive(visible: NDArray[Any]) -> NDArray[np.float32]:
+    """What to add to scores: nothing where a row may see another, else minus infinity."""
+    return np.where(visible, np.float32(0), np.float32("-inf"))
 
 
 def _bytes_read(module: nn.Module) -> int:
