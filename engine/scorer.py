@@ -234,7 +234,7 @@ class TreeScorer(ABC):
 
     def _pass_inputs(self, feed: Pass) -> PassInputs:
         positions = feed.positions
-        mask, windowed_mask = self._masks(feed, positions)
+        mask, windowed_mask = self._masks(feed)
         return PassInputs(
             torch.tensor([feed.ids], device=self.device),
             torch.tensor([positions], device=self.device),
@@ -243,9 +243,9 @@ class TreeScorer(ABC):
             windowed_mask,
         )
 
-    def _masks(self, feed: Pass, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _masks(self, feed: Pass) -> tuple[Tensor, Tensor]:
         """What each row of the pass may see: committed rows before it, its ancestors, itself."""
-        root, num_pending = feed.root, len(feed.pending)
+        positions, root, num_pending = feed.positions, feed.root, len(feed.pending)
         columns = [*feed.earlier, *feed.nodes]
         mask = np.zeros((len(positions), root + len(columns)), dtype=np.float32)
         if num_pending:

@@ -51,8 +51,12 @@ class NgramDrafter:
     ) -> list[int]:
         """Add the at most `budget` likeliest nodes below `leaves` and recommend them all.
 
-        Nodes that are less likely than the economy's floor could not pay and are left out.
+        Nodes that are less likely than the economy's floor could not pay and are left out; all are
+        while guessing does not pay.
         """
+        if not context.economy.may_guess:
+            return []
+        before = self.work.milliseconds
         with self.work.timed():
             scores = tree.scores()
             floor = context.economy.floor
@@ -82,6 +86,7 @@ class NgramDrafter:
                 if match is not None:
                     matches[node] = match
                 extend(node, -cost)
+        context.economy.guess(self.work.milliseconds - before)
         return list(proposed)
 
     def take_work(self) -> list[StageWork]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from engine.economy.calibration import Calibration, Kind
 from engine.economy.costs import Costs
+from engine.economy.guesses import Guesses
 from engine.economy.outlook import Outlook
 from engine.economy.trials import Trials
 from engine.tree import TokenTree
@@ -64,7 +65,9 @@ class Economy:
         self._is_greedy = True
         self._calibrations = {True: Calibration(), False: Calibration()}
         self._stages: dict[tuple[str, bool], _Stage] = {}
-        self._spent = self._drafting = 0.0
+        self._guesses = {True: Guesses(), False: Guesses()}
+        self._may_guess = True
+        self._spent = self._drafting = self._guessing = 0.0
         self._num_emitted = self._num_left = 0
 
     def start_text(self, is_greedy: bool, is_free: bool) -> None:
@@ -72,6 +75,7 @@ class Economy:
         self._is_greedy, self._is_free = is_greedy, is_free
         self._num_emitted = 0
         self._calibration.start_text()
+        self._guesses[is_greedy].start_text(self._plain_milliseconds)
         for stage in self._stages.values():
             stage.outlook.start_text()
             stage.trials.start_text()
@@ -81,7 +85,8 @@ class Economy:
         if not self.costs.curve(HOST).is_known:
             self.costs.curve(HOST).replace(_HOST_GUESS)
         self._num_left = num_left
-        self._spent = self._drafting = 0.0
+        self._spent = self._drafting = self._guessing = 0.0
+        self._may_guess = self._is_free or self._guesses[self._is_greedy].are_due()
         self._calibration.start_tree()
         for stage in self._stages.values():
             stage.outlook.start_tree()
@@ -93,9 +98,19 @@ class Economy:
         if self._is_free:
             return 0.0
         costs = self._milliseconds(TARGET_PASS, 1, _WIDE)
-        plain = max(costs[0] + self._price(HOST, 1), _NOTHING)
         price = (costs[-1] - costs[0]) / (_WIDE - 1) + _NODE_MILLISECONDS
-        return max(_SMALLEST_FLOOR, price / plain)
+        return max(_SMALLEST_FLOOR, price / self._plain_milliseconds)
+
+    @property
+    def may_guess(self) -> bool:
+        """Whether the n-grams are to be asked in this step."""
+        return self._may_guess
+
+    def guess(self, milliseconds: float) -> None:
+        """The n-grams have been asked, which took so long."""
+        self._guessing += milliseconds
+        if not self._is_free:
+            self._spent += milliseconds
 
     def believe(self, node: int, token: int, kind: Kind, claim: float) -> float:
         """The log acceptance estimate of a stage's claim, a log probability, about a child."""
@@ -158,8 +173,16 @@ class Economy:
         self._calibration.learn(reached)
         self._num_emitted += len(reached)
         self.costs.observe(TARGET_PASS, spending.num_rows, spending.target)
-        host = spending.total - spending.target - self._drafting
+        host = spending.total - spending.target - self._drafting - self._guessing
         self.costs.curve(HOST).observe(spending.num_nodes, host / self.costs.load)
+        plain = self._plain_milliseconds
+        passes = (
+            self._price(TARGET_PASS, spending.num_rows),
+            self._price(HOST, spending.num_nodes),
+        )
+        saved = len(reached) * plain - self._spent - sum(passes)
+        guesses = self._guesses[self._is_greedy]
+        guesses.settle(spending.total, self._guessing, saved, len(reached) > 1)
         for (_, is_greedy), stage in self._stages.items():
             if is_greedy == self._is_greedy:
                 stage.outlook.learn(reached)
@@ -169,6 +192,11 @@ class Economy:
     @property
     def _calibration(self) -> Calibration:
         return self._calibrations[self._is_greedy]
+
+    @property
+    def _plain_milliseconds(self) -> float:
+        """A step without any draft."""
+        return max(self._price(TARGET_PASS, 1) + self._price(HOST, 1), _NOTHING)
 
     def _stage(self, name: str) -> _Stage:
         return self._stages.setdefault((name, self._is_greedy), _Stage())
