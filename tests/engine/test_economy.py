@@ -250,3 +250,52 @@ def test_what_the_passes_of_a_step_took_is_not_counted_as_the_hosts_work() -> No
         economy.spend("draft", 1, 0.5)
         economy.learn([(0, 3)], Spending(total=1.8, target=1.0, num_rows=1, num_nodes=1))
     assert economy.costs.curve("host")(1) == pytest.approx(0.3, rel=0.1)
+
+
+def guessing_economy(num_hits: list[int], num_steps: int = 400) -> list[bool]:
+    """Steps of 1 ms in which n-grams, asked for 0.2 ms, find so many tokens: when they were asked.
+
+    The hits of step i are `num_hits[i]`, the last number those of all further ones.
+    """
+    economy = Economy(Costs())
+    economy.costs.curve(TARGET_PASS).replace({1: 0.9, 64: 0.9})
+    economy.costs.curve("host").replace({1: 0.1, 64: 0.1})
+    economy.start_text(is_greedy=True, is_free=False)
+    asked = []
+    for step in range(num_steps):
+        economy.start_step(1000)
+        asked.append(economy.may_guess)
+        hits, price = 0, 0.0
+        if economy.may_guess:
+            hits, price = num_hits[min(step, len(num_hits) - 1)], 0.2
+            economy.guess(price)
+        reached = [(0, 1)] * (1 + hits)
+        economy.learn(reached, Spending(1.0 + price, 0.9, 1 + hits, 1 + hits))
+    return asked
+
+
+def test_ngrams_that_find_nothing_are_soon_asked_only_now_and_then() -> None:
+    asked = guessing_economy([0])
+    assert all(asked[:10]), "a new text is not given a chance"
+    assert sum(asked) < 60
+    assert 0 < sum(asked[100:]) < 10
+
+
+def test_ngrams_that_pay_for_themselves_are_always_asked() -> None:
+    assert all(guessing_economy([1, 0, 1, 0, 0, 1]))
+
+
+def test_ngrams_are_asked_again_when_the_text_changes_to_their_liking() -> None:
+    asked = guessing_economy([0] * 150 + [3])
+    assert not all(asked[50:150])
+    assert all(asked[250:])
+
+
+def test_ngrams_are_always_asked_where_drafting_is_free() -> None:
+    economy = Economy()
+    economy.start_text(is_greedy=True, is_free=True)
+    for _ in range(100):
+        economy.start_step(1000)
+        assert economy.may_guess
+        economy.guess(0.2)
+        economy.learn([(0, 1)], Spending(1.2, 0.9, 1, 1))
