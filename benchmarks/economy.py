@@ -4,7 +4,8 @@
 
 Losses, against plain decoding: an adversarial drafter (a table that is sure of random tokens), an
 unrelated draft model (random weights, the target's vocabulary) and prompts of random tokens. Gains:
-a file's second copy with some names changed. The sweep: fixed sizes, used fully at every step,
+a file's second copy with some names changed, and the same with the reply left whole where it
+repeats itself, which all other cases cut off. The sweep: fixed sizes, used fully at every step,
 against `auto` on code at T = 0 and at T = 1, repetitive text, and with the unrelated draft. All in
 pairs, interleaved, with 95 % intervals as `stagetree bench` has them. Needs torch and transformers
 alone.
@@ -44,6 +45,7 @@ class Case:
     sampling: SamplingParams
     stages: tuple[StageConfig, ...]
     is_swept: bool = True
+    with_loops: bool = False
 
 
 def fixed_modes(stages: Sequence[StageConfig]) -> Iterator[Mode]:
@@ -111,7 +113,8 @@ def cases(arguments: argparse.Namespace, engine: Engine, folder: Path) -> Iterat
     yield Case("random text", noise, GREEDY, staged, is_swept=False)
     yield Case("code, T = 0", code, GREEDY, staged)
     yield Case("code, T = 1, top-k 50", code, SAMPLED, staged)
-    yield Case("repetitive text", copies, GREEDY, staged)
+    yield Case("a second copy", copies, GREEDY, staged)
+    yield Case("repetitive text", copies, GREEDY, staged, with_loops=True)
     yield Case("unrelated draft", code, GREEDY, unrelated)
 
 
@@ -120,7 +123,7 @@ def measure(engine: Engine, case: Case, arguments: argparse.Namespace) -> list[R
     modes = [PLAIN, Mode("auto", case.stages, "auto")]
     if case.is_swept and not arguments.no_sweep:
         modes += fixed_modes(case.stages)
-    workload = Workload(case.prompts, arguments.tokens, case.sampling, ())
+    workload = Workload(case.prompts, arguments.tokens, case.sampling, with_loops=case.with_loops)
     return compare(engine, modes, workload, arguments.repetitions).results
 
 

@@ -21,12 +21,16 @@ _LOOP = 16
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Prompts of token ids, how much of each reply to write, and how to sample it."""
+    """Prompts of token ids, how much of each reply to write, and how to sample it.
+
+    `with_loops` leaves replies whole that repeat themselves.
+    """
 
     prompts: Sequence[tuple[int, ...]]
     max_tokens: int
     sampling: SamplingParams
     stop_token_ids: tuple[int, ...] = ()
+    with_loops: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,9 @@ def compare(
     """
     requests = list(_requests(workload))
     written = [_text(engine, request) for request in requests]
-    texts = [text[: length_without_loop(text)] for text in written]
+    texts = written
+    if not workload.with_loops:
+        texts = [text[: length_without_loop(text)] for text in written]
     passages = [_Passage(*pair) for pair in zip(requests, texts, strict=True) if len(pair[1]) > 1]
     if not passages:
         raise ConfigError("every reply ended with its first token: give prompts that go on.")

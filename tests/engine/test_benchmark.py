@@ -231,6 +231,8 @@ def test_a_text_is_cut_before_its_first_repeated_run(
     comparison = compare(engine, [Mode("plain", (), "off")], one_prompt, 1)
     assert comparison.num_tokens == 5
     assert comparison.share_cut == pytest.approx(1 - 5 / len(written))
+    whole = compare(engine, [Mode("plain", (), "off")], replace(one_prompt, with_loops=True), 1)
+    assert (whole.num_tokens, whole.share_cut) == (len(written), 0)
 
 
 def simulated(
