@@ -5,7 +5,7 @@ FROM python:3.12-slim
 # A package index for torch alone, such as one that has small CPU-only builds.
 ARG TORCH_INDEX=
 
-# The compiler makes passes three times as fast, in the background; without one they stay eager.
+# The compiler makes passes several times as fast, in the background; without one they stay eager.
 # The folders of downloads and of compiled passes are made here, so that volumes on them belong to
 # the user.
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ make \

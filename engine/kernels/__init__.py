@@ -4,6 +4,6 @@ The machine's compiler builds them once (`build`), in the process that compiles 
 finds the library in its folder uses it (`load`), after it has proven itself.
 """
 
-from engine.kernels.library import build, describe_machine, is_loaded, load
+from engine.kernels.library import build, describe_machine, is_loaded, is_usable, load
 
-__all__ = ["build", "describe_machine", "is_loaded", "load"]
+__all__ = ["build", "describe_machine", "is_loaded", "is_usable", "load"]

@@ -53,7 +53,7 @@ def load(folder: Path) -> bool:
     """Load the kernels from `folder` if they are there and right; whether this process has them."""
     global _is_loaded
     path = _path(folder)
-    if _is_loaded or not os.access(path, os.R_OK):
+    if _is_loaded or not is_usable(path):
         return _is_loaded
     try:
         torch.ops.load_library(path)  # type: ignore[no-untyped-call]
@@ -66,6 +66,11 @@ def load(folder: Path) -> bool:
         with contextlib.suppress(OSError):
             path.unlink()  # the next start makes them anew
     return _is_loaded
+
+
+def is_usable(path: Path) -> bool:
+    """Whether there is such a file of machine code to run: readable, and nobody else's."""
+    return os.access(path, os.R_OK) and path.stat().st_uid in (os.getuid(), 0)
 
 
 def describe_machine() -> str:

@@ -50,8 +50,8 @@ class BackgroundCompiler:
         if self.is_running or not set(missing) - self._tried:
             return self.is_running
         self._tried.update(missing)
+        scratch = tempfile.mkdtemp(prefix="stagetree-compiler-")
         try:
-            scratch = tempfile.mkdtemp(prefix="stagetree-compiler-")
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._log_file.open("wb") as log:
                 # Threads that wait for one another must not spin on cores that others need.
@@ -73,6 +73,7 @@ class BackgroundCompiler:
             assert process.stdin is not None
             process.stdin.write(pickle.dumps((config, self._folder)))
         except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
             _log.warning("passes stay eager: no compiler could be started: %s", error)
         else:
             self._process = process

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from engine.kernels import is_usable
 from engine.passes.function import PassFunction, PassInputs
 from engine.passes.package import MAX_WIDTH, Example, Package, compile_package, fingerprint
 
@@ -59,7 +59,7 @@ class PassRunner:
     def is_missing(self, folder: Path) -> bool:
         """Whether the package is neither in use nor in `folder` and could be made."""
         is_settled = self._package is not None or self._is_refused
-        return not is_settled and not _is_readable(self._path(folder))
+        return not is_settled and not is_usable(self._path(folder))
 
     def compile(self, folder: Path) -> None:
         """Make the package, for another process to adopt; the weights are packed by kernels."""
@@ -73,7 +73,7 @@ class PassRunner:
         """
         if self._package is not None or self._is_refused:
             return False
-        if not _is_readable(path := self._path(folder)):
+        if not is_usable(path := self._path(folder)):
             return False
         try:
             self._package = self._proven(Package(path, self._function))
@@ -102,8 +102,3 @@ class PassRunner:
                 if not error < _TOLERANCE:
                     raise ValueError(f"a pass of {width} rows differs from the eager one: {error}")
         return package
-
-
-def _is_readable(path: Path) -> bool:
-    """Whether there is such a file, which this user may read."""
-    return os.access(path, os.R_OK)

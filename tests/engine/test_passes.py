@@ -1,6 +1,7 @@
 """Compiled and packed passes: the eager ones' figures, taken over when they are there."""
 
 import asyncio
+import os
 import shutil
 import signal
 import subprocess
@@ -172,6 +173,18 @@ def test_a_spoilt_package_is_refused_and_decoding_goes_on(
     assert "are not used" in caplog.text
     assert not package.exists(), "the next start would not make it anew"
     assert len(text(engine, 0, 0.0)) == 40
+
+
+def test_machine_code_of_somebody_else_is_not_run(
+    checkpoint: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a cache folder that others write to can run what they please."""
+    if os.getuid() == 0:  # whom everybody trusts
+        for path in copied.rglob("*.*"):
+            os.chown(path, 54321, -1)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    engine = Engine.load(config(checkpoint, copied, compile="cached"))
+    assert engine.info.passes == {"target": "eager"}
 
 
 def test_a_package_of_another_network_is_refused(
