@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ class Decoder:
         def rehearse(num_rows: int) -> None:
             tree = bushy_tree(0, num_rows)
             logits = self.target.score(context.tokens, tree)
-            context.sampler.choose(logits, tree.depths)
+            choose(context, tree, logits, 0)
             self.target.rollback()
 
         runs = {TARGET_PASS: rehearse, **self.drafter.rehearsals(context)}
@@ -111,8 +112,7 @@ class Decoder:
         grown = time.perf_counter()
         num_rows = len(context.tokens) - 1 - len(self.target.tokens) + len(tree)
         logits = self.target.score(context.tokens, tree)
-        positions = [context.root_position + depth + 1 for depth in tree.depths]
-        path, bonus_token = accept(tree, context.sampler.choose(logits, positions))
+        path, bonus_token = accept(tree, partial(choose, context, tree, logits))
         scored = time.perf_counter()
         emitted = [*(tree.tokens[node] for node in path), bonus_token]
         origins = [*(tree.origins[node] for node in path), TARGET]
@@ -198,6 +198,12 @@ def _sampling_problem(request: GenerateRequest, vocab_size: int) -> str | None:
     if not 0 <= (request.num_logprobs or 0) <= vocab_size:
         return f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
     return None
+
+
+def choose(context: Context, tree: TokenTree, logits: Tensor, node: int) -> int:
+    """The target's token after a node, whose logits are row `node`."""
+    position = context.root_position + tree.depths[node] + 1
+    return context.sampler.choose(logits[node : node + 1], [position])[0]
 
 
 def describe(

@@ -1,6 +1,7 @@
 """Emitted tokens follow the target's filtered softmax, through the whole loop and its trees."""
 
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -75,11 +76,11 @@ def test_a_rule_that_favours_the_drafts_first_choice_is_caught(
 ) -> None:
     """The same test with acceptance by rank in the draft: it must not pass."""
 
-    def accept_first_child(tree: TokenTree, target_tokens: list[int]) -> Acceptance:
+    def accept_first_child(tree: TokenTree, choose: Callable[[int], int]) -> Acceptance:
         children = tree.children(0)
         if children and tree.estimates[children[0]] > -0.5:
-            return Acceptance((children[0],), target_tokens[children[0]])
-        return Acceptance((), target_tokens[0])
+            return Acceptance((children[0],), choose(children[0]))
+        return Acceptance((), choose(0))
 
     monkeypatch.setattr(decoder_module, "accept", accept_first_child)
     assert chi_square_p_value(600) < 1e-6

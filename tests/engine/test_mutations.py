@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine import sampling
+from engine import decoder
+from engine.drafting.base import Context
 from engine.kv_cache import KVCache
 from engine.noise import NoiseRows
 from engine.tree import TokenTree
@@ -85,10 +86,9 @@ def test_noise_with_a_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_noise_by_node_and_not_by_position_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = sampling.Sampler.perturb
+    def choose(context: Context, tree: TokenTree, logits: Tensor, node: int) -> int:
+        position = context.root_position + node + 1
+        return context.sampler.choose(logits[node : node + 1], [position])[0]
 
-    def perturb(self: sampling.Sampler, logits: Tensor, positions: list[int]) -> Tensor:
-        return original(self, logits, [positions[0] + i for i in range(len(positions))])
-
-    monkeypatch.setattr(sampling.Sampler, "perturb", perturb)
+    monkeypatch.setattr(decoder, "choose", choose)
     assert_caught()
