@@ -143,7 +143,7 @@ class Engine:
 
     @property
     def costs(self) -> Costs:
-        """What passes cost: the curve of each network is named as in `info.passes`."""
+        """What passes cost in texts like the last: curves are named as in `info.passes`."""
         return self._decoder.economy.costs
 
     @property

@@ -29,6 +29,7 @@ from engine.stats import SpeculationStats, StepStats
 from engine.tree import TokenTree, bushy_tree
 
 _REHEARSAL_TOKENS = 16
+_REHEARSED = (SamplingParams(1.0, top_k=50), SamplingParams(0.0))
 
 
 @dataclass(slots=True)
@@ -80,9 +81,18 @@ class Decoder:
         To be called between requests, at the start and whenever passes run in another way. It
         takes about `seconds`, or as long as a few passes of each network.
         """
+        for sampling in _REHEARSED:
+            self._time_passes(sampling, seconds / len(_REHEARSED))
+        self.target.reset([0])
+        self.drafter.take_work()
+
+    def _time_passes(self, sampling: SamplingParams, seconds: float) -> None:
+        """Time them as they are in texts of this kind."""
+        self.economy.start_text(sampling.is_greedy, is_free=True)
         # A tree of 64 rows is 6 levels deep, and needs as many positions.
         text = [0] * max(1, min(_REHEARSAL_TOKENS, self.target.max_model_len - 8))
-        context = Context([*text, 0], Sampler(SamplingParams(0.0), self.target.limits.vocab_size))
+        sampler = Sampler(sampling, self.target.limits.vocab_size, self.target.device)
+        context = Context([*text, 0], sampler)
         self.target.reset(text)
         self.target.score(text, TokenTree(0))
         self.target.commit(TokenTree(0), [])
@@ -97,8 +107,6 @@ class Decoder:
         self.economy.costs.forget()
         for name, run in runs.items():
             self.economy.costs.curve(name).replace(time_passes(run, seconds / len(runs)))
-        self.target.reset([0])
-        self.drafter.take_work()
 
     def _step(
         self, request: GenerateRequest, context: Context, drafter: Drafter

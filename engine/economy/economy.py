@@ -58,7 +58,8 @@ class Economy:
     """
 
     def __init__(self, costs: Costs | None = None) -> None:
-        self.costs = costs if costs is not None else Costs()
+        # Choosing a token costs more than the most likely one: greedy texts have their own curves.
+        self._costs = {True: costs or Costs(), False: costs or Costs()}
         self.expected_tokens = 1.0
         self.expected_milliseconds = 0.0
         self._is_free = True
@@ -91,6 +92,11 @@ class Economy:
         for stage in self._stages.values():
             stage.outlook.start_tree()
             stage.has_run = stage.pays = False
+
+    @property
+    def costs(self) -> Costs:
+        """What passes cost in texts like the one that began last."""
+        return self._costs[self._is_greedy]
 
     @property
     def floor(self) -> float:
