@@ -7,6 +7,8 @@
 For Python users, benchmarks and tools. It needs torch and transformers, and nothing of a server.
 """
 
+import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,10 @@ from engine.passes.package import default_folder
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
 from engine.scorer import TreeScorer, never
 
+_LARGEST_SHARE = 1 / 4
+"""Of a machine's memory may be weights that are to be loaded once more, to be compiled."""
+
+_log = logging.getLogger(__name__)
 OnProgress = Callable[[LoadProgress], None]
 
 
@@ -73,10 +79,10 @@ class Engine:
 
     def _settle_passes(self, on_progress: OnProgress) -> None:
         """Find or make compiled passes, as the configuration says."""
-        if self._config.compile == "never":
+        if self._config.compile == "never" or not self._is_compilable:
             return self._prepare(with_kernels=False)
-        if not self._adopt():
-            self._prepare(kernels.is_loaded())
+        self._adopt()
+        self._prepare(kernels.is_loaded())
         if self._config.compile == "cached" or not self._start_compiling():
             return
         if self._config.compile == "wait":
@@ -159,8 +165,21 @@ class Engine:
         names = [name for name, stage in named if isinstance(stage, ModelStageConfig)]
         return dict(zip(["target", *names], self._builder.scorers(stages), strict=True))
 
+    @property
+    def _is_compilable(self) -> bool:
+        """Whether kernels and compiled passes, which are a CPU's, are for this engine."""
+        return self._target.device.type == "cpu"
+
     def _start_compiling(self) -> bool:
         """Begin to compile, in another process, what passes are still eager; whether any are."""
+        num_bytes = sum(scorer.num_bytes for scorer in self._scorers.values())
+        if num_bytes > _LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+            _log.warning(
+                "passes stay eager: whoever compiles them loads the weights once more, and these "
+                "%.0f GB are too much of this machine's memory for that",
+                num_bytes / 1e9,
+            )
+            return False
         runners = [scorer.runner for scorer in self._scorers.values()]
         missing = [runner.name for runner in runners if runner.is_missing(self._folder)]
         return self._compiler.start(self._config, missing)
@@ -170,12 +189,13 @@ class Engine:
             scorer.prepare(with_kernels)
 
     def _adopt(self) -> bool:
-        """Take packages over, after which no cost is known; whether there were any."""
-        if not kernels.load(self._folder):
+        """Take kernels and packages over, after which no cost is known; whether there were any."""
+        had_kernels = kernels.is_loaded()
+        if not (self._is_compilable and kernels.load(self._folder)):
             return False
         self._prepare(with_kernels=True)
         runners = [scorer.runner for scorer in self._scorers.values()]
-        has_changed = any([runner.adopt(self._folder) for runner in runners])
+        has_changed = any([runner.adopt(self._folder) for runner in runners]) or not had_kernels
         if has_changed:
             self._economies.clear()
         return has_changed
@@ -207,7 +227,9 @@ class Engine:
             kernels.build(folder)
         except (OSError, RuntimeError) as error:
             return [str(error)]
-        self._adopt()
+        if not kernels.load(folder):
+            return [f"the kernels in {folder} are not used"]
+        self._prepare(with_kernels=True)
         problems = []
         for name, scorer in self._scorers.items():
             try:

@@ -137,7 +137,8 @@ class Decoder:
         reached = list(zip([places[node] for node in (0, *path)], emitted, strict=True))
         elapsed = (time.perf_counter() - started) * 1e3
         target_milliseconds = (scored - grown) * 1e3
-        self.economy.learn(reached, Spending(elapsed, target_milliseconds, num_rows, len(tree)))
+        spending = Spending(elapsed, target_milliseconds, num_rows, len(tree))
+        self.economy.learn(reached, spending, tree.origins[1:], origins[:-1])
         stats = StepStats(
             num_nodes=len(tree),
             num_accepted_drafts=len(path),

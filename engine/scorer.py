@@ -129,6 +129,11 @@ class TreeScorer(ABC):
             attention.use_kernel(self.network)
 
     @property
+    def num_bytes(self) -> int:
+        """What all weights take that are not packed."""
+        return sum(weight.nbytes for weight in self.network.parameters())
+
+    @property
     def weight_bytes(self) -> int:
         """What a pass reads: every weight but the embeddings, whose rows are few."""
         return sum(map(_bytes_read, self.network.modules()))

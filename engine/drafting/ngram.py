@@ -86,7 +86,7 @@ class NgramDrafter:
                 if match is not None:
                     matches[node] = match
                 extend(node, -cost)
-        context.economy.guess(self.work.milliseconds - before)
+        context.economy.guess(self.work.name, self.work.milliseconds - before)
         return list(proposed)
 
     def take_work(self) -> list[StageWork]:

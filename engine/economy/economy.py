@@ -67,7 +67,7 @@ class Economy:
         self._calibrations = {True: Calibration(), False: Calibration()}
         self._stages: dict[tuple[str, bool], _Stage] = {}
         self._guesses = {True: Guesses(), False: Guesses()}
-        self._may_guess = True
+        self._may_guess, self._guesser = True, ""
         self._spent = self._drafting = self._guessing = 0.0
         self._num_emitted = self._num_left = 0
 
@@ -112,11 +112,12 @@ class Economy:
         """Whether the n-grams are to be asked in this step."""
         return self._may_guess
 
-    def guess(self, milliseconds: float) -> None:
-        """The n-grams have been asked, which took so long."""
+    def guess(self, name: str, milliseconds: float) -> None:
+        """The n-grams, a stage of this name, have been asked, which took so long."""
+        self._guesser = name
         self._guessing += milliseconds
         if not self._is_free:
-            self._spent += milliseconds
+            self._spent += milliseconds / self.costs.load
 
     def believe(self, node: int, token: int, kind: Kind, claim: float) -> float:
         """The log acceptance estimate of a stage's claim, a log probability, about a child."""
@@ -174,26 +175,39 @@ class Economy:
         self.expected_milliseconds = (self._spent + sum(passes)) * self.costs.load
         return sorted(order[:size])
 
-    def learn(self, reached: Sequence[tuple[int, int]], spending: Spending) -> None:
-        """A step is over: the nodes that the text reached, each with the target's token there."""
+    def learn(
+        self,
+        reached: Sequence[tuple[int, int]],
+        spending: Spending,
+        proposed: Sequence[str] = (),
+        accepted: Sequence[str] = (),
+    ) -> None:
+        """A step is over: the nodes that the text reached, each with the target's token there.
+
+        Of the nodes verified and of those accepted, the stages that proposed them.
+        """
         self._calibration.learn(reached)
         self._num_emitted += len(reached)
         self.costs.observe(TARGET_PASS, spending.num_rows, spending.target)
         host = spending.total - spending.target - self._drafting - self._guessing
         self.costs.curve(HOST).observe(spending.num_nodes, host / self.costs.load)
-        plain = self._plain_milliseconds
-        passes = (
-            self._price(TARGET_PASS, spending.num_rows),
-            self._price(HOST, spending.num_nodes),
-        )
-        saved = len(reached) * plain - self._spent - sum(passes)
-        guesses = self._guesses[self._is_greedy]
-        guesses.settle(spending.total, self._guessing, saved, len(reached) > 1)
+        if not self._is_free:
+            self._settle_guesses(spending, proposed.count(self._guesser), accepted)
         for (_, is_greedy), stage in self._stages.items():
             if is_greedy == self._is_greedy:
                 stage.outlook.learn(reached)
                 is_right = stage.outlook.is_right(reached[0][1])
                 stage.trials.settle(spending.total, stage.has_run, is_right, stage.pays)
+
+    def _settle_guesses(
+        self, spending: Spending, num_guesses: int, accepted: Sequence[str]
+    ) -> None:
+        """What the n-grams' nodes brought in this step, less what asking and verifying took."""
+        plain, nodes = self._plain_milliseconds, spending.num_nodes
+        verifying = self._price(TARGET_PASS, nodes) + self._price(HOST, nodes) - plain
+        hits, asking = accepted.count(self._guesser), self._guessing / self.costs.load
+        saved = hits * plain - asking - verifying * num_guesses / max(1, nodes - 1)
+        self._guesses[self._is_greedy].settle(spending.total, asking, saved, hits > 0)
 
     @property
     def _calibration(self) -> Calibration:

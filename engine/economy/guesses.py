@@ -33,4 +33,6 @@ class Guesses:
         if price:
             self.saved += _WEIGHT * (saved - self.saved)
             self.price += _WEIGHT * (price - self.price) if self.price else price
+        else:
+            self.trials.forgo()
         self.trials.settle(step, price > 0, is_right, self.saved >= 0)

@@ -35,6 +35,10 @@ class Trials:
         self._is_trying = self._promise > 0 or (is_earned and may_read)
         return self._is_trying
 
+    def forgo(self) -> None:
+        """What was due did not come about."""
+        self._is_trying = False
+
     def settle(self, milliseconds: float, has_run: bool, is_right: bool, pays: bool) -> None:
         """A step is over: how long it took, whether the stage ran a pass, was right, and paid."""
         self.idle_milliseconds = 0.0 if has_run else self.idle_milliseconds + milliseconds

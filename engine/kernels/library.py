@@ -2,9 +2,11 @@
 
 import contextlib
 import hashlib
+import inspect
 import logging
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from engine.kernels import attention, linear
 
 _HERE = Path(__file__).parent
 _is_loaded = False
+_was_tried = False
 _log = logging.getLogger(__name__)
 
 
@@ -32,29 +35,34 @@ def build(folder: Path) -> None:
     if (path := _path(folder)).exists():
         return
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    torch_folder = Path(torch.__file__).parent
-    libraries = torch_folder / "lib"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         draft = Path(scratch) / path.name
-        # No -ffast-math: it would change how the whole process computes with tiny numbers.
-        command = [
-            *(os.environ.get("CXX", "g++"), "-std=c++20", "-O3", "-march=native"),
-            *("-shared", "-fPIC", *(["-fopenmp"] if sys.platform != "darwin" else [])),
-            *(f"-I{torch_folder / 'include'}", *map(str, sorted(_HERE.glob("*.cpp")))),
-            *(f"-L{libraries}", "-lc10", "-ltorch_cpu", "-o", str(draft)),
-        ]
+        command = [*_command(), "-o", str(draft)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{command[0]} cannot compile the kernels:\n{done.stderr}")
         os.replace(draft, path)
 
 
+def _command() -> list[str]:
+    """What compiles and links the kernels."""
+    torch_folder = Path(torch.__file__).parent
+    return [
+        *(*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", "-O3", "-march=native"),
+        # No -ffast-math: it would change how the whole process computes with tiny numbers.
+        *("-shared", "-fPIC", *(["-fopenmp"] if sys.platform != "darwin" else [])),
+        *(f"-I{torch_folder / 'include'}", *map(str, sorted(_HERE.glob("*.cpp")))),
+        *(f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu"),
+    ]
+
+
 def load(folder: Path) -> bool:
     """Load the kernels from `folder` if they are there and right; whether this process has them."""
-    global _is_loaded
-    path = _path(folder)
-    if _is_loaded or not is_usable(path):
+    global _is_loaded, _was_tried
+    # Operators can be registered only once in a process, be they right or wrong.
+    if _was_tried or not is_usable(path := _path(folder)):
         return _is_loaded
+    _was_tried = True
     try:
         torch.ops.load_library(path)  # type: ignore[no-untyped-call]
         for kernel in (linear, attention):
@@ -76,7 +84,8 @@ def is_usable(path: Path) -> bool:
 def describe_machine() -> str:
     """What machine code depends on: sources, torch, and the instructions that are there."""
     sources = [path.read_text() for path in sorted(_HERE.glob("*.[ch]*"))]
-    return "\0".join([torch.__version__, platform.machine(), _processor(), *sources])
+    facts = (torch.__version__, platform.machine(), _processor(), inspect.getsource(_command))
+    return "\0".join([*facts, *sources])
 
 
 def _path(folder: Path) -> Path:

@@ -58,6 +58,7 @@ class BackgroundCompiler:
                 environment = {
                     **os.environ,
                     "OMP_WAIT_POLICY": "PASSIVE",
+                    "GOMP_SPINCOUNT": "0",
                     "TORCHINDUCTOR_CACHE_DIR": scratch,
                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                 }

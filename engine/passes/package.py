@@ -26,6 +26,7 @@ MAX_WIDTH = 64
 
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}
 _CONSTANTS = ".constants"
+_INLINED = 8
 
 
 class Example(NamedTuple):
@@ -102,6 +103,8 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         version("transformers"),
         torch.get_num_threads(),
         *((name, tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()),
+        # A compiler writes the smallest weights into its code.
+        *(tensor.tolist() for tensor in state.values() if tensor.numel() <= _INLINED),
         *((tuple(tensor.shape), tensor.dtype) for tensor in rows),
         *(inspect.getsource(source) for source in sources),
     ]

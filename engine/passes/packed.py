@@ -92,11 +92,13 @@ def pack(module: nn.Module, with_kernels: bool) -> None:
         if type(child) not in (nn.Linear, Conv1D, LibraryLinear):
             pack(child, with_kernels)
             continue
+        if isinstance(child, LibraryLinear) and not with_kernels:
+            continue
         weight, bias = cast(Tensor, child.weight).detach(), cast(Tensor | None, child.bias)
         weight = weight.T.contiguous() if isinstance(child, Conv1D) else weight
         if weight.device.type == "cpu" and with_kernels:
             setattr(module, name, KernelLinear(weight, bias))
-        elif not isinstance(child, LibraryLinear) and _suits_library(weight):
+        elif _suits_library(weight):
             setattr(module, name, LibraryLinear(weight, bias))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels import is_usable
+from engine.passes.crowd import Crowd
 from engine.passes.function import PassFunction, PassInputs
 from engine.passes.package import MAX_WIDTH, Example, Package, compile_package, fingerprint
 
@@ -38,6 +40,7 @@ class PassRunner:
         self._example = example
         self._rows = example(1, None).rows
         self._package: Package | None = None
+        self._crowd = Crowd()
         self._is_refused = False
 
     @property
@@ -50,7 +53,8 @@ class PassRunner:
     ) -> tuple[Tensor, ...]:
         """The function's outputs; at least the last `num_logits` rows get logits, 0 means all."""
         if self._package is not None and inputs.width <= MAX_WIDTH:
-            return self._package(*inputs, *extra, *self._rows)
+            package = partial(self._package, *inputs, *extra, *self._rows)
+            return self._crowd.run(inputs.width, package)
         outputs: tuple[Tensor, ...] = self._function(
             *inputs, *extra, *self._rows, num_logits=num_logits
         )

@@ -252,10 +252,11 @@ def test_what_the_passes_of_a_step_took_is_not_counted_as_the_hosts_work() -> No
     assert economy.costs.curve("host")(1) == pytest.approx(0.3, rel=0.1)
 
 
-def guessing_economy(num_hits: list[int], num_steps: int = 400) -> list[bool]:
+def guessing_economy(num_hits: list[int], num_steps: int = 400, others: int = 0) -> list[bool]:
     """Steps of 1 ms in which n-grams, asked for 0.2 ms, find so many tokens: when they were asked.
 
-    The hits of step i are `num_hits[i]`, the last number those of all further ones.
+    The hits of step i are `num_hits[i]`, the last number those of all further ones; so many tokens
+    of `others` are accepted beside them.
     """
     economy = Economy(Costs())
     economy.costs.curve(TARGET_PASS).replace({1: 0.9, 64: 0.9})
@@ -268,9 +269,11 @@ def guessing_economy(num_hits: list[int], num_steps: int = 400) -> list[bool]:
         hits, price = 0, 0.0
         if economy.may_guess:
             hits, price = num_hits[min(step, len(num_hits) - 1)], 0.2
-            economy.guess(price)
-        reached = [(0, 1)] * (1 + hits)
-        economy.learn(reached, Spending(1.0 + price, 0.9, 1 + hits, 1 + hits))
+            economy.guess("ngram", price)
+        found = ["ngram"] * hits + ["draft"] * others
+        reached = [(0, 1)] * (1 + len(found))
+        spending = Spending(1.0 + price, 0.9, len(reached), len(reached))
+        economy.learn(reached, spending, found, found)
     return asked
 
 
@@ -279,6 +282,10 @@ def test_ngrams_that_find_nothing_are_soon_asked_only_now_and_then() -> None:
     assert all(asked[:10]), "a new text is not given a chance"
     assert sum(asked) < 60
     assert 0 < sum(asked[100:]) < 10
+
+
+def test_what_a_draft_finds_is_not_to_the_ngrams_credit() -> None:
+    assert sum(guessing_economy([0], others=1)[100:]) < 10
 
 
 def test_ngrams_that_pay_for_themselves_are_always_asked() -> None:
@@ -297,5 +304,5 @@ def test_ngrams_are_always_asked_where_drafting_is_free() -> None:
     for _ in range(100):
         economy.start_step(1000)
         assert economy.may_guess
-        economy.guess(0.2)
+        economy.guess("ngram", 0.2)
         economy.learn([(0, 1)], Spending(1.2, 0.9, 1, 1))

@@ -19,11 +19,11 @@ from engine.attention import TreeMasks
 from engine.config import NgramStageConfig
 from engine.kernels import linear
 from engine.passes import PackedLinear, pack
-from engine.passes.package import Package
+from engine.passes.package import Package, fingerprint
 from engine.passes.packed import KernelLinear
 from engine.request import GenerateRequest, SamplingParams, Step
 from engine.tree import TokenTree
-from tests.checkpoints import VOCAB_SIZE, make_network, save_checkpoint
+from tests.checkpoints import VOCAB_SIZE, make_model, make_network, save_checkpoint
 from tests.engine.setups import compiling_config as config
 
 PROMPT = tuple(1 + i * 7 % 50 for i in range(30))
@@ -284,3 +284,21 @@ def test_an_engine_process_takes_over_what_is_compiled_while_it_serves(
             await process.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 200))
+
+
+def test_kernels_are_for_engines_on_a_cpu(checkpoint: Path, cache: Path) -> None:
+    """Red when a GPU's engine takes over what only a CPU can run."""
+    engine = Engine.load(config(checkpoint, cache, compile="never"))
+    engine._target.device = torch.device("cuda")
+    assert not engine.adopt_passes()
+    assert not any(isinstance(each, KernelLinear) for each in engine._target.network.modules())
+
+
+def test_weights_that_a_compiler_writes_into_its_code_are_in_a_packages_name() -> None:
+    model = make_model("qwen3")
+    names = []
+    for scale in (1.0, 2.0):
+        with torch.no_grad():
+            model.network.model.layers[0].self_attn.q_norm.weight.fill_(scale)
+        names.append(fingerprint(model._function(), model._cache.rows))
+    assert len(set(names)) == 2

@@ -1,0 +1,57 @@
+"""Passes leave their threads for a while when somebody else wants the cores."""
+
+import pytest
+import torch
+
+from engine.passes import crowd
+from engine.passes.crowd import Crowd
+
+
+class Machine:
+    """A clock, and how many threads torch was told to use."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.threads, self.is_crowded = 0.0, 4, False
+        monkeypatch.setattr(crowd.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: self.threads)
+        monkeypatch.setattr(torch, "set_num_threads", self.set_num_threads)
+        self.crowd = Crowd()
+
+    def set_num_threads(self, threads: int) -> None:
+        self.threads = threads
+
+    def work(self) -> int:
+        late = self.is_crowded and self.threads > 1
+        self.now += 0.010 if late else 0.001 if self.threads > 1 else 0.002
+        return self.threads
+
+    def run(self, seconds: float) -> list[int]:
+        """The threads of the passes of so much time."""
+        end, used = self.now + seconds, []
+        while self.now < end:
+            used.append(self.crowd.run(1, self.work))
+        return used
+
+
+def test_in_a_crowd_passes_run_on_one_thread_and_now_and_then_try_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = Machine(monkeypatch)
+    assert set(machine.run(1.0)) == {4}
+    machine.is_crowded = True
+    used = machine.run(10.0)
+    assert 2 <= used.count(4) <= 10
+    machine.is_crowded = False
+    machine.run(2.5)
+    assert set(machine.run(1.0)) == {4}
+
+
+def test_one_late_pass_costs_the_threads_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch)
+    machine.run(1.0)
+    machine.is_crowded = True
+    machine.crowd.run(1, machine.work)
+    machine.is_crowded = False
+    assert machine.threads == 1
+    machine.run(0.06)
+    assert set(machine.run(1.0)) == {4}
