@@ -98,9 +98,7 @@ class Decoder:
         self.target.commit(TokenTree(0), [])
 
         def rehearse(num_rows: int) -> None:
-            tree = bushy_tree(0, num_rows)
-            logits = self.target.score(context.tokens, tree)
-            choose(context, tree, logits, 0)
+            self.target.score(context.tokens, bushy_tree(0, num_rows))
             self.target.rollback()
 
         runs = {TARGET_PASS: rehearse, **self.drafter.rehearsals(context)}
@@ -120,8 +118,9 @@ class Decoder:
         grown = time.perf_counter()
         num_rows = len(context.tokens) - 1 - len(self.target.tokens) + len(tree)
         logits = self.target.score(context.tokens, tree)
-        path, bonus_token = accept(tree, partial(choose, context, tree, logits))
         scored = time.perf_counter()
+        path, bonus_token = accept(tree, partial(choose, context, tree, logits))
+        walked = time.perf_counter()
         emitted = [*(tree.tokens[node] for node in path), bonus_token]
         origins = [*(tree.origins[node] for node in path), TARGET]
         num_kept, reason = self._cut(request, context, emitted)
@@ -136,14 +135,15 @@ class Decoder:
         places = [0, *chosen]
         reached = list(zip([places[node] for node in (0, *path)], emitted, strict=True))
         elapsed = (time.perf_counter() - started) * 1e3
-        target_milliseconds = (scored - grown) * 1e3
-        spending = Spending(elapsed, target_milliseconds, num_rows, len(tree))
+        spending = Spending(
+            elapsed, (scored - grown) * 1e3, (walked - scored) * 1e3, num_rows, len(tree)
+        )
         self.economy.learn(reached, spending, tree.origins[1:], origins[:-1])
         stats = StepStats(
             num_nodes=len(tree),
             num_accepted_drafts=len(path),
             milliseconds=(time.perf_counter() - started) * 1e3,
-            target_milliseconds=target_milliseconds,
+            target_milliseconds=(walked - grown) * 1e3,
             stages=stages,
             expected_tokens=self.economy.expected_tokens,
             expected_milliseconds=self.economy.expected_milliseconds,

@@ -2,7 +2,8 @@
 
 A step emits 1 + the sum of its nodes' reach probabilities, as far as anyone can tell beforehand,
 and takes its draft passes, the target's pass and the host's work. The economy maximises tokens per
-millisecond. Plain decoding, a tree of the n-grams' guesses, a chain and a wide tree are all just
+millisecond, where the time of choosing a token, which each costs alike, makes no difference and is
+left out. Plain decoding, a tree of the n-grams' guesses, a chain and a wide tree are all just
 trees with so many nodes and passes, so they compete without any rule that tells them apart.
 """
 
@@ -18,7 +19,7 @@ from engine.economy.trials import Trials
 from engine.tree import TokenTree
 
 TARGET_PASS, HOST = "target", "host"
-"""Names of two curves: the target's pass with the choice of tokens; all that is not a pass."""
+"""Names of two curves: the target's pass; all that is not a pass."""
 
 _HOST_GUESS = {1: 0.1, 64: 0.6}
 _USUAL_BACKLOG = 8
@@ -26,16 +27,21 @@ _SHORTEST_OUTLOOK = 64
 _SMALLEST_FLOOR = 0.005
 _NODE_MILLISECONDS = 0.01
 _WIDE = 32
+_RATE = 0.05
 _NOTHING = 1e-9
 """A price for what is free, in milliseconds, so that rates stay finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """Milliseconds of one step and of its target pass, with the rows of the pass and the nodes."""
+    """Milliseconds of one step, of its target pass and of the choice of its tokens.
+
+    With them the rows of the pass and the nodes of the tree.
+    """
 
     total: float
     target: float
+    choosing: float
     num_rows: int
     num_nodes: int
 
@@ -68,6 +74,7 @@ class Economy:
         self._stages: dict[tuple[str, bool], _Stage] = {}
         self._guesses = {True: Guesses(), False: Guesses()}
         self._may_guess, self._guesser = True, ""
+        self._choosing = {True: 0.0, False: 0.0}
         self._spent = self._drafting = self._guessing = 0.0
         self._num_emitted = self._num_left = 0
 
@@ -172,7 +179,8 @@ class Economy:
         size = best_size(reach, self._step_milliseconds(len(order)))[0] if order else 0
         self.expected_tokens = 1 + sum(reach[:size])
         passes = (self.costs.curve(name)(1 + size) for name in (TARGET_PASS, HOST))
-        self.expected_milliseconds = (self._spent + sum(passes)) * self.costs.load
+        choosing = self._choosing[self._is_greedy] * self.expected_tokens
+        self.expected_milliseconds = (self._spent + sum(passes) + choosing) * self.costs.load
         return sorted(order[:size])
 
     def learn(
@@ -189,7 +197,10 @@ class Economy:
         self._calibration.learn(reached)
         self._num_emitted += len(reached)
         self.costs.observe(TARGET_PASS, spending.num_rows, spending.target)
-        host = spending.total - spending.target - self._drafting - self._guessing
+        passes = spending.target + self._drafting + self._guessing
+        host = spending.total - spending.choosing - passes
+        choosing = spending.choosing / self.costs.load / len(reached)
+        self._choosing[self._is_greedy] += _RATE * (choosing - self._choosing[self._is_greedy])
         self.costs.curve(HOST).observe(spending.num_nodes, host / self.costs.load)
         if not self._is_free:
             self._settle_guesses(spending, proposed.count(self._guesser), accepted)

@@ -248,7 +248,9 @@ def test_what_the_passes_of_a_step_took_is_not_counted_as_the_hosts_work() -> No
     for _ in range(300):
         economy.start_step(100)
         economy.spend("draft", 1, 0.5)
-        economy.learn([(0, 3)], Spending(total=1.8, target=1.0, num_rows=1, num_nodes=1))
+        economy.learn(
+            [(0, 3)], Spending(total=1.8, target=1.0, choosing=0.3, num_rows=1, num_nodes=1)
+        )
     assert economy.costs.curve("host")(1) == pytest.approx(0.3, rel=0.1)
 
 
@@ -272,7 +274,7 @@ def guessing_economy(num_hits: list[int], num_steps: int = 400, others: int = 0)
             economy.guess("ngram", price)
         found = ["ngram"] * hits + ["draft"] * others
         reached = [(0, 1)] * (1 + len(found))
-        spending = Spending(1.0 + price, 0.9, len(reached), len(reached))
+        spending = Spending(1.0 + price, 0.9, 0.0, len(reached), len(reached))
         economy.learn(reached, spending, found, found)
     return asked
 
@@ -305,4 +307,4 @@ def test_ngrams_are_always_asked_where_drafting_is_free() -> None:
         economy.start_step(1000)
         assert economy.may_guess
         economy.guess("ngram", 0.2)
-        economy.learn([(0, 1)], Spending(1.2, 0.9, 1, 1))
+        economy.learn([(0, 1)], Spending(1.2, 0.9, 0.0, 1, 1))
