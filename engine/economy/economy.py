@@ -148,15 +148,15 @@ class Economy:
         stage = self._stage(name)
         scores = tree.scores()
         rows = sorted(waiting, key=lambda node: (-scores[node], node))
-        steps = self._step_milliseconds(budget)
         known = sorted(map(math.exp, scores[1:]), reverse=True)[:budget]
-        now = best_size(known, steps)[1]
+        now = best_size(known, self._step_milliseconds(len(known)))[1]
         found = self._found(stage, tree, rows, scores)
         if count := self._count_that_pays(name, found, now, backlog):
             news = [chance for chances in found[:count] for chance in chances]
             after = sorted([*known, *news], reverse=True)[:budget]
             price = self._pass_price(name, backlog, count)
-            if best_size(after, [ms + price for ms in steps])[1] >= now * (1 - 1e-9):
+            steps = [ms + price for ms in self._step_milliseconds(len(after))]
+            if best_size(after, steps)[1] >= now * (1 - 1e-9):
                 stage.pays = True
                 return sorted(rows[:count])
         price = self._price(name, 1)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 _LARGEST_SHARE, _SMALLEST_SHARE = 0.01, 0.00125
-_READING_SHARE = 0.03
+_READING_SHARE = 0.015
 _PATIENCE = 3
 
 
