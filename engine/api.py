@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-import torch
-
 from engine import kernels
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
@@ -25,6 +23,7 @@ from engine.economy import Costs, Economy
 from engine.errors import ConfigError
 from engine.loading import load_model
 from engine.model import Model
+from engine.passes import CROWD
 from engine.passes.background import BackgroundCompiler
 from engine.passes.package import default_folder
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
@@ -97,7 +96,7 @@ class Engine:
         Raises ModelLoadError or ConfigError.
         """
         if config.threads:
-            torch.set_num_threads(config.threads)
+            CROWD.set_num_threads(config.threads)
         on_progress(LoadProgress(f"loading the target {config.model}", 0.0))
         target = load_model(
             config.model,
@@ -111,7 +110,7 @@ class Engine:
                 f"max_model_len is {wanted}, but {config.model} knows {known} positions: set it to "
                 f"{known} or less."
             )
-        config = replace(config, stages=recognised(config.stages), threads=torch.get_num_threads())
+        config = replace(config, stages=recognised(config.stages), threads=CROWD.num_threads)
         return cls(config, target, StageBuilder(config, target), on_progress)
 
     def with_stages(self, stages: Sequence[StageConfig]) -> Self:

@@ -10,6 +10,8 @@ import transformers
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
+from engine.passes import CROWD
+
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -19,7 +21,7 @@ def machine() -> dict[str, str | int]:
     return {
         "hardware": torch.cuda.get_device_name() if is_gpu else _processor(),
         "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
+        "threads": CROWD.num_threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -5,12 +5,14 @@ fastest form there is. Compiling takes a minute, so another process does it (`en
 once for a network and a machine, and the runner changes over when the file is there.
 """
 
+from engine.passes.crowd import CROWD
 from engine.passes.function import PassFunction, PassInputs
 from engine.passes.package import Example
 from engine.passes.packed import PackedLinear, pack
 from engine.passes.runner import Form, PassRunner
 
 __all__ = [
+    "CROWD",
     "Example",
     "Form",
     "PackedLinear",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engine import attention, kernels, kv_cache
 from engine.passes import packed
+from engine.passes.crowd import CROWD
 from engine.passes.function import PassFunction, PassInputs
 
 MAX_WIDTH = 64
@@ -101,7 +102,7 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         function.description,
         kernels.describe_machine(),
         version("transformers"),
-        torch.get_num_threads(),
+        CROWD.num_threads,
         *((name, tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()),
         # A compiler writes the smallest weights into its code.
         *(tensor.tolist() for tensor in state.values() if tensor.numel() <= _INLINED),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels import is_usable
-from engine.passes.crowd import Crowd
+from engine.passes.crowd import CROWD
 from engine.passes.function import PassFunction, PassInputs
 from engine.passes.package import MAX_WIDTH, Example, Package, compile_package, fingerprint
 
@@ -40,7 +40,6 @@ class PassRunner:
         self._example = example
         self._rows = example(1, None).rows
         self._package: Package | None = None
-        self._crowd = Crowd()
         self._is_refused = False
 
     @property
@@ -54,7 +53,7 @@ class PassRunner:
         """The function's outputs; at least the last `num_logits` rows get logits, 0 means all."""
         if self._package is not None and inputs.width <= MAX_WIDTH:
             package = partial(self._package, *inputs, *extra, *self._rows)
-            return self._crowd.run(inputs.width, package)
+            return CROWD.run((id(self), inputs.width), package)
         outputs: tuple[Tensor, ...] = self._function(
             *inputs, *extra, *self._rows, num_logits=num_logits
         )

@@ -52,6 +52,16 @@ def test_one_late_pass_costs_the_threads_a_moment_only(monkeypatch: pytest.Monke
     machine.is_crowded = True
     machine.crowd.run(1, machine.work)
     machine.is_crowded = False
-    assert machine.threads == 1
+    assert (machine.threads, machine.crowd.num_threads) == (1, 4)
     machine.run(0.06)
     assert set(machine.run(1.0)) == {4}
+
+
+def test_a_number_that_is_asked_for_holds_in_a_crowd_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(monkeypatch)
+    machine.run(0.1)
+    machine.is_crowded = True
+    machine.crowd.run(1, machine.work)
+    machine.crowd.set_num_threads(3)
+    machine.is_crowded = False
+    assert set(machine.run(1.0)) == {3}
