@@ -38,6 +38,7 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_grown_target_is_measured_and_the_next_run_keeps_what_is_there(
     scale: ModuleType, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
