@@ -58,6 +58,7 @@ def main() -> None:
             dtype=arguments.dtype,
             max_model_len=max(map(len, prompts)) + arguments.tokens,
             threads=arguments.threads,
+            compile=arguments.compile,
         )
         engine = ReplayEngine.load(config)
         sampling = SamplingParams(arguments.temperature, top_k=50)
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lengths", type=int, nargs="+", default=[2, 4, 8, 16], help="draft tokens in a chain")
     add("--temperature", type=float, default=1.0, help="0, or any with top-k 50")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "auto"))
+    add("--compile", default="wait", choices=("wait", "cached", "never"))
     add("--threads", type=int, default=0, help="0 leaves the number to torch")
     add("--json", type=Path, help="also write the figures here")
     return parser
