@@ -29,11 +29,12 @@ namespace {
 
 using at::Tensor;
 using stagetree::FloatVector;
+using stagetree::in_every_lane;
 using stagetree::LANES;
+using stagetree::MAX_ROWS;
+using stagetree::PANEL;
 using stagetree::WordVector;
 
-constexpr int64_t PANEL = 2 * LANES;
-constexpr int MAX_ROWS = stagetree::NUM_REGISTERS >= 32 ? 12 : 6;  // accumulators fill registers
 constexpr int64_t TILE = 128;       // keys
 constexpr int64_t BLOCK = 48;       // queries that share a tile's transposed keys
 constexpr int64_t CACHE_LINE = 16;  // floats
@@ -48,8 +49,6 @@ inline FloatVector load(const float* data) {
 inline void store(float* data, FloatVector vector) { std::memcpy(data, &vector, sizeof vector); }
 
 inline int64_t round_up(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
-
-inline FloatVector in_every_lane(float x) { return x - FloatVector{}; }
 
 // e to the power of x <= 0, within 1e-7 of it; zero below what a normal float32 holds.
 inline FloatVector exponential(FloatVector x) {

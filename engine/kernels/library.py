@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -81,6 +82,7 @@ def is_usable(path: Path) -> bool:
     return os.access(path, os.R_OK) and path.stat().st_uid in (os.getuid(), 0)
 
 
+@cache
 def describe_machine() -> str:
     """What machine code depends on: sources, torch, and the instructions that are there."""
     sources = [path.read_text() for path in sorted(_HERE.glob("*.[ch]*"))]

@@ -29,10 +29,9 @@ using at::BFloat16;
 using at::Tensor;
 using stagetree::FloatVector;
 using stagetree::LANES;
+using stagetree::MAX_ROWS;
+using stagetree::PANEL;
 using stagetree::WordVector;
-
-constexpr int64_t PANEL = 2 * LANES;
-constexpr int MAX_ROWS = stagetree::NUM_REGISTERS >= 32 ? 12 : 6;  // accumulators fill registers
 
 // One step of a panel: the weights of PANEL outputs for one input, as two vectors.
 struct Pair {
@@ -60,7 +59,7 @@ inline void multiply_block(
     Pair weights[PANELS];
     for (int p = 0; p < PANELS; ++p) weights[p] = widen(panels + (p * in + k) * PANEL);
     for (int r = 0; r < ROWS; ++r) {
-      const FloatVector x = input[r * in + k] - FloatVector{};  // in every lane
+      const FloatVector x = stagetree::in_every_lane(input[r * in + k]);
       for (int p = 0; p < PANELS; ++p) {
         sums[r][p][0] += x * weights[p].low;
         sums[r][p][1] += x * weights[p].high;

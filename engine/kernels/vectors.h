@@ -17,4 +17,9 @@ constexpr int LANES = 4, NUM_REGISTERS = 32;
 typedef float FloatVector __attribute__((vector_size(LANES * sizeof(float))));
 typedef uint32_t WordVector __attribute__((vector_size(LANES * sizeof(uint32_t))));
 
+constexpr int64_t PANEL = 2 * LANES;  // columns of a right factor that lie together
+constexpr int MAX_ROWS = NUM_REGISTERS >= 32 ? 12 : 6;  // accumulators fill registers
+
+inline FloatVector in_every_lane(float x) { return x - FloatVector{}; }
+
 }  // namespace stagetree
