@@ -32,6 +32,12 @@ class Machine:
             used.append(self.crowd.run(1, self.work))
         return used
 
+    def be_late_once(self) -> None:
+        """One pass in a crowd."""
+        self.is_crowded = True
+        self.crowd.run(1, self.work)
+        self.is_crowded = False
+
 
 def test_in_a_crowd_passes_run_on_one_thread_and_now_and_then_try_more(
     monkeypatch: pytest.MonkeyPatch,
@@ -49,9 +55,7 @@ def test_in_a_crowd_passes_run_on_one_thread_and_now_and_then_try_more(
 def test_one_late_pass_costs_the_threads_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch)
     machine.run(1.0)
-    machine.is_crowded = True
-    machine.crowd.run(1, machine.work)
-    machine.is_crowded = False
+    machine.be_late_once()
     assert (machine.threads, machine.crowd.num_threads) == (1, 4)
     machine.run(0.06)
     assert set(machine.run(1.0)) == {4}
@@ -59,9 +63,7 @@ def test_one_late_pass_costs_the_threads_a_moment_only(monkeypatch: pytest.Monke
 
 def test_a_number_that_is_asked_for_holds_in_a_crowd_too(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch)
-    machine.run(0.1)
-    machine.is_crowded = True
-    machine.crowd.run(1, machine.work)
+    machine.run(1.0)
+    machine.be_late_once()
     machine.crowd.set_num_threads(3)
-    machine.is_crowded = False
     assert set(machine.run(1.0)) == {3}
