@@ -7,12 +7,13 @@ once for a network and a machine, and the runner changes over when the file is t
 
 from engine.passes.crowd import CROWD
 from engine.passes.function import PassFunction, PassInputs
-from engine.passes.package import Example
+from engine.passes.package import MAX_WIDTH, Example
 from engine.passes.packed import PackedLinear, pack
 from engine.passes.runner import Form, PassRunner
 
 __all__ = [
     "CROWD",
+    "MAX_WIDTH",
     "Example",
     "Form",
     "PackedLinear",

@@ -7,18 +7,20 @@ from torch import Tensor, nn
 
 
 class PassInputs(NamedTuple):
-    """What every pass is given: a row for each of `width` tokens, over `length` rows of the cache.
+    """What every pass is given, in the host's memory: a row for each of `width` tokens.
 
-    `ids` and `positions` are (1, width), `slots` (width,) the rows of the cache to write. The masks
-    are additive, (1, 1, width, length): `mask` for full attention, `windowed_mask` for layers with
-    a sliding window.
+    `ids` and `positions` are (1, width), `slots` (width,) the rows of the cache to write, `prefix`
+    (1,) how many rows of the cache every row sees; all of int64. What rows see behind the prefix
+    is in the bits of `visible`, (width, bytes), and for layers with a sliding window of `windowed`;
+    see `attention.PackedMasks`.
     """
 
     ids: Tensor
     positions: Tensor
     slots: Tensor
-    mask: Tensor
-    windowed_mask: Tensor
+    prefix: Tensor
+    visible: Tensor
+    windowed: Tensor
 
     @property
     def width(self) -> int:
@@ -38,13 +40,16 @@ class PassFunction(nn.Module, ABC):
         ids: Tensor,
         positions: Tensor,
         slots: Tensor,
-        mask: Tensor,
-        windowed_mask: Tensor,
+        prefix: Tensor,
+        visible: Tensor,
+        windowed: Tensor,
         *rest: Tensor,
         num_logits: int = 0,
+        length: int | None = None,
     ) -> tuple[Tensor, ...]:
         """The pass's outputs, logits (rows, vocabulary) first.
 
         `rest` are the pass's own further inputs, (1, width, ...) each, and the rows of the cache.
-        At least the last `num_logits` rows get logits; 0 means all rows.
+        At least the last `num_logits` rows get logits; 0 means all rows. Who must write masks out
+        reads the first `length` rows of the cache, all if None.
         """

@@ -57,7 +57,7 @@ class Package:
 
 
 def compile_package(function: PassFunction, example: Example, path: Path) -> None:
-    """Compile a function for all widths and lengths and write it to `path`, at once or not at all.
+    """Compile a function for all widths and write it to `path`, at once or not at all.
 
     Raises whatever torch's compiler raises, which for a network that it cannot trace may be
     anything.
@@ -66,11 +66,16 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
     # To its tracer one row is a special case; the code for more is right for one (`PassRunner`
     # proves it).
     width = torch.export.Dim("width", min=2, max=MAX_WIDTH)
-    # Reading every row would be a special case, which would need another package.
-    length = torch.export.Dim("length", min=2, max=rows[0].shape[2] - 1)
-    mask = {2: width, 3: length}
     rest = (*({1: width} for _ in extra), *({} for _ in rows))
-    shapes = ({1: width}, {1: width}, {0: width}, mask, mask, rest)
+    shapes: tuple[object, ...] = (
+        {1: width},
+        {1: width},
+        {0: width},
+        {},
+        {0: width},
+        {0: width},
+        rest,
+    )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         program = torch.export.export(

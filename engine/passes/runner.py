@@ -39,6 +39,7 @@ class PassRunner:
         self._function = function
         self._example = example
         self._rows = example(1, None).rows
+        self._device = self._rows[0].device
         self._package: Package | None = None
         self._is_refused = False
 
@@ -48,14 +49,22 @@ class PassRunner:
         return "eager" if self._package is None else "compiled"
 
     def run(
-        self, inputs: PassInputs, extra: Sequence[Tensor] = (), num_logits: int = 0
+        self,
+        inputs: PassInputs,
+        extra: Sequence[Tensor] = (),
+        num_logits: int = 0,
+        length: int | None = None,
     ) -> tuple[Tensor, ...]:
-        """The function's outputs; at least the last `num_logits` rows get logits, 0 means all."""
+        """The function's outputs; at least the last `num_logits` rows get logits, 0 means all.
+
+        `length` is that of the cache's part in use, behind which nothing needs to be read.
+        """
         if self._package is not None and inputs.width <= MAX_WIDTH:
             package = partial(self._package, *inputs, *extra, *self._rows)
             return CROWD.run((id(self), inputs.width), package)
+        inputs = PassInputs(*(tensor.to(self._device) for tensor in inputs))
         outputs: tuple[Tensor, ...] = self._function(
-            *inputs, *extra, *self._rows, num_logits=num_logits
+            *inputs, *extra, *self._rows, num_logits=num_logits, length=length
         )
         return outputs
 

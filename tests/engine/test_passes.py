@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from engine import EngineProcess
 from engine.api import Engine
-from engine.attention import TreeMasks
+from engine.attention import DenseMasks
 from engine.config import NgramStageConfig
 from engine.kernels import linear
 from engine.passes import PackedLinear, pack
@@ -77,9 +77,9 @@ def test_rows_of_a_product_do_not_change_one_another(cache: Path, rows: int) -> 
         assert torch.equal(alone[0], together[row])
 
 
-def _causal(size: int) -> TreeMasks:
+def _causal(size: int) -> DenseMasks:
     mask = torch.full((1, 1, size, size), float("-inf")).triu(1)
-    return TreeMasks(mask, mask)
+    return DenseMasks(mask)
 
 
 @pytest.fixture
