@@ -16,10 +16,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from engine.errors import ModelLoadError
+from engine.kernels import triton_attention
 from engine.kernels.attention import attend
 
 NAME = "stagetree"
-_NAME_OF_KERNEL = "stagetree_kernel"
+CPU_KERNEL, GPU_KERNEL = "stagetree_cpu", "stagetree_gpu"
 
 # Arguments that models pass and that change nothing here: bookkeeping, or causality, which the
 # mask already holds. Anything else would be a silent error if ignored, so it is refused by name.
@@ -202,13 +203,19 @@ def _explicit_attention(
     return weights[..., : key.shape[2]] @ value
 
 
-def use_kernel(network: nn.Module) -> None:
-    """Let our kernel, which must be loaded, do what it can of a network's attention."""
+def use_kernel(network: nn.Module, name: str) -> None:
+    """Let this kernel of ours, which must be there, do a network's attention."""
     for module in network.modules():
         config: Any = getattr(module, "config", None)
         if getattr(config, "_attn_implementation", None) == NAME:
-            config._attn_implementation = _NAME_OF_KERNEL
+            config._attn_implementation = name
+
+
+def has_gpu_kernel() -> bool:
+    """Whether the kernel for GPUs is there."""
+    return triton_attention.is_available()
 
 
 AttentionInterface.register(NAME, tree_attention)
-AttentionInterface.register(_NAME_OF_KERNEL, partial(tree_attention, kernel=attend))
+AttentionInterface.register(CPU_KERNEL, partial(tree_attention, kernel=attend))
+AttentionInterface.register(GPU_KERNEL, partial(tree_attention, kernel=triton_attention.attend))

@@ -33,9 +33,7 @@ class CausalPass(PassFunction):
 
     def forward(
         self,
-        ids: Tensor,
-        positions: Tensor,
-        slots: Tensor,
+        tokens: Tensor,
         prefix: Tensor,
         visible: Tensor,
         windowed: Tensor,
@@ -44,10 +42,11 @@ class CausalPass(PassFunction):
         length: int | None = None,
     ) -> tuple[Tensor, ...]:
         """Logits (width, vocabulary) and, of chosen layers, features (width, layers * hidden)."""
+        ids, positions, slots = tokens[:, None]
         output = self.network(
             input_ids=ids,
             position_ids=positions,
-            past_key_values=PassRows(rest, slots, length),
+            past_key_values=PassRows(rest, slots[0], length),
             use_cache=True,
             logits_to_keep=num_logits,
             tree_masks=PackedMasks(prefix, visible, windowed, positions, self._window),
@@ -136,7 +135,7 @@ class Model(TreeScorer):
         num_logits = len(feed.nodes)
         logits, *features = self.runner.run(inputs, num_logits=max(1, num_logits), length=feed.end)
         if features:
-            self._cache.write_features(features[0])
+            self._cache.write_features(features[0][-len(feed.ids) :])
         return logits[-num_logits:] if num_logits else logits[:0]
 
     def check_seam(self) -> Self:

@@ -136,11 +136,14 @@ class TreeScorer(ABC):
         """Examples of the inputs that this network's pass has beside the common ones."""
         return ()
 
-    def prepare(self, with_kernels: bool) -> None:
-        """Lay the weights out for this machine; once more when it has kernels of ours."""
-        pack(self.network, with_kernels)
-        if with_kernels:
-            attention.use_kernel(self.network)
+    def prepare(self, kernel: str | None) -> None:
+        """Lay the weights out for this machine; once more when it has kernels of ours.
+
+        `kernel` names that of the attention; with one there are products of ours on a CPU, too.
+        """
+        pack(self.network, with_kernels=kernel is not None)
+        if kernel is not None:
+            attention.use_kernel(self.network, kernel)
 
     @property
     def num_bytes(self) -> int:
@@ -252,21 +255,27 @@ class TreeScorer(ABC):
         return logits
 
     def _pass_inputs(self, feed: Pass) -> PassInputs:
-        ids, positions = feed.ids, feed.positions
-        visible, windowed = self._sight(feed, positions)
-        slots = self._cache.free_slots(len(ids))
-        numbers = torch.tensor([*ids, *positions, *slots, feed.start])
-        by_row = numbers[:-1].view(3, 1, len(ids))
-        return PassInputs(by_row[0], by_row[1], by_row[2, 0], numbers[-1:], visible, windowed)
+        """The rows of a pass, after as many of padding as its runner wants.
 
-    def _sight(self, feed: Pass, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        Padding sees the first row and goes where nobody looks, behind all texts.
+        """
+        slots = self._cache.free_slots(len(feed.ids))
+        padding = self.runner.num_padding(len(slots))
+        ids = [*[0] * padding, *feed.ids]
+        positions = [*[feed.start] * padding, *feed.positions]
+        free = [*[self._cache.capacity - 1] * padding, *slots]
+        numbers = torch.tensor([*ids, *positions, *free, feed.start])
+        visible, windowed = self._sight(feed, positions, padding)
+        return PassInputs(numbers[:-1].view(3, -1), numbers[-1:], visible, windowed)
+
+    def _sight(self, feed: Pass, positions: Sequence[int], padding: int) -> tuple[Tensor, Tensor]:
         """What each row sees behind the rows that all see, in all layers and in windowed ones.
 
         Committed rows before it, its ancestors, itself; as bits (rows, bytes).
         """
         num_pending, columns = len(feed.pending), [*feed.earlier, *feed.nodes]
         all_pending = (1 << num_pending) - 1
-        seen = [(2 << row) - 1 for row in range(num_pending)]
+        seen = [1] * padding + [(2 << row) - 1 for row in range(num_pending)]
         for ancestors in feed.tree.ancestor_mask(columns)[len(feed.earlier) :]:
             seen.append(ancestors << num_pending | all_pending)
         visible = _packed(seen, max(_NUM_BYTES, (num_pending + len(columns) + 7) // 8))
@@ -285,11 +294,11 @@ class TreeScorer(ABC):
         end = self._cache.capacity - 1
         places = torch.arange(width)
         # No tensor twice: a compiler would take two inputs that are one for one input.
-        ids, positions = (7 * places % self.limits.vocab_size)[None], places[None] + 2
+        tokens = [7 * places % self.limits.vocab_size, places + 2, places + end - width]
         # Each row sees itself and what comes before it, but one.
         seen = [((2 << row) - 1) & ~(1 << row // 2) | 1 << row for row in range(width)]
         visible, prefix = _packed(seen, _NUM_BYTES), torch.tensor([(length or end) - width])
-        inputs = PassInputs(ids, positions, places + end - width, prefix, visible, visible.clone())
+        inputs = PassInputs(torch.stack(tokens), prefix, visible, visible.clone())
         return Example(inputs, self._extra(width), self._cache.rows)
 
 

@@ -23,9 +23,7 @@ class HeadPass(PassFunction):
 
     def forward(
         self,
-        ids: Tensor,
-        positions: Tensor,
-        slots: Tensor,
+        tokens: Tensor,
         prefix: Tensor,
         visible: Tensor,
         windowed: Tensor,
@@ -35,7 +33,8 @@ class HeadPass(PassFunction):
     ) -> tuple[Tensor, ...]:
         """`rest` are features (1, width, hidden) and the cache's rows; outputs (width, hidden)."""
         features, *rows = rest
-        cache = PassRows(rows, slots, length)
+        ids, positions, slots = tokens[:, None]
+        cache = PassRows(rows, slots[0], length)
         masks = PackedMasks(prefix, visible, windowed, positions)
         outputs = self.network(ids, features, positions, cache, masks)[0]
         return self.network.logits(outputs[-num_logits:]), outputs

@@ -1,23 +1,27 @@
 """One forward pass as a function of tensors alone, which is what can be compiled or captured."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
+
+Form = Literal["eager", "compiled", "captured"]
+
+MAX_WIDTH = 64
+"""Wider passes, of prompts, run eagerly: they are bound by arithmetic, not by overhead."""
 
 
 class PassInputs(NamedTuple):
     """What every pass is given, in the host's memory: a row for each of `width` tokens.
 
-    `ids` and `positions` are (1, width), `slots` (width,) the rows of the cache to write, `prefix`
-    (1,) how many rows of the cache every row sees; all of int64. What rows see behind the prefix
-    is in the bits of `visible`, (width, bytes), and for layers with a sliding window of `windowed`;
-    see `attention.PackedMasks`.
+    `tokens` (3, width) are ids, positions, and the rows of the cache to write; `prefix` (1,) is how
+    many rows of the cache every row sees; all of int64. What rows see behind the prefix is in the
+    bits of `visible`, (width, bytes), and for layers with a sliding window of `windowed`; see
+    `attention.PackedMasks`.
     """
 
-    ids: Tensor
-    positions: Tensor
-    slots: Tensor
+    tokens: Tensor
     prefix: Tensor
     visible: Tensor
     windowed: Tensor
@@ -25,7 +29,29 @@ class PassInputs(NamedTuple):
     @property
     def width(self) -> int:
         """Tokens in the pass."""
-        return self.ids.shape[1]
+        return self.tokens.shape[1]
+
+
+class Example(NamedTuple):
+    """Arguments of a function: the common inputs, the pass's own, and the rows of the cache."""
+
+    inputs: PassInputs
+    extra: Sequence[Tensor]
+    rows: Sequence[Tensor]
+
+
+class FastPasses(Protocol):
+    """Passes of one function over one cache that are faster than the function itself."""
+
+    @property
+    def form(self) -> Form:
+        """What they are called."""
+
+    def padding(self, width: int) -> int | None:
+        """How many rows to put before so many; None if they are better run by the function."""
+
+    def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs, of all rows, padding first; `extra` may lack the rows of the padding."""
 
 
 class PassFunction(nn.Module, ABC):
@@ -37,9 +63,7 @@ class PassFunction(nn.Module, ABC):
     @abstractmethod
     def forward(
         self,
-        ids: Tensor,
-        positions: Tensor,
-        slots: Tensor,
+        tokens: Tensor,
         prefix: Tensor,
         visible: Tensor,
         windowed: Tensor,

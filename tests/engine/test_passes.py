@@ -208,7 +208,7 @@ def test_a_package_that_loses_its_rows_is_refused(
     original = Package.__call__
 
     def forgetful(self: Package, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return original(self, *inputs[:5], *(rows.clone() for rows in inputs[5:]))
+        return original(self, *inputs[:4], *(rows.clone() for rows in inputs[4:]))
 
     monkeypatch.setattr(Package, "__call__", forgetful)
     monkeypatch.setattr(Path, "unlink", lambda self: None)
