@@ -74,29 +74,26 @@ def attend_parts(
     keys += kv_head.to(tl.int64) * key_head_stride
     values += kv_head.to(tl.int64) * value_head_stride
     length = tl.load(prefix).to(tl.int32)
-    if part == 0:
-        first_row = length
-        if IS_CHAIN:
-            num_rows = tl.minimum(((block + 1) * BLOCK - 1) // GROUP + 1, rows)
-        else:
-            skipped = block * BLOCK // GROUP
-            num_rows = _reach(
-                visible + skipped * visible_row_stride,
-                rows - skipped,
-                num_bytes,
-                visible_row_stride,
-                SCANNED_ROWS,
-                SCANNED_BYTES,
-            )
-        num_rows = tl.minimum(num_rows, capacity - length)
-        first_tile, end_tile = 0, tl.cdiv(num_rows, TILE)
+    is_tree = part == 0
+    if IS_CHAIN:
+        reach = tl.minimum(((block + 1) * BLOCK - 1) // GROUP + 1, rows)
     else:
-        # No query is before the prefix's end, so none sees more of it than the root.
-        first_row = tl.maximum(length + 1 - window, 0) if HAS_WINDOW else 0
-        num_rows = length - first_row
-        num_tiles = tl.cdiv(num_rows, TILE)
-        first_tile = (part - 1) * num_tiles // num_shares
-        end_tile = part * num_tiles // num_shares
+        skipped = block * BLOCK // GROUP
+        reach = _reach(
+            visible + skipped * visible_row_stride,
+            rows - skipped,
+            tl.where(is_tree, num_bytes, 0),
+            visible_row_stride,
+            SCANNED_ROWS,
+            SCANNED_BYTES,
+        )
+    # No query is before the prefix's end, so none sees more of it than a root.
+    begin = tl.maximum(length + 1 - window, 0) if HAS_WINDOW else 0
+    first_row = tl.where(is_tree, length, begin)
+    num_rows = tl.where(is_tree, tl.minimum(reach, capacity - length), length - begin)
+    num_tiles = tl.cdiv(num_rows, TILE)
+    first_tile = tl.where(is_tree, 0, (part - 1) * num_tiles // num_shares)
+    end_tile = tl.where(is_tree, num_tiles, part * num_tiles // num_shares)
     position = tl.load(positions + row, mask=is_pair, other=0).to(tl.int32)
     maximum = tl.full([BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
@@ -108,7 +105,7 @@ def attend_parts(
         k = _load(keys, place, key_row_stride, num_rows, SIZE, PADDED_SIZE)
         v = _load(values, place, value_row_stride, num_rows, VALUE_SIZE, PADDED_VALUE_SIZE)
         is_seen = (place < num_rows)[None, :] & is_pair[:, None]
-        if part == 0:
+        if is_tree:
             if IS_CHAIN:
                 is_seen = is_seen & (place[None, :] <= row[:, None])
                 if HAS_WINDOW:
