@@ -50,8 +50,9 @@ def attend(
 ) -> Tensor:
     """Attention of (1, heads, rows, size) over a whole cache: (1, rows, heads, value size).
 
-    Keys and values are (1, key heads, capacity, size), of the query's precision and contiguous in
-    their last dimension; each key head serves as many heads, in order. Unused rows must be finite.
+    Keys and values are (1, key heads, capacity, size), of the query's precision; each key head
+    serves as many heads, in order. Unused rows must be finite. The last dimension of everything
+    is contiguous.
 
     Every query sees the cache's rows before `prefix`, an int64 tensor (1,), and behind it those of
     its bits: query i sees row prefix + j if bit j % 8 of `visible[i, j // 8]` is set, uint8 of
@@ -70,12 +71,11 @@ def attend(
     sums are rounded otherwise. Where blocks are many, a row moved to another number is the same.
 
     Nothing waits for the device, and no launch depends on a tensor's contents, so a call can be
-    recorded in a CUDA graph once another has compiled it. Raises ValueError if shapes differ.
+    recorded in a CUDA graph once another has compiled it. Raises ValueError if shapes or strides
+    are not such.
     """
     rows = query.shape[2]
-    _check(query, keys, values)
-    if visible is not None and visible.shape[:-1] != (rows,):
-        raise ValueError(f"{rows} queries have masks of shape {tuple(visible.shape)}")
+    _check(query, keys, values, visible)
     return cast(
         Tensor,
         _tree_attention(
@@ -129,17 +129,22 @@ def plan(
     )
 
 
-def _check(query: Tensor, keys: Tensor, values: Tensor) -> None:
-    """Raise ValueError unless these belong together."""
-    _, heads, _, size = query.shape
+def _check(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> None:
+    """Raise ValueError unless these belong together and lie in memory as the programs read them."""
+    _, heads, rows, size = query.shape
     _, kv_heads, capacity, key_size = keys.shape
     if heads % kv_heads:
         raise ValueError(f"{heads} heads over {kv_heads} key heads")
     if size != key_size or values.shape[1:3] != (kv_heads, capacity):
         shapes = ", ".join(str(tuple(each.shape)) for each in (query, keys, values))
         raise ValueError(f"shapes of query, keys and values differ: {shapes}")
-    if len({each.shape[0] for each in (query, keys, values)} | {1}) > 1:
+    if not query.shape[0] == keys.shape[0] == values.shape[0] == 1:
         raise ValueError("there is one text at a time")
+    if visible is not None and visible.shape[:-1] != (rows,):
+        raise ValueError(f"{rows} queries have masks of shape {tuple(visible.shape)}")
+    given = (query, keys, values) if visible is None else (query, keys, values, visible)
+    if any(each.stride(-1) != 1 and each.shape[-1] > 1 for each in given):
+        raise ValueError("the last dimension must be contiguous")
 
 
 @torch.library.custom_op("stagetree::tree_attention_triton", mutates_args=())

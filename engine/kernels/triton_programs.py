@@ -176,7 +176,7 @@ def combine_parts(
             other=0.0,
         )
         output += tl.sum(weight[:, None] * each, 0)
-    output = tl.where(total > 0, output / total, 0.0)
+    output /= tl.where(total > 0, total, 1.0)
     tl.store(
         result + pair * VALUE_SIZE + dims,
         output.to(result.dtype.element_ty),
@@ -245,7 +245,9 @@ def _fold(
     """
     scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * scale
     if HAS_CAP:
-        scores = cap * (1 - 2 / (tl.exp2(scores) + 1))  # cap * tanh
+        power = tl.exp2(-tl.abs(scores))
+        tanh = (1 - power) / (1 + power)
+        scores = tl.where(scores < 0, -cap, cap) * tanh
     scores = tl.where(is_seen, scores, float("-inf"))
     highest = tl.maximum(maximum, tl.max(scores, 1))
     base = tl.where(highest == float("-inf"), 0.0, highest)
