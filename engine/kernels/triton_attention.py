@@ -65,16 +65,15 @@ def attend(
     itself. Scores are `softcap` * tanh(scores / softcap) if it is given; `sinks`, (heads,), are
     scores that take their share of the softmax for nothing.
 
-    Products of float32 are exact, others add up in float32. A row's figures depend on its query,
-    bits and position, on `prefix`, and on the rows that it sees. They do not depend on the other
-    queries, bit for bit, among all numbers of rows for which `plan` is the same; where it differs,
-    sums are rounded otherwise. Where blocks are many, a row moved to another number is the same.
+    All sums are in float32, and so are products of float32; no factor of those is rounded. A row's
+    figures depend on its query, its bits, its position (in a window), `prefix`, and the rows that
+    it sees. They depend on no other query, bit for bit, among all numbers of rows for which `plan`
+    answers the same; between others, sums are rounded differently.
 
     Nothing waits for the device, and no launch depends on a tensor's contents, so a call can be
     recorded in a CUDA graph once another has compiled it. Raises ValueError if shapes or strides
     are not such.
     """
-    rows = query.shape[2]
     _check(query, keys, values, visible)
     return cast(
         Tensor,
@@ -247,7 +246,7 @@ def _(query: Tensor, keys: Tensor, values: Tensor, *rest: object) -> Tensor:
 
 @cache
 def _num_processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU; without one, a few, so that the interpreter has parts to combine."""
+    """Multiprocessors of a GPU; without one a few, so that Triton's interpreter has some parts."""
     if device.type != "cuda":
         return 6
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,18 @@ def random_tree(num_nodes: int) -> TokenTree:
 
 
 def pack(mask: np.ndarray[Any, Any], num_bytes: int) -> Tensor:
-    """A mask's bits as the kernel reads them, in so many bytes a row, or as few as there must be."""
+    """A mask's bits as the kernel reads them, in so many bytes a row, or as many as it takes."""
     packed = np.packbits(mask, axis=1, bitorder="little")
     padded = np.pad(packed, ((0, 0), (0, max(0, num_bytes - packed.shape[1]))))
     return torch.from_numpy(np.ascontiguousarray(padded)).to(DEVICE)
+
+
+def random_cache(shape: Shape, dtype: torch.dtype, size: int) -> Tensor:
+    """Random rows, then zeros; behind the last one is what would show if it were read."""
+    cache = torch.randn(1, shape.kv_heads, shape.capacity + 16, size)
+    cache[:, :, shape.end :] = 0
+    cache[:, :, shape.capacity :] = math.nan
+    return cache.to(DEVICE, dtype)[:, :, : shape.capacity]
 
 
 def problem(shape: Shape, dtype: torch.dtype = torch.float32, window: int = 0) -> Problem:
@@ -107,10 +116,8 @@ def problem(shape: Shape, dtype: torch.dtype = torch.float32, window: int = 0) -
     heads = shape.kv_heads * shape.group
     query = torch.randn(1, shape.rows, heads, shape.size).transpose(1, 2)
     keys, values = (
-        torch.randn(1, shape.kv_heads, shape.capacity, size)
-        for size in (shape.size, shape.value_size or shape.size)
+        random_cache(shape, dtype, size) for size in (shape.size, shape.value_size or shape.size)
     )
-    keys[:, :, shape.end :] = values[:, :, shape.end :] = 0
     tree = random_tree(shape.earlier + shape.rows)
     nodes = range(shape.earlier, len(tree))
     positions = shape.prefix + np.array(tree.depths)[shape.earlier :]
@@ -124,7 +131,9 @@ def problem(shape: Shape, dtype: torch.dtype = torch.float32, window: int = 0) -
         seen[:, : shape.end] &= is_near
         mask = mask & is_near[:, shape.prefix :]
     return Problem(
-        *(each.to(DEVICE, dtype) for each in (query, keys, values)),
+        query.to(DEVICE, dtype),
+        keys,
+        values,
         torch.tensor([shape.prefix], device=DEVICE),
         pack(mask, shape.num_bytes),
         torch.from_numpy(positions).to(DEVICE),
@@ -344,3 +353,84 @@ def test_parts_depend_on_no_width_of_one_block_and_fill_a_gpu_once(
         assert launch.num_blocks * launch.block < 64 * 132
     assert len({each.num_parts for each in launches if each.block <= 32}) == 1
     assert len({each.tile for each in launches}) == 1
+
+
+def python(*arguments: str) -> str:
+    """What a fresh interpreter prints in which programs are compiled, not interpreted."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_programs_compile_for_a_hopper_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a program is only for the interpreter, or too large for the GPU's shared memory."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    lines = python("-m", "tests.engine.compile_for_hopper").splitlines()
+    compiled = [json.loads(line) for line in lines]
+    for programs in compiled:
+        assert [program["shared"] <= 227 * 1024 for program in programs] == [True, True]
+    products = [programs[0]["instructions"] for programs in compiled]
+    assert products == [
+        ["mma.sync", "cp.async.cg"],
+        ["wgmma.mma_async", "cp.async.cg"],
+        ["cp.async.cg"],
+    ]
+
+
+def test_importing_the_kernel_needs_no_triton() -> None:
+    """Red when a machine without Triton, or one that does not use it, has to import it."""
+    module = "engine.kernels.triton_attention"
+    program = (
+        f"import sys; sys.modules['triton'] = None; import {module} as m; print(m.is_available())"
+    )
+    assert python("-c", program) == "False\n"
+
+
+LARGE_SHAPES = [
+    Shape(rows=1, kv_heads=8, group=4, size=128, capacity=9000, prefix=8191, num_bytes=136),
+    Shape(rows=33, kv_heads=8, group=4, size=128, capacity=9000, prefix=700, num_bytes=136),
+    Shape(rows=64, kv_heads=20, group=1, size=64, capacity=4096, prefix=2000, num_bytes=136),
+    Shape(rows=7, kv_heads=4, group=2, size=256, capacity=4096, prefix=3001, num_bytes=136),
+    Shape(rows=300, kv_heads=4, group=7, size=80, capacity=4096, prefix=0, num_bytes=136),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)],
+    ids=str,
+)
+@pytest.mark.parametrize("window", [0, 1000])
+@pytest.mark.parametrize("shape", LARGE_SHAPES, ids=str)
+def test_a_recorded_launch_serves_every_text(
+    shape: Shape, window: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Red when anything of a launch is not as it was when it was recorded, or it waits."""
+    given = problem(shape, dtype, window)
+    given.attend(window=window)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        alone = given.attend(window=window)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = given.attend(window=window)
+    graph.replay()
+    assert torch.equal(output, alone)
+    for prefix, earlier in ((0, 0), (37, 5), (1024, 100), (shape.prefix, 0), (2500, 700)):
+        other = problem(replace(shape, prefix=prefix, earlier=earlier), dtype, window)
+        for name in ("query", "keys", "values", "prefix", "visible", "positions"):
+            getattr(given, name).copy_(getattr(other, name))
+        graph.replay()
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            *(each.double() for each in (other.query, other.keys, other.values)),
+            attn_mask=other.seen,
+            enable_gqa=True,
+        )
+        assert_close(output, expected.transpose(1, 2), tolerance)
