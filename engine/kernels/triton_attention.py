@@ -182,7 +182,7 @@ def _tree_attention(
     # A block may begin and end in the middle of a row's heads.
     scanned_rows = _power_of_two(-(-launch.block // group) + (launch.block % group > 0))
     scale = scaling * _LOG2_E * (2 / softcap if softcap else 1)
-    with torch.cuda.device_of(query):
+    with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]
         programs.attend_parts[launch.num_blocks * kv_heads, launch.num_parts](
             query,
             keys,
