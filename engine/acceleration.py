@@ -116,7 +116,10 @@ class CompiledPasses(Acceleration):
 
 
 class CapturedPasses(Acceleration):
-    """Passes captured as CUDA graphs, a few widths at a time."""
+    """Passes captured as CUDA graphs, a few widths at a time.
+
+    Who waits for everything to be compiled has torch's compiler fuse their kernels first.
+    """
 
     def __init__(self, config: EngineConfig, scorers: Scorers, record: Record) -> None:
         super().__init__(config, scorers)
@@ -140,7 +143,8 @@ class CapturedPasses(Acceleration):
     def adopt(self) -> bool:
         """Capture more; whether there was any."""
         runners = [scorer.runner for scorer in self._scorers.values()]
-        return any([runner.capture(_CAPTURE_SECONDS, self._record) for runner in runners])
+        given = (_CAPTURE_SECONDS, self._record, self._config.compile == "wait")
+        return any([runner.capture(*given) for runner in runners])
 
 
 def accelerate(

@@ -103,8 +103,8 @@ class Finished:
 class ModelInfo:
     """What a loaded engine says of itself; `max_model_len` bounds prompt plus reply, in tokens.
 
-    `passes` tells how those of the target and of each stage with a network are run now, "eager" or
-    "compiled", and `is_compiling` whether that may still change.
+    `passes` tells how those of the target and of each stage with a network are run now, "eager",
+    "compiled" or "captured", and `is_compiling` whether that may still change.
     """
 
     model: str

@@ -6,6 +6,7 @@ that stay in place: inputs are copied in, and outputs are copied out before the 
 
 import time
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ Run = Callable[[], object]
 Record = Callable[[Run], Run]
 
 _WARM_UPS = 3
+_COMPILER = "inductor"
 _WIDTHS = (1, 16, 4, MAX_WIDTH, 2, 8, 32)
 """In the order in which they are recorded: that in which their costs are first asked for."""
 
@@ -24,7 +26,8 @@ class CapturedPasses:
     """One function's passes of a few widths; one of another width is padded to the next.
 
     `example` makes arguments as for a `PassRunner`; `record` turns what runs a pass into what
-    replays it.
+    replays it. What is recorded is the function itself or, if `is_fused`, what torch's compiler
+    makes of it: fewer and larger kernels, which take it many seconds a width.
     """
 
     form: Form = "captured"
@@ -34,8 +37,9 @@ class CapturedPasses:
         function: PassFunction,
         example: Callable[[int, int | None], Example],
         record: Record,
+        is_fused: bool,
     ) -> None:
-        self._function = function
+        self._function = _fused(function) if is_fused else function
         self._example = example
         self._record = record
         self._passes: dict[int, _CapturedPass] = {}
@@ -68,6 +72,12 @@ class CapturedPasses:
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The outputs, of all rows, padding first; `extra` may lack the rows of the padding."""
         return self._passes[inputs.width].run(inputs, extra)
+
+
+def _fused(function: PassFunction) -> PassFunction:
+    """The same in fewer kernels; raises, when it is run, what torch's compiler does."""
+    compiled = torch.compile(function, backend=_COMPILER, fullgraph=True, dynamic=False)
+    return cast(PassFunction, compiled)
 
 
 class _CapturedPass:

@@ -104,15 +104,17 @@ class PassRunner:
         is_complete = self._captured is not None and self._captured.is_complete
         return not (is_complete or self._is_refused)
 
-    def capture(self, seconds: float, record: Record) -> bool:
+    def capture(self, seconds: float, record: Record, is_fused: bool = False) -> bool:
         """Record passes that are not yet, for about so long; whether there are new ones.
 
         Each proves itself first. A function that cannot be recorded goes on being run eagerly.
         """
         if not self.is_uncaptured:
             return False
-        captured = self._captured or CapturedPasses(self._function, self._example, record)
         try:
+            captured = self._captured or CapturedPasses(
+                self._function, self._example, record, is_fused
+            )
             self._prove(captured, captured.capture(seconds))
         except Exception as error:  # whatever a network may do that a graph cannot hold
             self._is_refused, self._fast = True, None

@@ -169,6 +169,23 @@ def test_a_function_that_cannot_be_recorded_is_run_eagerly(
     assert model.score([1, 2, 3], TokenTree(3)).isfinite().all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_captured_can_be_compiled_first(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when a pass breaks the compiler's graph, or becomes one for each text."""
+    monkeypatch.setattr("engine.passes.captured._COMPILER", "aot_eager")
+    torch._dynamo.reset()
+    network = make_network(kind)
+    model = Model(network, read_limits(network.config), 512, chunk=100)
+    assert model.runner.capture(0.0, again, is_fused=True)
+    context = [3, 1, 4, 1, 5]
+    model.reset(context)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for token in range(3):
+            model.score(context, TokenTree(context[-1]))
+            model.commit(TokenTree(context[-1]), [])
+            context.append(token)
+
+
 def text(engine: Engine, seed: int) -> list[int]:
     request = GenerateRequest(
         *("r", (3, 1, 4, 1, 5), 30, SamplingParams(1.0, seed=seed)),
