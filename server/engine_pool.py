@@ -57,7 +57,7 @@ class EnginePool:
     async def hold(self, prompt: Sequence[int]) -> AsyncIterator[Serving]:
         """Wait for an engine that is free for a prompt (token ids), and keep others off it.
 
-        First come, first served. Raises what its client does once no engine will ever serve.
+        First come, first served. Raises ApiError once it is known that no engine will ever serve.
         """
         async with self._head:
             serving = await self._take(prompt)
@@ -75,8 +75,8 @@ class EnginePool:
     async def _take(self, prompt: Sequence[int]) -> Serving:
         """For the head of the queue alone."""
         while not (free := self._free):
-            if all(client.refusal for client in self.clients):
-                _ = self.nearest.serving  # raises why
+            if (refusal := self.nearest.refusal) is not None:  # and so it is with the others
+                raise refusal.with_traceback(None)
             self._changed.clear()
             await self._changed.wait()
         serving = max(free, key=lambda one: _saving(one, prompt))

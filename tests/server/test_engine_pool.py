@@ -1,10 +1,12 @@
 """Several engines behind one server: who runs where, and what the death of one changes."""
 
+import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+from server.engine_pool import EnginePool
 from tests.server.conftest import LiveServer, StartServer, wait_until
-from tests.server.fakes import Behaviour, FakeEngine
+from tests.server.fakes import Behaviour, FakeEngine, byte_level_tokenizer
 from tests.server.test_metrics import scrape
 
 LONG = [[5, 6]] * 100
@@ -143,12 +145,18 @@ def test_an_engine_that_cannot_be_loaded_leaves_the_others_serving(
     start_server: StartServer,
 ) -> None:
     """Red when one bad device stops the server, or goes unnoticed."""
-    server = start_server(Behaviour(load_error="no such device"), Behaviour()).wait_ready()
+    server = start_server(Behaviour(load_error="no such device"), slow()).wait_ready()
     broken, sound = server.get("/ready").json()["engines"]
     assert broken["phase"] == "failed" and "no such device" in broken["message"]
     assert (sound["status"], sound["device"]) == ("ready", "cpu")
-    assert [server.complete().status for _ in range(3)] == [200] * 3
-    assert server.behaviours[0].num_spawned == 1
+    assert [server.complete(max_tokens=4).status for _ in range(3)] == [200] * 3
+    running = server.open_stream(max_tokens=200)
+    running.response().readline()
+    queued = ThreadPoolExecutor(1).submit(server.complete, max_tokens=4)
+    wait_until(lambda: num_requests(server) == (1, 1))
+    kill(server, 1)
+    assert queued.result().status == 200, "it was to wait for the new process"
+    assert [one.num_spawned for one in server.behaviours] == [1, 2]
 
 
 def test_a_server_has_failed_when_all_its_engines_have(start_server: StartServer) -> None:
@@ -195,6 +203,29 @@ def test_the_queue_is_bounded_as_with_one_engine(start_server: StartServer) -> N
     kill(server, 1)
     wait_until(lambda: num_requests(server) == (1, 0))
     assert server.complete().json()["error"]["code"] == "queue_full"
+
+
+def test_nobody_overtakes_the_head_of_the_queue() -> None:
+    """Red when who comes just as an engine is given back gets it before who waits for it."""
+
+    async def scenario() -> None:
+        pool = EnginePool([Behaviour().spawn], byte_level_tokenizer)
+        order: list[str] = []
+
+        async def use(name: str) -> None:
+            async with pool.hold((1,)):
+                order.append(name)
+
+        pool.start()
+        async with pool.hold((1,)):
+            waiting = asyncio.create_task(use("waiting"))
+            await asyncio.sleep(0)
+        await use("late")
+        await waiting
+        await pool.close()
+        assert order == ["waiting", "late"]
+
+    asyncio.run(scenario())
 
 
 def test_draining_waits_for_every_engine(start_server: StartServer) -> None:
