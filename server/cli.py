@@ -34,10 +34,10 @@ ConfigOption = Annotated[
 DtypeOption = Annotated[Dtype | None, typer.Option(help="Precision of the weights.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")]
 DevicesOption = Annotated[
-    str | None, typer.Option(help="An engine process on each: 0,1 for two GPUs; cpu,cpu.")
+    str | None, typer.Option(help="0,1 or cpu,cpu: an engine process on each.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(help="CPU threads of an engine; 0 leaves it to torch.")
+    int | None, typer.Option(help="CPU threads; 0: as torch has it, parted among engines.")
 ]
 
 

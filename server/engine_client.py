@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Protocol
 
@@ -69,7 +69,7 @@ class Serving:
     client: "EngineClient"
     engine: Engine
     tokenizer: Tokenizer
-    _last_prompt: Sequence[int] = ()
+    _last_prompt: Sequence[int] = field(default=(), init=False)
 
     @property
     def info(self) -> ModelInfo:

@@ -5,6 +5,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 from server.engine_pool import EnginePool
+from server.text import Tokenizer
 from tests.server.conftest import LiveServer, StartServer, wait_until
 from tests.server.fakes import Behaviour, FakeEngine, byte_level_tokenizer
 from tests.server.test_metrics import scrape
@@ -203,6 +204,25 @@ def test_the_queue_is_bounded_as_with_one_engine(start_server: StartServer) -> N
     kill(server, 1)
     wait_until(lambda: num_requests(server) == (1, 0))
     assert server.complete().json()["error"]["code"] == "queue_full"
+
+
+def test_the_tokenizer_is_loaded_once() -> None:
+    """Red when each engine has a copy of its own, or each of its lives."""
+
+    async def scenario() -> None:
+        loaded: list[Tokenizer] = []
+
+        def load() -> Tokenizer:
+            loaded.append(byte_level_tokenizer())
+            return loaded[-1]
+
+        pool = EnginePool([Behaviour().spawn] * 2, load)
+        pool.start()
+        async with pool.hold((1,)), pool.hold((1,)):
+            assert len(loaded) == 1
+        await pool.close()
+
+    asyncio.run(scenario())
 
 
 def test_nobody_overtakes_the_head_of_the_queue() -> None:
