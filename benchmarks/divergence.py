@@ -107,7 +107,7 @@ def _rounding(arguments: argparse.Namespace, prompts: Sequence[tuple[int, ...]])
     model = load_model(
         arguments.model, dtype=arguments.dtype, device="auto", max_model_len=None, chunk=512
     )
-    model.prepare(with_kernels=False)
+    model.prepare(kernel=None)
     differences: list[float] = []
     for prompt in prompts:
         tree = TokenTree(prompt[-1])

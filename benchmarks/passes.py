@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from engine import kernels
+from engine import attention, kernels
 from engine.benchmark import WIDTHS, machine, measured_bandwidth
 from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
@@ -87,9 +87,9 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
         scorers["head"] = head
     for scorer in scorers.values():
         if form == "eager":
-            scorer.prepare(with_kernels=False)
+            scorer.prepare(kernel=None)
         if form == "compiled" and kernels.load(default_folder()):
-            scorer.prepare(with_kernels=True)
+            scorer.prepare(attention.CPU_KERNEL)
             scorer.runner.adopt(default_folder())
     return scorers
 
