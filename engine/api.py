@@ -78,8 +78,9 @@ class Engine:
 
         Raises ModelLoadError or ConfigError.
         """
-        if config.threads:
-            CROWD.set_num_threads(config.threads)
+        if config.threads or config.num_engines > 1:
+            share = max(1, CROWD.num_threads // config.num_engines)
+            CROWD.set_num_threads(config.threads or share)
         on_progress(LoadProgress(f"loading the target {config.model}", 0.0))
         target = load_model(
             config.model,

@@ -1,20 +1,24 @@
 """The program that compiles passes: `python -m engine.compiling`, told by pickle what to do.
 
 It loads the same engine, so that packages get the names that their user will look for, and ends,
-with every compiler that it has started, when the other end of its standard input is closed.
+with every compiler that it has started, when the other end of its standard input is closed. For a
+folder there is one at work at a time: the next finds what it has made.
 """
 
 import contextlib
+import fcntl
 import os
 import pickle
 import signal
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
-from engine.api import Engine
+from engine.config import EngineConfig
 
 _LOWEST_PRIORITY = 19
+_LOCK_NAME = "compiler.lock"
 
 
 def main() -> None:
@@ -23,11 +27,19 @@ def main() -> None:
         os.nice(_LOWEST_PRIORITY)
     config, folder = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    engine = Engine.load(replace(config, compile="cached"))
-    problems = engine.compile_passes(folder)
+    with (folder / _LOCK_NAME).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        problems = _compile(config, folder)
     for problem in problems:
         print(problem, file=sys.stderr)
     sys.exit(1 if problems else 0)
+
+
+def _compile(config: EngineConfig, folder: Path) -> list[str]:
+    from engine.api import Engine  # imports torch, which need not wait in memory for its turn
+
+    engine = Engine.load(replace(config, compile="cached"))
+    return engine.compile_passes(folder)
 
 
 def _end_with_parent() -> None:

@@ -111,7 +111,8 @@ class EngineConfig(_Section):
     `model` and a stage's `model` or `table` are a Hugging Face id, a folder, or `embedded/...` for
     the family that ships with the engine. `stages` run from the one nearest the target downwards;
     none is plain decoding. `alternatives` are drafters that only a benchmark loads, each in the
-    place of the first stage. `threads` 0 leaves the number of CPU threads to torch.
+    place of the first stage. `threads` 0 leaves the number of CPU threads to torch, and takes its
+    part of that number where `num_engines` processes share the machine.
 
     `compile` says where a CPU's compiled passes come from: they are made in the `background` and
     taken over when they are ready, made before loading ends (`wait`), taken only if an earlier
@@ -126,6 +127,7 @@ class EngineConfig(_Section):
     max_model_len: Positive | None = None
     prefill_chunk: Positive = 512
     threads: int = 0
+    num_engines: Positive = 1
     compile: Compile = "cached"
     cache_dir: str | None = None
     alternatives: tuple[StageConfig, ...] = ()

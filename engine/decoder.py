@@ -99,6 +99,7 @@ class Decoder:
 
         def rehearse(num_rows: int) -> None:
             self.target.score(context.tokens, bushy_tree(0, num_rows))
+            self.target.wait()
             self.target.rollback()
 
         runs = {TARGET_PASS: rehearse, **self.drafter.rehearsals(context)}
@@ -118,6 +119,7 @@ class Decoder:
         grown = time.perf_counter()
         num_rows = len(context.tokens) - 1 - len(self.target.tokens) + len(tree)
         logits = self.target.score(context.tokens, tree)
+        self.target.wait()
         scored = time.perf_counter()
         path, bonus_token = accept(tree, partial(choose, context, tree, logits))
         walked = time.perf_counter()

@@ -80,12 +80,17 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def choose_device(device: str) -> torch.device:
-    """The device by its torch name; `auto` is the first GPU, else the CPU."""
+    """The device by its torch name; `auto` is the first GPU, else the CPU.
+
+    A GPU that is named by its number becomes the one of this process: graphs are captured there.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
+        if place.type == "cuda" and place.index is not None:
+            torch.cuda.set_device(place)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"device {device!r}: {_first_line(error)} Try auto, cpu or cuda."

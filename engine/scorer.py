@@ -203,6 +203,11 @@ class TreeScorer(ABC):
         self.catch_up(context)
         return self._feed(self._rows_of(context)[len(self.tokens) : -1], tree, nodes)
 
+    def wait(self) -> None:
+        """Let the device finish: until then a GPU's pass has only been asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def commit(self, tree: TokenTree, path: Sequence[int]) -> None:
         """Keep the rows of the root and of `path`, which must have been scored; drop the others."""
         place = {node: row for row, node in enumerate(self._nodes, start=len(self.tokens))}

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from engine import EngineError
 from server.dispatch import Dispatcher
 from server.engine_client import EngineClient
+from server.engine_pool import EnginePool
 from server.errors import ApiError, BadRequestError, error_response
 from server.metrics import Metrics
 from server.middleware import ApiKeyMiddleware, BodyLimitMiddleware, RequestIdMiddleware
@@ -27,30 +28,36 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(settings: Settings, client: EngineClient) -> FastAPI:
-    """The ASGI application; its lifespan starts and ends the engine. `state.dispatcher` drains."""
+def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
+    """The ASGI application; its lifespan starts and ends the engines. `state.dispatcher` drains."""
     metrics = Metrics(settings.model_id)
-    dispatcher = Dispatcher(client, metrics, settings.max_queue, settings.queue_timeout)
+    for client in pool.clients:
+        _show(client, metrics)
+    dispatcher = Dispatcher(pool, metrics, settings.max_queue, settings.queue_timeout)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await client.start()
+        pool.start()
         try:
             yield
         finally:
-            await client.close()
+            await pool.close()
 
     app = FastAPI(title="stagetree", version=VERSION, lifespan=lifespan, responses=_FAILURES)
     app.state.dispatcher = dispatcher
-    app.include_router(completions_router(settings, client, dispatcher, metrics))
-    app.include_router(models_router(settings, client))
-    app.include_router(operations_router(settings, client, dispatcher, metrics))
+    app.include_router(completions_router(settings, pool, dispatcher, metrics))
+    app.include_router(models_router(settings, pool))
+    app.include_router(operations_router(settings, pool, dispatcher, metrics))
     _add_error_handlers(app)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     if settings.api_key is not None:
         app.add_middleware(ApiKeyMiddleware, api_key=settings.api_key.get_secret_value())
     app.add_middleware(RequestIdMiddleware)
     return app
+
+
+def _show(client: EngineClient, metrics: Metrics) -> None:
+    metrics.add_engine(client.number, lambda: client.is_serving)
 
 
 def _add_error_handlers(app: FastAPI) -> None:

@@ -33,7 +33,12 @@ ConfigOption = Annotated[
 ]
 DtypeOption = Annotated[Dtype | None, typer.Option(help="Precision of the weights.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads; 0 leaves it to torch.")]
+DevicesOption = Annotated[
+    str | None, typer.Option(help="0,1 or cpu,cpu: an engine process on each.")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="CPU threads; 0: as torch has it, parted among engines.")
+]
 
 
 @app.callback()
@@ -54,6 +59,7 @@ def serve(
     config: ConfigOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    devices: DevicesOption = None,
     threads: ThreadsOption = None,
     max_model_len: Annotated[int | None, typer.Option(help="Prompt plus reply, tokens.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,

@@ -1,13 +1,14 @@
-"""Starts, watches and restarts the engine process, and says whether it can serve."""
+"""Starts, watches and restarts one engine process, and says whether it can serve."""
 
 import asyncio
 import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Protocol
 
 from engine import (
@@ -61,12 +62,14 @@ class Engine(Protocol):
         """End the process."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Serving:
-    """An engine that can serve, with what is needed to speak to it."""
+    """A process that can serve, with what is needed to speak to it; mutable."""
 
+    client: "EngineClient"
     engine: Engine
     tokenizer: Tokenizer
+    _last_prompt: Sequence[int] = field(default=(), init=False)
 
     @property
     def info(self) -> ModelInfo:
@@ -74,33 +77,58 @@ class Serving:
         assert self.engine.info is not None
         return self.engine.info
 
+    def num_known(self, prompt: Sequence[int]) -> int:
+        """The first tokens of a prompt that the last one began with too: they are in the cache."""
+        pairs = zip(prompt, self._last_prompt, strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Step | Finished]:
+        """Run one sequence; raises EngineDiedError when the process dies under it."""
+        self._last_prompt = request.prompt
+        try:
+            async with aclosing(self.engine.generate(request)) as items:
+                async for item in items:
+                    if isinstance(item, Finished) and item.reason == "cancelled":
+                        raise EngineDiedError("The engine gave this request up.")
+                    yield item
+        except EngineDiedError:
+            self.client.forget(self)
+            if (refusal := self.client.refusal) is not None:
+                raise refusal.with_traceback(None) from None
+            raise
+
 
 class EngineClient:
-    """Keeps one engine process alive; `spawn` makes the handle of a fresh one."""
+    """Keeps one engine process alive; `spawn` makes the handle of a fresh one.
+
+    `number` is what logs and metrics call it by, and `refusal` why it will never serve again, once
+    that is known. `on_change` is called then, and whenever it can serve.
+    """
 
     def __init__(
         self,
+        number: int,
         spawn: Callable[[], Engine],
-        load_tokenizer: Callable[[], Tokenizer],
-        backoff: float = 0.5,
+        on_change: Callable[[], None],
+        backoff: float,
     ) -> None:
+        self.number = number
         self._spawn = spawn
-        self._load_tokenizer = load_tokenizer
+        self._on_change = on_change
         self._backoff = backoff
         self._engine: Engine | None = None
         self._ready_at = math.inf
         self._serving: Serving | None = None
-        self._refusal: ApiError | None = None
-        self._changed = asyncio.Condition()
+        self.refusal: ApiError | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Begin loading; returns at once."""
-        self._supervisor = asyncio.create_task(self._supervise())
+    def start(self, tokenizer: "asyncio.Task[Tokenizer]") -> None:
+        """Begin loading; returns at once. The tokenizer is being loaded by whoever shares it."""
+        self._supervisor = asyncio.create_task(self._supervise(tokenizer))
 
     async def close(self) -> None:
         """End the engine process; whatever still runs or waits is refused."""
-        await self._refuse(DrainingError("The server is shutting down."))
+        self._refuse(DrainingError("The server is shutting down."))
         if self._supervisor is not None:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -111,12 +139,17 @@ class EngineClient:
         """The engine, if it can serve now; raises NotReadyError or LoadFailedError."""
         if self._serving is not None:
             return self._serving
-        if self._refusal is not None:
-            raise self._refusal.with_traceback(None)
+        if self.refusal is not None:
+            raise self.refusal.with_traceback(None)
         at = self.progress
         raise NotReadyError(
             f"The model is not ready yet: {at.phase}, {at.progress:.0%}.", retry_after=RETRY_AFTER
         )
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether it can serve now."""
+        return self._serving is not None
 
     @property
     def info(self) -> ModelInfo | None:
@@ -128,41 +161,24 @@ class EngineClient:
         """How far loading has come."""
         return self._engine.progress if self._engine else LoadProgress("starting", 0.0)
 
-    async def wait_serving(self) -> Serving:
-        """Wait until the engine can serve; raises once it is known that it never will."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._serving or self._refusal)
-        return self.serving
+    def forget(self, serving: Serving) -> None:
+        """A request has met the death of this process.
 
-    async def generate(
-        self, serving: Serving, request: GenerateRequest
-    ) -> AsyncGenerator[Step | Finished]:
-        """Run one sequence; raises EngineDiedError when the process dies under it."""
-        try:
-            async with aclosing(serving.engine.generate(request)) as items:
-                async for item in items:
-                    if isinstance(item, Finished) and item.reason == "cancelled":
-                        raise EngineDiedError("The engine gave this request up.")
-                    yield item
-        except EngineDiedError:
-            if self._refusal is not None:
-                raise self._refusal.with_traceback(None) from None
-            # The next request must wait for the new process even if it gets here before the
-            # supervisor has heard of the death.
-            if self._serving is serving:
-                self._serving = None
-            raise
+        The next one must wait for the new process even if it gets here before the supervisor has
+        heard of the death.
+        """
+        if self._serving is serving:
+            self._serving = None
 
-    async def _supervise(self) -> None:
+    async def _supervise(self, tokenizer: "asyncio.Task[Tokenizer]") -> None:
         try:
-            tokenizer = asyncio.create_task(asyncio.to_thread(self._load_tokenizer))
             await self._keep_alive(tokenizer)
         except (ModelLoadError, LoadFailedError) as error:
-            _log.error("the model cannot be loaded: %s", error)
-            await self._refuse(LoadFailedError(f"The model could not be loaded: {error}"))
+            _log.error("engine %d: the model cannot be loaded: %s", self.number, error)
+            self._refuse(LoadFailedError(f"The model could not be loaded: {error}"))
         except Exception as error:
-            _log.exception("the engine cannot be supervised")
-            await self._refuse(LoadFailedError(f"The engine cannot be run: {error}"))
+            _log.exception("engine %d: cannot be supervised", self.number)
+            self._refuse(LoadFailedError(f"The engine cannot be run: {error}"))
 
     async def _keep_alive(self, tokenizer: "asyncio.Task[Tokenizer]") -> None:
         deaths = 0
@@ -170,7 +186,7 @@ class EngineClient:
             self._ready_at = math.inf
             reason = await self._live(tokenizer)
             deaths = 1 if time.monotonic() - self._ready_at > QUIET_SECONDS else deaths + 1
-            _log.error("the engine process died: %s", reason)
+            _log.error("engine %d: the process died: %s", self.number, reason)
             if deaths >= MAX_DEATHS:
                 raise LoadFailedError(f"the engine process died {deaths} times; last: {reason}")
             await asyncio.sleep(self._backoff * 2 ** (deaths - 1))
@@ -186,7 +202,7 @@ class EngineClient:
             finally:
                 reporter.cancel()
                 await asyncio.gather(reporter, return_exceptions=True)
-            await self._announce(Serving(engine, known))
+            self._announce(Serving(self, engine, known))
             return await engine.wait_died()
         except EngineDiedError as error:
             return str(error)
@@ -194,30 +210,29 @@ class EngineClient:
             self._serving = None
             await engine.close()
 
-    async def _announce(self, serving: Serving) -> None:
+    def _announce(self, serving: Serving) -> None:
         info = serving.info
         _log.info(
-            "ready: %s, %.1fM parameters, %s on %s, window %d, stages: %s",
-            *(info.model, info.num_parameters / 1e6, info.dtype, info.device, info.max_model_len),
-            " <- ".join(("target", *info.stages)),
+            "engine %d: ready: %s, %.1fM parameters, %s on %s, window %d, stages: %s",
+            *(self.number, info.model, info.num_parameters / 1e6, info.dtype, info.device),
+            *(info.max_model_len, " <- ".join(("target", *info.stages))),
         )
-        async with self._changed:
-            self._serving, self._ready_at = serving, time.monotonic()
-            self._changed.notify_all()
+        self._serving, self._ready_at = serving, time.monotonic()
+        self._on_change()
 
-    async def _refuse(self, error: ApiError) -> None:
-        async with self._changed:
-            self._serving, self._refusal = None, error
-            self._changed.notify_all()
+    def _refuse(self, error: ApiError) -> None:
+        self._serving, self.refusal = None, error
+        self._on_change()
 
     async def _report_phases(self, engine: Engine) -> None:
         """Log each phase of loading with its seconds."""
+        took = f"engine {self.number}: %s took %.1f s"
         phase, since = engine.progress.phase, time.monotonic()
         try:
             while True:
                 await asyncio.sleep(_POLL_SECONDS)
                 if engine.progress.phase != phase:
-                    _log.info("%s took %.1f s", phase, time.monotonic() - since)
+                    _log.info(took, phase, time.monotonic() - since)
                     phase, since = engine.progress.phase, time.monotonic()
         finally:
-            _log.info("%s took %.1f s", phase, time.monotonic() - since)
+            _log.info(took, phase, time.monotonic() - since)

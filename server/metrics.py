@@ -4,7 +4,7 @@ Each application has a registry of its own. Buckets begin at 0.5 ms: a step of a
 good hardware is shorter than vLLM's first bucket.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import prometheus_client
@@ -40,6 +40,9 @@ class _Families:
     def histogram(self, name: str, text: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
         family = Histogram(name, text, ["model_name"], buckets=buckets, registry=self.registry)
         return family.labels(self._model)
+
+    def gauge_by(self, label: str, name: str, text: str) -> Gauge:
+        return Gauge(name, text, ["model_name", label], registry=self.registry)
 
     def counter_by(self, label: str, name: str, text: str) -> Counter:
         return Counter(name, text, ["model_name", label], registry=self.registry)
@@ -142,8 +145,12 @@ class Metrics:
         self._registry = families.registry
         self.running = families.gauge("vllm:num_requests_running", "Requests being decoded.")
         self.waiting = families.gauge("vllm:num_requests_waiting", "Requests awaiting their turn.")
-        self.cache_usage = families.gauge(
-            "vllm:kv_cache_usage_perc", "Share of the window that the sequence fills, 0 to 1."
+        self._cache_usage = families.gauge_by(
+            *("engine", "vllm:kv_cache_usage_perc"),
+            "Share of the window that the engine's sequence fills, 0 to 1.",
+        )
+        self._engine_ready = families.gauge_by(
+            "engine", "stagetree_engine_ready", "1 for an engine that can serve, else 0."
         )
         self._prompt_tokens = families.counter("vllm:prompt_tokens", "Prompt tokens taken in.")
         self._success = families.counter_by(
@@ -156,6 +163,15 @@ class Metrics:
     def exposition(self) -> bytes:
         """The text that a scraper reads."""
         return generate_latest(self._registry)
+
+    def add_engine(self, engine: int, is_ready: Callable[[], bool]) -> None:
+        """Show an engine from now on; `is_ready` is asked whenever somebody looks."""
+        self._engine_ready.labels(self._model, str(engine)).set_function(is_ready)
+        self.cache_usage(engine).set(0)
+
+    def cache_usage(self, engine: int) -> Gauge:
+        """What shows how full an engine's window is, from 0 to 1."""
+        return self._cache_usage.labels(self._model, str(engine))
 
     @contextmanager
     def request(self, record: RequestRecord) -> Iterator[None]:
@@ -182,7 +198,7 @@ class Metrics:
         for histogram in self._request.first:
             histogram.observe(record.first_token_seconds)
 
-    def observe_step(self, step: Step, num_kept: int, cache_share: float) -> None:
+    def observe_step(self, step: Step, num_kept: int) -> None:
         """A step has arrived, of whose tokens the reply keeps `num_kept`."""
         stats, figures = step.stats, self._step
         figures.generated.inc(num_kept)
@@ -195,7 +211,6 @@ class Metrics:
         figures.seconds.observe(stats.milliseconds / 1e3)
         figures.target.inc(stats.target_milliseconds / 1e3)
         figures.nodes.observe(stats.num_nodes)
-        self.cache_usage.set(cache_share)
         for stage in stats.stages:
             self._stages.observe(stage)
 

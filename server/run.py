@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -12,7 +13,7 @@ import uvicorn
 from engine import ConfigError, EngineProcess
 from server.app import create_app
 from server.dispatch import Dispatcher
-from server.engine_client import EngineClient
+from server.engine_pool import EnginePool
 from server.settings import Settings
 from server.text import Tokenizer
 
@@ -60,13 +61,14 @@ def run(settings: Settings, announce: Callable[[Settings, int], None]) -> None:
 
     Raises ConfigError for an address that cannot be had.
     """
-    config = settings.engine_config()
+    configs = settings.engine_configs()
     listener = _bind(settings.host, settings.port)
     announce(settings, listener.getsockname()[1])
-    client = EngineClient(
-        spawn=lambda: EngineProcess(config), load_tokenizer=lambda: Tokenizer.load(settings.model)
+    pool = EnginePool(
+        spawns=[partial(EngineProcess, config) for config in configs],
+        load_tokenizer=lambda: Tokenizer.load(settings.model),
     )
-    app = create_app(settings, client)
+    app = create_app(settings, pool)
     uvicorn_config = uvicorn.Config(
         app,
         log_config=None,

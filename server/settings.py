@@ -5,15 +5,26 @@ One flat level: the engine's keys stand beside the server's.
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -38,6 +49,23 @@ _ENGINE_KEYS = (
 )
 
 
+def _device_names(value: object) -> tuple[str, ...]:
+    """Torch's names of devices that are listed, or parted by commas; a number is a CUDA device."""
+    listed = value if isinstance(value, list | tuple) else str(value).split(",")
+    names = tuple(str(item).strip() for item in listed)
+    for name in names:
+        if not re.fullmatch(r"\d+|cpu|mps|cuda(:\d+)?", name):
+            raise PydanticCustomError(
+                "device",
+                "{name} is no device: name each, such as 0,1 for two GPUs or cpu,cpu.",
+                {"name": repr(name)},
+            )
+    return tuple(f"cuda:{name}" if name.isdigit() else name for name in names)
+
+
+Devices = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_device_names)]
+
+
 class Settings(BaseSettings):
     """What one server runs with; build it with `load_settings`."""
 
@@ -49,6 +77,8 @@ class Settings(BaseSettings):
     draft: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
+    # One engine process for each; `device` alone is one engine.
+    devices: Devices = ()
     max_model_len: Annotated[int, Field(ge=2)] | None = None
     prefill_chunk: int = Field(default=512, ge=1)
     threads: int = Field(default=0, ge=0)
@@ -72,6 +102,17 @@ class Settings(BaseSettings):
     max_logprobs: int = Field(default=20, ge=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @field_validator("devices")
+    @classmethod
+    def _is_no_second_answer(cls, devices: tuple[str, ...], so_far: ValidationInfo) -> Any:
+        if devices and (device := so_far.data.get("device", "auto")) != "auto":
+            raise PydanticCustomError(
+                "devices",
+                "device is {device} already: leave out one of `device` and `devices`.",
+                {"device": repr(device)},
+            )
+        return devices
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -92,14 +133,22 @@ class Settings(BaseSettings):
     def engine_config(self, background_compile: str = "background") -> EngineConfig:
         """The engine's part; `draft` stands above a live look-up. Raises ConfigError.
 
-        `background_compile` is what compiling in the background means to a command that ends.
+        `background_compile` is what compiling in the background means to a command that ends. Of
+        several devices it names the first.
         """
         mapping = {key: getattr(self, key) for key in _ENGINE_KEYS}
+        mapping["device"] = (*self.devices, self.device)[0]
         if self.compile == "background":
             mapping["compile"] = background_compile
         if self.draft is not None:
             mapping["stages"] = [{"kind": "model", "model": self.draft}, {"kind": "ngram"}]
         return EngineConfig.from_mapping(mapping)
+
+    def engine_configs(self) -> list[EngineConfig]:
+        """The configuration of each of the server's engines; raises ConfigError."""
+        first = self.engine_config()
+        devices = self.devices or (self.device,)
+        return [replace(first, device=device, num_engines=len(devices)) for device in devices]
 
 
 def load_settings(config: Path | None, flags: Mapping[str, object]) -> Settings:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from engine import GenerateRequest, Step
 from server.choice import ChoiceWriter
 from server.dispatch import Dispatcher
-from server.engine_client import EngineClient, Serving
+from server.engine_client import Serving
 from server.metrics import Metrics
 from server.protocol import Choice, Completion, Logprobs, RequestMetrics, Usage
 from server.record import RequestRecord
@@ -24,7 +24,6 @@ class CompletionStream:
 
     plan: Plan
     arrived_at: float
-    client: EngineClient
     dispatcher: Dispatcher
     metrics: Metrics
 
@@ -34,14 +33,14 @@ class CompletionStream:
         record = RequestRecord(plan.num_prompt_tokens, self.arrived_at, plan.stage_names)
         created = int(time.time())
         with self.metrics.request(record):
-            async with self.dispatcher.turn() as serving:
+            async with self.dispatcher.turn(plan.sequences[0].prompt) as serving:
                 record.begin_turn(time.monotonic())
                 self.metrics.observe_start(record)
                 for index in range(len(plan.sequences)):
                     async with aclosing(self._choice(index, serving, record)) as pieces:
                         async for piece in pieces:
                             yield self._chunk(created, piece, record)
-            self._log(record)
+            self._log(serving.client.number, record)
             if plan.wants_usage:
                 yield self._completion(created, [], usage_of(record), metrics_of(record))
 
@@ -58,7 +57,7 @@ class CompletionStream:
             self.plan.wants_token_ids,
         )
         record.begin_choice()
-        async with aclosing(self.client.generate(serving, sequence)) as items:
+        async with aclosing(serving.generate(sequence)) as items:
             async for item in items:
                 if isinstance(item, Step):
                     self._observe(item, writer.push(item.tokens), sequence, serving, record)
@@ -82,13 +81,17 @@ class CompletionStream:
         if is_first:
             self.metrics.observe_first_token(record)
         length = len(sequence.prompt) + record.num_choice_tokens
-        self.metrics.observe_step(step, num_kept, length / serving.info.max_model_len)
+        self.metrics.observe_step(step, num_kept)
+        usage = self.metrics.cache_usage(serving.client.number)
+        usage.set(length / serving.info.max_model_len)
 
-    def _log(self, record: RequestRecord) -> None:
+    def _log(self, engine: int, record: RequestRecord) -> None:
         metrics = metrics_of(record)
         _log.info(
-            "%s: %d tokens in, %d out; first after %.0f ms, %.1f tokens/s, %.2f tokens per step",
+            "%s: engine %d: %d tokens in, %d out; first after %.0f ms, %.1f tokens/s, "
+            "%.2f tokens per step",
             self.plan.request_id,
+            engine,
             record.num_prompt_tokens,
             record.num_completion_tokens,
             metrics.time_to_first_token_ms,

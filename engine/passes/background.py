@@ -53,7 +53,8 @@ class BackgroundCompiler:
         scratch = tempfile.mkdtemp(prefix="stagetree-compiler-")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with self._log_file.open("wb") as log:
+            with self._log_file.open("ab") as log:
+                log.truncate(0)
                 # Threads that wait for one another must not spin on cores that others need.
                 environment = {
                     **os.environ,

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from fastapi import APIRouter, Request, Response
 
 from server.dispatch import Dispatcher
-from server.engine_client import EngineClient
+from server.engine_pool import EnginePool
 from server.errors import ModelNotFoundError
 from server.metrics import Metrics
 from server.protocol import Completion, CompletionRequest
@@ -18,7 +18,7 @@ from server.translate import plan_completion
 
 
 def completions_router(
-    settings: Settings, client: EngineClient, dispatcher: Dispatcher, metrics: Metrics
+    settings: Settings, pool: EnginePool, dispatcher: Dispatcher, metrics: Metrics
 ) -> APIRouter:
     """The text completion endpoint."""
     router = APIRouter()
@@ -38,7 +38,7 @@ def completions_router(
                 param="model",
             )
         dispatcher.admit()
-        serving = client.serving
+        serving = pool.nearest.serving
         # A long prompt takes a while to tokenise, and others are streaming on this loop.
         plan = await asyncio.to_thread(
             plan_completion,
@@ -48,7 +48,7 @@ def completions_router(
             serving.tokenizer.encode,
             settings,
         )
-        chunks = CompletionStream(plan, arrived_at, client, dispatcher, metrics).chunks()
+        chunks = CompletionStream(plan, arrived_at, dispatcher, metrics).chunks()
         if body.stream:
             first = await until_disconnect(request.receive, anext(chunks))
             return EventStream(first, chunks)

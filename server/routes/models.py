@@ -4,19 +4,20 @@ import time
 
 from fastapi import APIRouter
 
-from server.engine_client import EngineClient
+from server.engine_pool import EnginePool
 from server.errors import ModelNotFoundError
 from server.protocol import ModelCard, ModelList
 from server.settings import Settings
 
 
-def models_router(settings: Settings, client: EngineClient) -> APIRouter:
+def models_router(settings: Settings, pool: EnginePool) -> APIRouter:
     """The one model that this server serves."""
     router = APIRouter(tags=["models"])
     created = int(time.time())
 
     def card() -> ModelCard:
-        window = client.info.max_model_len if client.info else None
+        info = pool.nearest.info
+        window = info.max_model_len if info else None
         return ModelCard(
             id=settings.model_id, created=created, root=settings.model, max_model_len=window
         )

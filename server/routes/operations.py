@@ -1,11 +1,14 @@
 """What operators and machines ask: alive, ready, which version, how it is going."""
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.dispatch import Dispatcher
 from server.engine_client import RETRY_AFTER, EngineClient
+from server.engine_pool import EnginePool
 from server.errors import ApiError, LoadFailedError
 from server.metrics import Metrics
 from server.settings import Settings
@@ -13,7 +16,7 @@ from server.version import VERSION
 
 
 def operations_router(
-    settings: Settings, client: EngineClient, dispatcher: Dispatcher, metrics: Metrics
+    settings: Settings, pool: EnginePool, dispatcher: Dispatcher, metrics: Metrics
 ) -> APIRouter:
     """Probes, version, metrics, and a signpost at the root."""
     router = APIRouter(tags=["operations"])
@@ -39,23 +42,20 @@ def operations_router(
 
     @router.get("/ready")
     async def ready() -> JSONResponse:
-        """200 when a completion could be served now, else 503 with phase and progress."""
+        """200 when a completion could be served now, else 503 with phase and progress.
+
+        They are those of the engine that serves or comes nearest to it; `engines` has each one's.
+        """
         if dispatcher.is_draining:
-            return _not_ready("shutting down", 1.0, "The server is shutting down.")
-        try:
-            info = client.serving.info
-            return JSONResponse(
-                {
-                    "status": "ready",
-                    "model": info.model,
-                    "passes": info.passes,
-                    "is_compiling": info.is_compiling,
-                }
-            )
-        except LoadFailedError as error:
-            return _not_ready("failed", client.progress.progress, str(error), retries=False)
-        except ApiError as error:
-            return _not_ready(client.progress.phase, client.progress.progress, str(error))
+            state = _not_ready("shutting down", 1.0, "The server is shutting down.")
+        else:
+            state = _state(pool.nearest)
+        is_ready, is_final = state["status"] == "ready", state.get("phase") == "failed"
+        return JSONResponse(
+            {**state, "engines": [_state(client) for client in pool.clients]},
+            200 if is_ready else 503,
+            {} if is_ready or is_final else {"Retry-After": str(RETRY_AFTER)},
+        )
 
     @router.get("/version")
     async def version() -> dict[str, str]:
@@ -70,7 +70,21 @@ def operations_router(
     return router
 
 
-def _not_ready(phase: str, progress: float, message: str, retries: bool = True) -> JSONResponse:
-    headers = {"Retry-After": str(RETRY_AFTER)} if retries else {}
-    body = {"status": "not ready", "phase": phase, "progress": progress, "message": message}
-    return JSONResponse(body, 503, headers)
+def _state(client: EngineClient) -> dict[str, Any]:
+    """What /ready tells of an engine."""
+    try:
+        info = client.serving.info
+    except ApiError as error:
+        phase = "failed" if isinstance(error, LoadFailedError) else client.progress.phase
+        return _not_ready(phase, client.progress.progress, str(error))
+    return {
+        "status": "ready",
+        "model": info.model,
+        "device": info.device,
+        "passes": info.passes,
+        "is_compiling": info.is_compiling,
+    }
+
+
+def _not_ready(phase: str, progress: float, message: str) -> dict[str, Any]:
+    return {"status": "not ready", "phase": phase, "progress": progress, "message": message}

@@ -1,10 +1,14 @@
 """Passes leave their threads for a while when somebody else wants the cores."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from engine.api import Engine
+from engine.config import EngineConfig
 from engine.passes import crowd
-from engine.passes.crowd import Crowd
+from engine.passes.crowd import CROWD, Crowd
 
 
 class Machine:
@@ -67,3 +71,16 @@ def test_a_number_that_is_asked_for_holds_in_a_crowd_too(monkeypatch: pytest.Mon
     machine.be_late_once()
     machine.crowd.set_num_threads(3)
     assert set(machine.run(1.0)) == {3}
+
+
+@pytest.mark.parametrize(("threads", "num_engines", "expected"), [(0, 2, 2), (0, 9, 1), (3, 2, 3)])
+def test_engines_of_one_machine_part_its_threads_unless_told_how_many(
+    checkpoint: Path, threads: int, num_engines: int, expected: int
+) -> None:
+    """Red when several engines together compute with more threads than one alone."""
+    CROWD.set_num_threads(4)
+    try:
+        Engine.load(EngineConfig(str(checkpoint), threads=threads, num_engines=num_engines))
+        assert CROWD.num_threads == expected
+    finally:
+        CROWD.set_num_threads(1)

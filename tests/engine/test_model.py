@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.attention import DenseMasks, PackedMasks, tree_attention
 from engine.errors import ModelLoadError
-from engine.loading import load_model, read_limits
+from engine.loading import choose_device, load_model, read_limits
 from engine.model import Model
 from engine.tree import TokenTree
 from tests.checkpoints import ARCHITECTURES, VOCAB_SIZE, make_model, make_network
@@ -246,3 +246,13 @@ def test_a_pass_reads_all_weights_but_embeddings_that_are_no_output_matrix() -> 
     tied = make_model("gpt2")  # but for its embedding of positions
     positions = tied.limits.max_positions * tied.hidden_size * 4
     assert tied.weight_bytes == 4 * tied.num_parameters - positions
+
+
+def test_a_gpu_that_is_named_is_where_graphs_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when weights are on one GPU and torch's current device, which captures, is another."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    for name in ("cuda:1", "cuda", "cpu"):
+        assert str(choose_device(name)) == name
+    assert current == [torch.device("cuda:1")]

@@ -1,10 +1,12 @@
 """Compiled and packed passes: the eager ones' figures, taken over when they are there."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from engine.attention import DenseMasks
 from engine.config import NgramStageConfig
 from engine.kernels import linear
 from engine.passes import PackedLinear, pack
+from engine.passes.background import BackgroundCompiler
 from engine.passes.package import Package, fingerprint
 from engine.passes.packed import KernelLinear
 from engine.request import GenerateRequest, SamplingParams, Step
@@ -256,6 +259,27 @@ def test_the_compiling_process_ends_with_the_engine(checkpoint: Path, tmp_path: 
     assert process is not None and process.stdin is not None
     process.stdin.close()
     assert process.wait(timeout=60) == -signal.SIGKILL
+
+
+def is_waiting(pid: int) -> bool:
+    """Whether a process waits for a lock: "1: -> FLOCK ADVISORY WRITE pid ..." is one that does."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any({"->", str(pid)} <= {*line.split()} for line in lines)
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="needs /proc")
+def test_one_process_at_a_time_compiles_for_a_folder(checkpoint: Path, tmp_path: Path) -> None:
+    """Red when engines that start together all compile the same, or wait with torch in memory."""
+    with (tmp_path / "compiler.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        compiler = BackgroundCompiler(tmp_path)
+        assert compiler.start(config(checkpoint, tmp_path), ["a network"])
+        process = compiler._process
+        assert process is not None
+        while not is_waiting(process.pid):
+            assert compiler.is_running, "it did not wait"
+            time.sleep(0.05)
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
 
 
 def test_an_engine_process_takes_over_what_is_compiled_while_it_serves(

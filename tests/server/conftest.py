@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from server.app import create_app
-from server.engine_client import EngineClient
+from server.engine_pool import EnginePool
 from server.run import DrainingServer
 from server.settings import Settings
 from tests.server.fakes import Behaviour, byte_level_tokenizer
@@ -57,10 +57,14 @@ class Stream:
 
 
 class LiveServer:
-    """A server in a thread, and the few verbs that tests speak to it with."""
+    """A server in a thread, and the few verbs that tests speak to it with.
 
-    def __init__(self, behaviour: Behaviour, **settings: Any) -> None:
-        self.behaviour = behaviour
+    It has an engine for every behaviour; `behaviour` is the first one's.
+    """
+
+    def __init__(self, *behaviours: Behaviour, **settings: Any) -> None:
+        self.behaviours = behaviours
+        self.behaviour = behaviours[0]
         self.settings = Settings(**{"model": "fake", "max_queue": 4, **settings})
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
@@ -74,8 +78,9 @@ class LiveServer:
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.client = EngineClient(self.behaviour.spawn, byte_level_tokenizer, backoff=0.05)
-        app = create_app(self.settings, self.client)
+        spawns = [behaviour.spawn for behaviour in self.behaviours]
+        self.pool = EnginePool(spawns, byte_level_tokenizer, backoff=0.05)
+        app = create_app(self.settings, self.pool)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2)
         self.server = DrainingServer(config, app.state.dispatcher, self.settings.drain_seconds)
         await self.server.serve([self._socket])
@@ -147,13 +152,14 @@ def start_server() -> Iterator[StartServer]:
     """Starts servers, each with its own behaviour, and stops them after the test."""
     servers: list[LiveServer] = []
 
-    def start(behaviour: Behaviour | None = None, **settings: Any) -> LiveServer:
-        servers.append(LiveServer(behaviour or Behaviour(), **settings))
+    def start(*behaviours: Behaviour, **settings: Any) -> LiveServer:
+        servers.append(LiveServer(*(behaviours or [Behaviour()]), **settings))
         return servers[-1].wait_started()
 
     yield start
     for server in servers:
-        server.behaviour.step_seconds = 0
+        for behaviour in server.behaviours:
+            behaviour.step_seconds = 0
         server.server.should_exit = True
         server.join()
 

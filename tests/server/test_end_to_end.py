@@ -6,92 +6,20 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.checkpoints import save_checkpoint
+from tests.server.command import COMMAND, PROMPT, Command, mapped, save_family
 from tests.server.conftest import wait_until
-from tests.server.fakes import byte_level_tokenizer
-
-COMMAND = [sys.executable, "-c", "from server.cli import app; app()"]
-PROMPT = "def hello(world):\n    return world + 1\ndef hello("
-
-
-class Command:
-    """`stagetree serve` in a process of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        flags = ["--draft", str(folder / "draft"), "--dtype", "float32", "--threads", "1"]
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", str(folder / "target"), *flags, "--port", str(self.port)],
-            env={**os.environ, "STAGETREE_SERVED_MODEL_NAME": "tiny"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.log: list[str] = []
-        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()))
-        self._reader.start()
-        self.client = openai.OpenAI(
-            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0
-        )
-
-    def answers(self) -> bool:
-        try:
-            self.client.models.list()
-        except openai.APIConnectionError:
-            return False
-        return True
-
-    def is_ready(self) -> bool:
-        assert self.process.poll() is None, "".join(self.log)
-        try:
-            self.complete(max_tokens=1)
-        except openai.APIError:
-            return False
-        return True
-
-    def complete(self, **body: Any) -> Any:
-        named = {"model": "tiny", "prompt": PROMPT, "max_tokens": 48, **body}
-        return self.client.post("/completions", body=named, cast_to=object)
-
-    def figures(self) -> dict[tuple[str, str], float]:
-        """Every sample of /metrics by its name and stage."""
-        url = f"http://127.0.0.1:{self.port}/metrics"
-        with urllib.request.urlopen(url) as reply:
-            families = list(text_string_to_metric_families(reply.read().decode()))
-        samples = [sample for family in families for sample in family.samples]
-        return {(one.name, one.labels.get("stage", "")): one.value for one in samples}
-
-    def children(self) -> list[int]:
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in path.read_text().split()]
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        code = self.process.wait(timeout=20)
-        self._reader.join()
-        if self.process.stderr:
-            self.process.stderr.close()
-        self.client.close()
-        return code
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    folder = tmp_path_factory.mktemp("tiny")
-    for seed, name in enumerate(("target", "draft")):
-        save_checkpoint(folder / name, seed=seed, vocab_size=320, bos_token_id=0, eos_token_id=0)
-    byte_level_tokenizer().inner.save(str(folder / "target" / "tokenizer.json"))
-    command = Command(folder)
+    folder = save_family(tmp_path_factory.mktemp("tiny"))
+    command = Command(folder, "--draft", str(folder / "draft"))
     yield command
     if command.process.poll() is None:
         command.stop(signal.SIGKILL)
@@ -136,9 +64,7 @@ def test_what_the_engine_process_imports_the_server_does_not(command: Command) -
     """Red when a room of the server imports torch, however indirectly."""
     if not Path("/proc/self/maps").exists():
         pytest.skip("needs /proc")
-    server = Path(f"/proc/{command.process.pid}/maps").read_text()
-    engines = [Path(f"/proc/{pid}/maps").read_text() for pid in command.children()]
-    assert "libtorch" not in server and any("libtorch" in maps for maps in engines)
+    assert "libtorch" not in mapped(command.process.pid) and command.engines()
 
 
 def test_a_client_that_leaves_frees_the_real_engine_at_once(command: Command) -> None:
@@ -169,9 +95,8 @@ def test_a_killed_engine_is_told_in_the_stream_and_replaced(command: Command) ->
         extra_body={"ignore_eos": True},
     )
     next(iter(stream))
-    for pid in command.children():
-        if "libtorch" in Path(f"/proc/{pid}/maps").read_text():
-            os.kill(pid, signal.SIGKILL)
+    for pid in command.engines():
+        os.kill(pid, signal.SIGKILL)
     with pytest.raises(openai.APIError, match="engine process ended"):
         list(stream)
     wait_until(command.is_ready, seconds=60)

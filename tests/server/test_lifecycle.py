@@ -146,7 +146,7 @@ def test_a_crash_under_a_whole_reply_is_a_readable_500(start_server: StartServer
 def test_an_idle_crash_is_noticed_and_mended(start_server: StartServer) -> None:
     """Red when a death is only seen by the request that meets it."""
     server = start_server(slow(0.0)).wait_ready()
-    engine = server.client.serving.engine
+    engine = server.pool.nearest.serving.engine
     assert isinstance(engine, FakeEngine)
     server.loop.call_soon_threadsafe(engine.die, "killed")
     wait_until(lambda: server.behaviour.num_spawned == 2)

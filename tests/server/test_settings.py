@@ -57,6 +57,38 @@ def test_a_draft_stands_above_the_live_lookup() -> None:
     assert engine.stages == (ModelStageConfig("gpt2"), NgramStageConfig())
 
 
+@pytest.mark.parametrize("given", ["0, cpu,cuda:1", [0, "cpu", "cuda:1"]])
+def test_each_device_gets_an_engine_of_its_own(given: object) -> None:
+    """Red when a device is lost, or engines take more threads together than one has alone."""
+    settings = load_settings(None, {"devices": given})
+    configs = settings.engine_configs()
+    assert [config.device for config in configs] == ["cuda:0", "cpu", "cuda:1"]
+    assert [config.num_engines for config in configs] == [3] * 3
+    assert settings.engine_config().device == "cuda:0", "what commands without a server use"
+
+
+def test_one_device_is_one_engine() -> None:
+    (config,) = load_settings(None, {"device": "cpu"}).engine_configs()
+    assert (config.device, config.num_engines) == ("cpu", 1)
+    (config,) = load_settings(None, {"devices": 1}).engine_configs()
+    assert (config.device, config.num_engines) == ("cuda:1", 1)
+
+
+def test_devices_come_from_a_variable_as_they_do_from_a_flag(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when the environment must have JSON."""
+    monkeypatch.setenv("STAGETREE_DEVICES", "cpu,cpu")
+    assert load_settings(config, {}).devices == ("cpu", "cpu")
+
+
+def test_devices_that_contradict_a_device_are_refused_with_a_remedy(config: Path) -> None:
+    """Red when one of the two is silently ignored."""
+    config.write_text("model: x\ndevice: cpu\n")
+    with pytest.raises(ConfigError, match=r"--devices: device is 'cpu' already: leave out one"):
+        load_settings(config, {"devices": "0,1"})
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_configuration_loads(path: Path) -> None:
     assert load_settings(path, {}).engine_config().model
@@ -71,6 +103,8 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
         ("port: 70000", r"some.yaml: port: .*65535"),
         ("stages: [{kind: ngrm}]", r"some.yaml: stages\[0\].kind: .* Did you mean 'ngram'\?"),
         ("stages: [{kind: ngram, bugdet: 2}]", r"unknown key stages\[0\].bugdet. .*'budget'"),
+        ("devices: [0, gpu1]", r"some.yaml: devices: 'gpu1' is no device: name each, such as 0,1"),
+        ("devices: auto", r"some.yaml: devices: 'auto' is no device"),
         ("- a list", r"some.yaml: cannot be read as YAML"),
     ],
 )

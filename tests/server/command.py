@@ -1,0 +1,109 @@
+"""`stagetree serve` in a process of its own, over tiny random models, as its users run it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import openai
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.checkpoints import save_checkpoint
+from tests.server.fakes import byte_level_tokenizer
+
+COMMAND = [sys.executable, "-c", "from server.cli import app; app()"]
+FLAGS = ["--dtype", "float32", "--threads", "1"]
+PROMPT = "def hello(world):\n    return world + 1\ndef hello("
+
+
+def save_family(folder: Path) -> Path:
+    """A target with a tokenizer, and a draft; returns their folder."""
+    for seed, name in enumerate(("target", "draft")):
+        save_checkpoint(folder / name, seed=seed, vocab_size=320, bos_token_id=0, eos_token_id=0)
+    byte_level_tokenizer().inner.save(str(folder / "target" / "tokenizer.json"))
+    return folder
+
+
+class Command:
+    """The command serving a family's target."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve", str(folder / "target"), *FLAGS, *flags, "--port", str(self.port)],
+            env={**os.environ, "STAGETREE_SERVED_MODEL_NAME": "tiny"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()))
+        self._reader.start()
+        self.client = openai.OpenAI(
+            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0
+        )
+
+    def answers(self) -> bool:
+        try:
+            self.client.models.list()
+        except openai.APIConnectionError:
+            return False
+        return True
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, "".join(self.log)
+        try:
+            self.complete(max_tokens=1)
+        except openai.APIError:
+            return False
+        return True
+
+    def complete(self, **body: Any) -> Any:
+        named = {"model": "tiny", "prompt": PROMPT, "max_tokens": 48, **body}
+        return self.client.post("/completions", body=named, cast_to=object)
+
+    def figures(self) -> dict[tuple[str, str], float]:
+        """Every sample of /metrics by its name and stage."""
+        url = f"http://127.0.0.1:{self.port}/metrics"
+        with urllib.request.urlopen(url) as reply:
+            families = list(text_string_to_metric_families(reply.read().decode()))
+        samples = [sample for family in families for sample in family.samples]
+        return {(one.name, one.labels.get("stage", "")): one.value for one in samples}
+
+    def states(self) -> list[str]:
+        """The state of each engine, as /ready has it."""
+        try:
+            reply = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready")
+        except urllib.error.HTTPError as refusal:
+            reply = refusal
+        with reply:
+            return [engine["status"] for engine in json.load(reply)["engines"]]
+
+    def children(self) -> list[int]:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
+    def engines(self) -> list[int]:
+        """The children that have torch."""
+        return [pid for pid in self.children() if "libtorch" in mapped(pid)]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=20)
+        self._reader.join()
+        if self.process.stderr:
+            self.process.stderr.close()
+        self.client.close()
+        return code
+
+
+def mapped(pid: int) -> str:
+    """The files that a process has mapped into its memory."""
+    return Path(f"/proc/{pid}/maps").read_text()
