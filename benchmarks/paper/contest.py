@@ -92,6 +92,7 @@ class Contest:
         self._say = say
         self._folder = folder
         self._gaps: dict[tuple[float, Divergence], float] = {}
+        self._warm: set[tuple[float, str]] = set()
         modes = modes_of(self._engine.stages, [head])
         modes_by_name = {mode.name: mode for mode in modes}
         self._modes = [replace(modes_by_name[name], name=row) for name, row in OURS.items()]
@@ -117,40 +118,43 @@ class Contest:
         """
         texts = [self.passages(sampling, prompts)[0] for sampling in SAMPLINGS]
         rows = [self._rows(sampling) for sampling in SAMPLINGS]
-        warm: set[tuple[int, str]] = set()
-        longest = 0.0
+        seconds = 0.0
         for repetition in range(self._plan.repetitions):
-            started = time.monotonic()
-            if repetition and started + longest > deadline:
+            if repetition and time.monotonic() + seconds > deadline:
                 return
-            for index, sampling in enumerate(SAMPLINGS):
-                shift = repetition % len(rows[index])
-                for row in [*rows[index][shift:], *rows[index][:shift]]:
-                    if repetition in self.runs.of(sampling.temperature, row.name):
-                        continue
-                    is_warm = (index, row.name) in warm
-                    warm.add((index, row.name))
-                    self._run(row, repetition, texts[index], is_warm)
-            longest = max(longest, time.monotonic() - started)
+            seconds = 0.0
+            for passages, each in zip(texts, rows, strict=True):
+                shift = repetition % len(each)
+                for row in [*each[shift:], *each[:shift]]:
+                    seconds += self._run(row, repetition, passages)
 
-    def _run(self, row: Row, repetition: int, passages: list[Passage], is_warm: bool) -> None:
-        if row.name in self.left_out:
-            return
-        sampling = passages[0].request.sampling
-        self._say(f"T = {sampling.temperature:g}, repetition {repetition + 1}: {row.name}")
+    def _run(self, row: Row, repetition: int, passages: list[Passage]) -> float:
+        """The seconds of the run; 0 if it is there already, or cannot be."""
+        temperature = passages[0].request.sampling.temperature
+        if row.name in self.left_out or repetition in self.runs.of(temperature, row.name):
+            return 0.0
+        self._say(f"T = {temperature:g}, repetition {repetition + 1}: {row.name}")
         try:
-            if not is_warm:  # caches, allocators, compilers
-                row.run(passages[:1])
+            self._warm_up(row, passages)
+            started = time.monotonic()
             run = row.run(passages)
+            seconds = time.monotonic() - started
         except Exception as error:  # any library's
             if row.name not in (LOOP, COMPILED):
                 raise
             first_line = str(error).strip().partition("\n")[0]
             self.left_out[row.name] = f"{type(error).__name__}: {first_line}"
             self._say(f"{row.name} is left out: {self.left_out[row.name]}")
-            return
+            return 0.0
         gaps = tuple(self._gap(passages, each) for each in run.divergences)
-        self.runs.add(Measured(sampling.temperature, row.name, repetition, run, gaps))
+        self.runs.add(Measured(temperature, row.name, repetition, run, gaps))
+        return seconds
+
+    def _warm_up(self, row: Row, passages: list[Passage]) -> None:
+        """Once in a process: caches, allocators, compilers."""
+        if (key := (passages[0].request.sampling.temperature, row.name)) not in self._warm:
+            row.run(passages[:1])
+            self._warm.add(key)
 
     def _rows(self, sampling: SamplingParams) -> list[Row]:
         return [
