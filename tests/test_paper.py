@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from benchmarks.paper.contest import COMPILED, LOOP, ROWS, Contest, Row
 from benchmarks.paper.engines import Loaded, measure_shape
+from benchmarks.paper.family import Family, Member
 from benchmarks.paper.figures import Scales, figures_of, goals
 from benchmarks.paper.loop import run_peer, token_loop
 from benchmarks.paper.plan import FULL, SMOKE
@@ -200,6 +201,34 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     claim(file, {"trees": (8, 2), "prompts": ()})
     with pytest.raises(ConfigError, match="of another trees"):
         claim(file, {"trees": (8, 3), "prompts": ()})
+
+
+class Scripted(Family):
+    """A family of two members that only write down that they were made."""
+
+    def _members(self) -> Iterator[Member]:
+        def make(out: Path) -> dict[str, Any]:
+            (out / "weights").write_text("new")
+            return {"tokens": 3}
+
+        yield Member("target", make)
+        yield Member("draft", make)
+
+
+def test_a_member_that_is_there_is_not_made_again(tmp_path: Path) -> None:
+    """Red when a second command trains anew, or takes for whole what was stopped half-way."""
+    first = Scripted(SMOKE, tmp_path, (), 1.0, lambda line: None)
+    first.make()
+    assert first.facts["draft"]["tokens"] == 3
+    assert first.facts["draft"]["minutes"] >= 0
+    for name in ("target", "draft"):
+        (tmp_path / name / "weights").write_text("old")
+    (tmp_path / "made" / "draft.json").unlink()  # it had not come to its end
+    said: list[str] = []
+    Scripted(SMOKE, tmp_path, (), 1.0, said.append).make()
+    assert (tmp_path / "target" / "weights").read_text() == "old"
+    assert (tmp_path / "draft" / "weights").read_text() == "new"
+    assert said == ["draft: making"]
 
 
 @pytest.mark.parametrize("name", ["loop", "compiled"])

@@ -56,6 +56,8 @@ def main() -> None:
         document = run.measure(started + 60 * arguments.minutes)
     except ConfigError as error:
         sys.exit(f"paper: {error}")
+    except KeyboardInterrupt:
+        sys.exit("paper: stopped; the same command goes on from here")
     out = arguments.out or (arguments.folder if arguments.smoke else RESULTS)
     as_text, as_json = report.write(document, out)
     print(as_text.read_text(encoding="utf-8"))

@@ -27,7 +27,6 @@ from engine.training.trainer import Progress, Report
 from engine.training.workshop import Workshop
 
 TOKENIZER = "embedded/target"
-_FACTS = "made.json"
 _MEASURED_LENGTH, _MEASURED_SEQUENCES = 512, 32
 
 Say = Callable[[str], None]
@@ -62,12 +61,13 @@ class Family:
     def make(self) -> None:
         """Make what is not there, in order. Ctrl-C leaves what a later run goes on with."""
         for member in self._members():
-            file = self.path(member.name) / _FACTS
+            file = self._folder / "made" / f"{member.name}.json"
             if not file.exists():
                 self._say(f"{member.name}: making")
                 started = time.monotonic()
-                file.parent.mkdir(parents=True, exist_ok=True)
-                facts = member.make(file.parent)
+                for folder in (file.parent, self.path(member.name)):
+                    folder.mkdir(parents=True, exist_ok=True)
+                facts = member.make(self.path(member.name))
                 facts["minutes"] = (time.monotonic() - started) / 60
                 # Last, since its presence says that the rest is whole.
                 file.write_text(json.dumps(facts, indent=2))
