@@ -84,7 +84,7 @@ def _rounding(arguments: argparse.Namespace, prompts: Sequence[tuple[int, ...]])
     model = load_model(
         arguments.model, dtype=arguments.dtype, device="auto", max_model_len=None, chunk=512
     )
-    model.prepare(with_kernels=False)
+    model.prepare(kernel=None)
     differences = rounding(model, prompts)
     median, worst = statistics.median(differences), max(differences)
     return f"{median:.4f} (median), {worst:.4f} (worst)"

@@ -3,11 +3,12 @@
     python benchmarks/passes.py --json passes.json
     python benchmarks/passes.py --device cuda --model MODEL --draft DRAFT --head ""
 
-Three forms of every network on a CPU, interleaved: `stock`, the network as it was loaded; `eager`,
-with weights laid out by oneDNN; `compiled`, with our kernels. A pass is timed as the engine runs
-it, from lists of tokens to logits, and a GPU is waited for. The floor is the bytes of its weights,
-as the kernels keep them, over the bandwidth that this device reads its memory with, measured in
-the same run: what beats it has found weights in a cache.
+Every network in several forms, interleaved. `stock`: the network as it was loaded. On a CPU also
+`eager`, with weights laid out by oneDNN, and `compiled`, with our kernels; on a GPU `captured`, as
+CUDA graphs. A pass is timed as the engine runs it, from lists of tokens to logits, and a GPU is
+waited for. The floor is the bytes of its weights, as the kernels keep them, over the bandwidth that
+this device reads its memory with, measured in the same run: what beats it has found weights in a
+cache.
 """
 
 import argparse
@@ -15,23 +16,32 @@ import json
 import random
 import statistics
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from engine import kernels
+from engine import attention, kernels
+from engine.acceleration import CapturedPasses
 from engine.benchmark import WIDTHS, machine, measured_bandwidth, pass_times
 from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
 from engine.loading import choose_device, load_model
 from engine.model import Model
+from engine.passes import CudaRecorder
 from engine.passes.package import default_folder
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 
-FORMS = {"cpu": ("stock", "eager", "compiled"), "cuda": ("stock",)}
+FORMS = {"cpu": ("stock", "eager", "compiled"), "cuda": ("stock", "captured")}
 """By the type of the device."""
+
+MISSING = {
+    "compiled": "no packages are cached: `stagetree bench` makes them",
+    "captured": "they cannot be captured",
+}
+"""Why passes are not in a form that they should be in."""
 
 
 def main() -> None:
@@ -59,8 +69,8 @@ def main() -> None:
         print(f"{'rows':>10}" + "".join(f"{width:>14}" for width in WIDTHS) + "   1 row / floor")
         figures = {form: [times[form, name, width] for width in WIDTHS] for form in forms}
         for form, samples in figures.items():
-            if form == "compiled" and forms[form][name].runner.form != "compiled":
-                print(f"{form:>10}  no packages are cached: `stagetree bench` makes them")
+            if form in MISSING and forms[form][name].runner.form != form:
+                print(f"{form:>10}  {MISSING[form]}")
                 continue
             cells = "".join(f"{_median(each):>8.2f} ±{_spread(each):<4.2f}" for each in samples)
             print(f"{form:>10}{cells}   {_median(samples[0]) / floor:.2f}")
@@ -87,11 +97,14 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
         target.keep_features(head.network.shape.layers)
         _read(target, arguments.context)
         scorers["head"] = head
+    if form == "captured":
+        waiting = replace(config, compile="wait")
+        CapturedPasses(waiting, scorers, CudaRecorder()).settle(lambda phase: None)
     for scorer in scorers.values():
         if form == "eager":
-            scorer.prepare(with_kernels=False)
+            scorer.prepare(kernel=None)
         if form == "compiled" and kernels.load(default_folder()):
-            scorer.prepare(with_kernels=True)
+            scorer.prepare(attention.CPU_KERNEL)
             scorer.runner.adopt(default_folder())
     return scorers
 

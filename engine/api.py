@@ -7,14 +7,12 @@
 For Python users, benchmarks and tools. It needs torch and transformers, and nothing of a server.
 """
 
-import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-from engine import kernels
+from engine.acceleration import accelerate, compile_passes
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
 from engine.drafting.base import Drafter
@@ -29,10 +27,6 @@ from engine.passes.package import default_folder
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
 from engine.scorer import TreeScorer, never
 
-_LARGEST_SHARE = 1 / 4
-"""Of a machine's memory may be weights that are to be loaded once more, to be compiled."""
-
-_log = logging.getLogger(__name__)
 OnProgress = Callable[[LoadProgress], None]
 
 
@@ -50,10 +44,10 @@ class Engine:
         self._config = config
         self._target = target
         self._builder = builder
-        self._folder = Path(config.cache_dir) / "passes" if config.cache_dir else default_folder()
+        folder = Path(config.cache_dir) / "passes" if config.cache_dir else default_folder()
         # Shared by all lists of stages: who compiles, and what was learnt of each list.
         self._compiler: BackgroundCompiler = (
-            sibling._compiler if sibling else BackgroundCompiler(self._folder)
+            sibling._compiler if sibling else BackgroundCompiler(folder)
         )
         self._economies: dict[tuple[StageConfig, ...], Economy] = (
             sibling._economies if sibling else {}
@@ -68,26 +62,15 @@ class Engine:
             on_progress(LoadProgress(f"loading the stage {what}", share))
 
         drafter = builder.build(config.stages, announce)
-        self._settle_passes(on_progress)
+        self._acceleration = accelerate(config, self._scorers, self._compiler)
+        if self._acceleration.settle(lambda phase: on_progress(LoadProgress(phase, 1.0))):
+            self._economies.clear()
         is_known = config.stages in self._economies
         economy = self._economies.setdefault(config.stages, Economy())
         self._decoder = Decoder(target, drafter, economy)
         if not is_known:
             on_progress(LoadProgress("timing passes", 1.0))
             self._decoder.measure()
-
-    def _settle_passes(self, on_progress: OnProgress) -> None:
-        """Find or make compiled passes, as the configuration says."""
-        if self._config.compile == "never" or not self._is_compilable:
-            return self._prepare(with_kernels=False)
-        self._adopt()
-        self._prepare(kernels.is_loaded())
-        if self._config.compile == "cached" or not self._start_compiling():
-            return
-        if self._config.compile == "wait":
-            on_progress(LoadProgress("compiling passes, a minute or two, once", 1.0))
-            self._compiler.wait()
-            self._adopt()
 
     @classmethod
     def load(cls, config: EngineConfig, on_progress: OnProgress = lambda _: None) -> Self:
@@ -143,7 +126,7 @@ class Engine:
             num_parameters=self._target.num_parameters,
             stages=stage_names(self._config.stages),
             passes={name: scorer.runner.form for name, scorer in self._scorers.items()},
-            is_compiling=self._compiler.is_running,
+            is_compiling=self._acceleration.is_under_way,
         )
 
     @property
@@ -164,79 +147,28 @@ class Engine:
         names = [name for name, stage in named if isinstance(stage, ModelStageConfig)]
         return dict(zip(["target", *names], self._builder.scorers(stages), strict=True))
 
-    @property
-    def _is_compilable(self) -> bool:
-        """Whether kernels and compiled passes, which are a CPU's, are for this engine."""
-        return self._target.device.type == "cpu"
-
-    def _start_compiling(self) -> bool:
-        """Begin to compile, in another process, what passes are still eager; whether any are."""
-        num_bytes = sum(scorer.num_bytes for scorer in self._scorers.values())
-        if num_bytes > _LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-            _log.warning(
-                "passes stay eager: whoever compiles them loads the weights once more, and these "
-                "%.0f GB are too much of this machine's memory for that",
-                num_bytes / 1e9,
-            )
-            return False
-        runners = [scorer.runner for scorer in self._scorers.values()]
-        missing = [runner.name for runner in runners if runner.is_missing(self._folder)]
-        return self._compiler.start(self._config, missing)
-
-    def _prepare(self, with_kernels: bool) -> None:
-        for scorer in self._scorers.values():
-            scorer.prepare(with_kernels)
-
-    def _adopt(self) -> bool:
-        """Take kernels and packages over, after which no cost is known; whether there were any."""
-        had_kernels = kernels.is_loaded()
-        if not (self._is_compilable and kernels.load(self._folder)):
-            return False
-        self._prepare(with_kernels=True)
-        runners = [scorer.runner for scorer in self._scorers.values()]
-        has_changed = any([runner.adopt(self._folder) for runner in runners]) or not had_kernels
-        if has_changed:
-            self._economies.clear()
-        return has_changed
-
     def refresh(self) -> ModelInfo:
         """Adopt what passes there are and tell how things stand; nothing was compiled after it."""
-        is_compiling = self._compiler.is_running
+        is_compiling = self._acceleration.is_under_way
         self.adopt_passes()
         return replace(self.info, is_compiling=is_compiling)
 
     def adopt_passes(self) -> bool:
-        """Change over to passes that have been compiled meanwhile; whether there were any.
+        """Change over to passes that have become ready meanwhile; whether there were any.
 
         For the time between two requests. If there are some it takes a second: they are proven
         first, and timed.
         """
-        has_changed = self._adopt()
+        has_changed = self._acceleration.adopt()
         if has_changed:
+            self._economies.clear()
             self._economies[self._config.stages] = self._decoder.economy
             self._decoder.measure()
         return has_changed
 
     def compile_passes(self, folder: Path) -> list[str]:
-        """Compile here and now, for other processes: a line for each network that refused.
-
-        Raises nothing, takes a minute or so.
-        """
-        try:
-            kernels.build(folder)
-        except (OSError, RuntimeError) as error:
-            return [str(error)]
-        if not kernels.load(folder):
-            return [f"the kernels in {folder} are not used"]
-        self._prepare(with_kernels=True)
-        problems = []
-        for name, scorer in self._scorers.items():
-            try:
-                if scorer.runner.is_missing(folder):
-                    scorer.runner.compile(folder)
-            except Exception as error:  # a compiler may raise anything
-                problems.append(f"the {name}: {type(error).__name__}: {error}")
-        return problems
+        """Compile here and now, for other processes; see `acceleration.compile_passes`."""
+        return compile_passes(self._scorers, folder)
 
     def generate(
         self, request: GenerateRequest, is_cancelled: Callable[[], bool] = never

@@ -1,14 +1,14 @@
 """Tree attention, registered with transformers under our own name.
 
-The mask of a pass is built once and travels as the forward keyword `tree_masks`; each layer picks
+The masks of a pass are built once and travel as the forward keyword `tree_masks`; each layer picks
 the full or the windowed one by its own `sliding_window`. No mask function is registered under this
 name, so models build none of their own and pass `attention_mask=None`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from engine.errors import ModelLoadError
+from engine.kernels import triton_attention
 from engine.kernels.attention import attend
 
 NAME = "stagetree"
-_NAME_OF_KERNEL = "stagetree_kernel"
+CPU_KERNEL, GPU_KERNEL = "stagetree_cpu", "stagetree_gpu"
 
 # Arguments that models pass and that change nothing here: bookkeeping, or causality, which the
 # mask already holds. Anything else would be a silent error if ignored, so it is refused by name.
@@ -37,28 +38,91 @@ _HARMLESS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TreeMasks:
-    """Additive masks of one pass, (1, 1, queries, rows) in the model's precision.
+class TreeMasks(Protocol):
+    """Who sees whom in one pass, for a layer of any window."""
 
-    None means that every query may see every row, as in plain decoding. `windowed` is for layers
-    whose window is `window` positions wide.
+    def additive(self, window: int | None, length: int, dtype: torch.dtype) -> Tensor:
+        """What to add to scores, (1, 1, queries, length): nothing, or minus infinity."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenseMasks:
+    """The same for layers of every kind, written out, as training has it: (1, 1, queries, rows)."""
+
+    mask: Tensor
+
+    def additive(self, window: int | None, length: int, dtype: torch.dtype) -> Tensor:
+        """The mask."""
+        return self.mask
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMasks:
+    """Masks of one pass over a cache whose first `prefix` rows are text that every query sees.
+
+    `visible` are bits, (queries, bytes) of uint8, lowest first: query i sees row prefix + j of the
+    cache if bit j of its row is set. `windowed` are those for layers whose window is `window`
+    positions wide; of the prefix they see what is not that far from the query's own position.
+    `prefix` is (1,) and `positions` (1, queries), both of int64.
     """
 
-    full: Tensor | None = None
-    windowed: Tensor | None = None
+    prefix: Tensor
+    visible: Tensor
+    windowed: Tensor
+    positions: Tensor
     window: int = 0
+    _written_out: dict[int | None, Tensor] = field(default_factory=dict)
 
-    def of(self, sliding_window: int | None) -> Tensor | None:
-        """The mask for a layer of this window."""
-        if sliding_window is None:
-            return self.full
-        if sliding_window != self.window:
+    def bits(self, window: int | None) -> Tensor:
+        """The bits for a layer of this window."""
+        if window is None:
+            return self.visible
+        if window != self.window:
             raise ModelLoadError(
-                f"a layer has a window of {sliding_window} positions, its model one of "
+                f"a layer has a window of {window} positions, its model one of "
                 f"{self.window}: models with several window sizes are not supported."
             )
         return self.windowed
+
+    def additive(self, window: int | None, length: int, dtype: torch.dtype) -> Tensor:
+        """Written out over the first `length` rows, once for all layers of a window."""
+        if window not in self._written_out:
+            seen = self._seen(window, length)
+            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+            self._written_out[window] = mask.masked_fill(~seen, -math.inf)[None, None]
+        return self._written_out[window]
+
+    def _seen(self, window: int | None, length: int) -> Tensor:
+        """Whether each query sees each row: (queries, length)."""
+        bits = self.bits(window)
+        rows = torch.arange(length, device=bits.device)
+        behind = rows - self.prefix
+        places = behind.clamp(0, 8 * bits.shape[1] - 1)
+        is_set = (bits[:, places >> 3] >> (places & 7)) & 1
+        near = behind < 0
+        if window is not None:
+            near = near & (self.positions.T - rows < window)
+        return torch.where(behind < 0, near, is_set.bool() & (behind == places))
+
+
+class Kernel(Protocol):
+    """An attention of our own, which reads packed masks."""
+
+    def __call__(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        prefix: Tensor,
+        visible: Tensor,
+        positions: Tensor,
+        *,
+        scaling: float | None,
+        window: int,
+        softcap: float | None,
+        sinks: Tensor | None,
+    ) -> Tensor:
+        """Attention of (1, heads, rows, size) over the cache, as (1, rows, heads, size)."""
 
 
 def tree_attention(
@@ -73,7 +137,7 @@ def tree_attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    has_kernel: bool = False,
+    kernel: Kernel | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of (1, heads, queries, size) over the cache's rows, as (1, queries, heads, size).
@@ -90,10 +154,22 @@ def tree_attention(
             f"{type(module).__name__} does not hand keyword arguments down to its attention, "
             "so the tree mask cannot reach it; this model cannot be served."
         )
-    mask = tree_masks.of(sliding_window)
+    if kernel is not None and isinstance(tree_masks, PackedMasks):
+        output = kernel(
+            query,
+            key,
+            value,
+            tree_masks.prefix,
+            tree_masks.bits(sliding_window),
+            tree_masks.positions,
+            scaling=scaling,
+            window=sliding_window or 0,
+            softcap=softcap,
+            sinks=s_aux,
+        )
+        return output, None
+    mask = tree_masks.additive(sliding_window, key.shape[2], query.dtype)
     if softcap is None and s_aux is None:
-        if has_kernel and mask is not None:
-            return attend(query, key, value, mask, scaling), None
         is_grouped = query.shape[1] != key.shape[1]
         output = scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=is_grouped
@@ -107,7 +183,7 @@ def _explicit_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    mask: Tensor,
     scaling: float | None,
     softcap: float | None,
     sinks: Tensor | None,
@@ -119,8 +195,7 @@ def _explicit_attention(
     weights = query @ key.transpose(2, 3) * scaling
     if softcap is not None:
         weights = torch.tanh(weights / softcap) * softcap
-    if mask is not None:
-        weights = weights + mask
+    weights = weights + mask
     if sinks is not None:
         sinks = sinks.reshape(1, -1, 1, 1).expand(*weights.shape[:3], 1)
         weights = torch.cat([weights, sinks], dim=-1)
@@ -128,13 +203,19 @@ def _explicit_attention(
     return weights[..., : key.shape[2]] @ value
 
 
-def use_kernel(network: nn.Module) -> None:
-    """Let our kernel, which must be loaded, do what it can of a network's attention."""
+def use_kernel(network: nn.Module, name: str) -> None:
+    """Let this kernel of ours, which must be there, do a network's attention."""
     for module in network.modules():
         config: Any = getattr(module, "config", None)
         if getattr(config, "_attn_implementation", None) == NAME:
-            config._attn_implementation = _NAME_OF_KERNEL
+            config._attn_implementation = name
+
+
+def has_gpu_kernel() -> bool:
+    """Whether the kernel for GPUs is there."""
+    return triton_attention.is_available()
 
 
 AttentionInterface.register(NAME, tree_attention)
-AttentionInterface.register(_NAME_OF_KERNEL, partial(tree_attention, has_kernel=True))
+AttentionInterface.register(CPU_KERNEL, partial(tree_attention, kernel=attend))
+AttentionInterface.register(GPU_KERNEL, partial(tree_attention, kernel=triton_attention.attend))

@@ -57,12 +57,12 @@ class KVCache:
         layers = cast(Any, probe.layers)
         return cls(capacity, [rows for layer in layers for rows in (layer.keys, layer.values)])
 
-    def free_slots(self, num_rows: int) -> Tensor:
-        """Indices of the next rows: (num_rows,). Raises ValueError if there are not so many."""
+    def free_slots(self, num_rows: int) -> range:
+        """Indices of the next rows. Raises ValueError if there are not so many."""
         end = self.length + num_rows
         if end > self.capacity:
             raise ValueError(f"{end} rows do not fit a cache of {self.capacity}")
-        return torch.arange(self.length, end, device=self.rows[0].device)
+        return range(self.length, end)
 
     def extend(self, num_rows: int) -> None:
         """Count in the rows that a forward pass has just written behind those in use."""
@@ -100,14 +100,15 @@ class KVCache:
 
 
 class PassRows(Cache):
-    """A cache's rows as one forward pass sees them: it writes `slots` and reads the first `length`.
+    """A cache's rows as one forward pass sees them: it writes `slots` and reads `length` of them.
 
     Made of tensors alone, so that a pass is a function that can be compiled. `slots` are indices of
-    rows, one for each token of the pass.
+    rows, one for each token of the pass; without a length all rows are read.
     """
 
-    def __init__(self, rows: Sequence[Tensor], slots: Tensor, length: int) -> None:
+    def __init__(self, rows: Sequence[Tensor], slots: Tensor, length: int | None) -> None:
         pairs = zip(rows[::2], rows[1::2], strict=True)
+        length = rows[0].shape[2] if length is None else length
         super().__init__(layers=[_PassLayer(keys, values, slots, length) for keys, values in pairs])
 
 

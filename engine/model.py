@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from engine.attention import TreeMasks
+from engine.attention import DenseMasks, PackedMasks
 from engine.errors import ModelLoadError
 from engine.kv_cache import Cache, PassRows
 from engine.passes import PassFunction, PassInputs
@@ -33,22 +33,23 @@ class CausalPass(PassFunction):
 
     def forward(
         self,
-        ids: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        mask: Tensor,
-        windowed_mask: Tensor,
+        tokens: Tensor,
+        prefix: Tensor,
+        visible: Tensor,
+        windowed: Tensor,
         *rest: Tensor,
         num_logits: int = 0,
+        length: int | None = None,
     ) -> tuple[Tensor, ...]:
         """Logits (width, vocabulary) and, of chosen layers, features (width, layers * hidden)."""
+        ids, positions, slots = tokens[:, None]
         output = self.network(
             input_ids=ids,
             position_ids=positions,
-            past_key_values=PassRows(rest, slots, mask.shape[-1]),
+            past_key_values=PassRows(rest, slots[0], length),
             use_cache=True,
             logits_to_keep=num_logits,
-            tree_masks=TreeMasks(mask, windowed_mask, self._window),
+            tree_masks=PackedMasks(prefix, visible, windowed, positions, self._window),
             **({"output_hidden_states": True} if self._layers else {}),
         )
         if not self._layers:
@@ -120,7 +121,7 @@ class Model(TreeScorer):
             position_ids=token,
             past_key_values=cache,
             use_cache=True,
-            tree_masks=TreeMasks(mask, mask, self.limits.window),
+            tree_masks=DenseMasks(mask),
         )
 
     @property
@@ -132,9 +133,9 @@ class Model(TreeScorer):
 
     def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:
         num_logits = len(feed.nodes)
-        logits, *features = self.runner.run(inputs, num_logits=max(1, num_logits))
+        logits, *features = self.runner.run(inputs, num_logits=max(1, num_logits), length=feed.end)
         if features:
-            self._cache.write_features(features[0])
+            self._cache.write_features(features[0][-len(feed.ids) :])
         return logits[-num_logits:] if num_logits else logits[:0]
 
     def check_seam(self) -> Self:

@@ -7,22 +7,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine import attention
 from engine.config import MAX_TREE_ROWS
 from engine.kv_cache import Cache, KVCache
-from engine.passes import Example, PackedLinear, PassFunction, PassInputs, PassRunner, pack
+from engine.passes import (
+    MAX_WIDTH,
+    Example,
+    PackedLinear,
+    PassFunction,
+    PassInputs,
+    PassRunner,
+    pack,
+)
 from engine.tree import TokenTree
 
 _SCRATCH_ROWS = MAX_TREE_ROWS + 2
 """Rows kept free behind the longest text, for a tree or a draft's candidates, their root, and one
 that is never used: compiled passes do not read a whole cache."""
+
+_NUM_BYTES = (MAX_TREE_ROWS + MAX_WIDTH) // 8
+"""Of bits for the rows behind the text, in every pass that may be compiled."""
 
 
 def never() -> bool:
@@ -62,6 +71,11 @@ class Pass:
     def root(self) -> int:
         """The index of the tree's root in the text."""
         return self.start + len(self.pending)
+
+    @property
+    def end(self) -> int:
+        """Where the rows of the cache end that the pass reads or writes."""
+        return self.root + len(self.earlier) + len(self.nodes)
 
     @property
     def ids(self) -> list[int]:
@@ -122,11 +136,14 @@ class TreeScorer(ABC):
         """Examples of the inputs that this network's pass has beside the common ones."""
         return ()
 
-    def prepare(self, with_kernels: bool) -> None:
-        """Lay the weights out for this machine; once more when it has kernels of ours."""
-        pack(self.network, with_kernels)
-        if with_kernels:
-            attention.use_kernel(self.network)
+    def prepare(self, kernel: str | None) -> None:
+        """Lay the weights out for this machine; once more when it has kernels of ours.
+
+        `kernel` names that of the attention; with one there are products of ours on a CPU, too.
+        """
+        pack(self.network, with_kernels=kernel is not None)
+        if kernel is not None:
+            attention.use_kernel(self.network, kernel)
 
     @property
     def num_bytes(self) -> int:
@@ -238,52 +255,57 @@ class TreeScorer(ABC):
         return logits
 
     def _pass_inputs(self, feed: Pass) -> PassInputs:
-        positions = feed.positions
-        mask, windowed_mask = self._masks(feed)
-        return PassInputs(
-            torch.tensor([feed.ids], device=self.device),
-            torch.tensor([positions], device=self.device),
-            self._cache.free_slots(len(positions)),
-            mask,
-            windowed_mask,
-        )
+        """The rows of a pass, after as many of padding as its runner wants.
 
-    def _masks(self, feed: Pass) -> tuple[Tensor, Tensor]:
-        """What each row of the pass may see: committed rows before it, its ancestors, itself."""
-        positions, root, num_pending = feed.positions, feed.root, len(feed.pending)
-        columns = [*feed.earlier, *feed.nodes]
-        mask = np.zeros((len(positions), root + len(columns)), dtype=np.float32)
-        if num_pending:
-            mask[:num_pending] = _additive(np.tri(num_pending, mask.shape[1], feed.start))
-        mask[num_pending:, root:] = _additive(feed.tree.ancestor_mask(feed.nodes, columns))
-        full = self._to_device(mask)
-        if not 0 < self.limits.window <= max(positions):
-            return full, full
-        seen = [*range(root), *(root + feed.tree.depths[node] for node in columns)]
-        distance = np.array(positions)[:, None] - np.array(seen)[None, :]
-        return full, self._to_device(mask + _additive(distance < self.limits.window))
+        Padding sees the first row and goes where nobody looks, behind all texts.
+        """
+        slots = self._cache.free_slots(len(feed.ids))
+        padding = self.runner.num_padding(len(slots))
+        ids = [*[0] * padding, *feed.ids]
+        positions = [*[feed.start] * padding, *feed.positions]
+        free = [*[self._cache.capacity - 1] * padding, *slots]
+        numbers = torch.tensor([*ids, *positions, *free, feed.start])
+        visible, windowed = self._sight(feed, positions, padding)
+        return PassInputs(numbers[:-1].view(3, -1), numbers[-1:], visible, windowed)
 
-    def _to_device(self, mask: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(mask)[None, None].to(self.device, self.dtype)
+    def _sight(self, feed: Pass, positions: Sequence[int], padding: int) -> tuple[Tensor, Tensor]:
+        """What each row sees behind the rows that all see, in all layers and in windowed ones.
+
+        Committed rows before it, its ancestors, itself; as bits (rows, bytes).
+        """
+        num_pending, columns = len(feed.pending), [*feed.earlier, *feed.nodes]
+        all_pending = (1 << num_pending) - 1
+        seen = [1] * padding + [(2 << row) - 1 for row in range(num_pending)]
+        for ancestors in feed.tree.ancestor_mask(columns)[len(feed.earlier) :]:
+            seen.append(ancestors << num_pending | all_pending)
+        visible = _packed(seen, max(_NUM_BYTES, (num_pending + len(columns) + 7) // 8))
+        if not 0 < self.limits.window <= max(positions) - feed.start:
+            return visible, visible
+        depths = (feed.root + feed.tree.depths[node] for node in columns)
+        behind = np.array([*range(feed.start, feed.root), *depths])
+        is_near = np.array(positions)[:, None] - behind[None, :] < self.limits.window
+        near = np.packbits(is_near, axis=1, bitorder="little")
+        windowed = torch.zeros_like(visible)
+        windowed[:, : near.shape[1]] = torch.from_numpy(near)
+        return visible, windowed & visible
 
     def _example(self, width: int, length: int | None = None) -> Example:
         """Arguments of a pass that reads `length` rows (all, if None) and writes free ones."""
         end = self._cache.capacity - 1
-        places = torch.arange(width, device=self.device)
+        places = torch.arange(width)
         # No tensor twice: a compiler would take two inputs that are one for one input.
-        ids, positions = (7 * places % self.limits.vocab_size)[None], places[None] + 2
-        mask, windowed_mask = torch.zeros(
-            2, 1, 1, width, length or end, dtype=self.dtype, device=self.device
-        ).unbind()
-        mask[..., ::3] = float("-inf")
-        windowed_mask[..., ::2] = float("-inf")
-        inputs = PassInputs(ids, positions, places + end - width, mask, windowed_mask)
+        tokens = [7 * places % self.limits.vocab_size, places + 2, places + end - width]
+        # Each row sees itself and what comes before it, but one.
+        seen = [((2 << row) - 1) & ~(1 << row // 2) | 1 << row for row in range(width)]
+        visible, prefix = _packed(seen, _NUM_BYTES), torch.tensor([(length or end) - width])
+        inputs = PassInputs(torch.stack(tokens), prefix, visible, visible.clone())
         return Example(inputs, self._extra(width), self._cache.rows)
 
 
-def _additive(visible: NDArray[Any]) -> NDArray[np.float32]:
-    """What to add to scores: nothing where a row may see another, else minus infinity."""
-    return np.where(visible, np.float32(0), np.float32("-inf"))
+def _packed(rows: Sequence[int], num_bytes: int) -> Tensor:
+    """Sets of small numbers as bits, the lowest first: (rows, bytes) of uint8."""
+    packed = bytearray().join(row.to_bytes(num_bytes, "little") for row in rows)
+    return torch.frombuffer(packed, dtype=torch.uint8).view(len(rows), num_bytes)
 
 
 def _bytes_read(module: nn.Module) -> int:

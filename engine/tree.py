@@ -27,9 +27,6 @@ import heapq
 from collections.abc import Iterable, Sequence
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 
 class TokenTree:
     """Tokens and parents, grown node by node; everything else is derived from them.
@@ -40,7 +37,7 @@ class TokenTree:
     `origins[i]` names the stage that first proposed the node.
     """
 
-    __slots__ = ("_ancestors", "_children", "depths", "estimates", "origins", "parents", "tokens")
+    __slots__ = ("_children", "depths", "estimates", "origins", "parents", "tokens")
 
     def __init__(self, root_token: int) -> None:
         self.tokens = [root_token]
@@ -49,7 +46,6 @@ class TokenTree:
         self.estimates = [0.0]
         self.origins = [""]
         self._children: list[dict[int, int]] = [{}]
-        self._ancestors = [1]
 
     @classmethod
     def from_parents(cls, tokens: Sequence[int], parents: Sequence[int]) -> Self:
@@ -78,7 +74,6 @@ class TokenTree:
         self.estimates.append(estimate)
         self.origins.append(origin)
         self._children.append({})
-        self._ancestors.append(self._ancestors[parent] | 1 << node)
         return node
 
     def child(self, node: int, token: int) -> int | None:
@@ -136,13 +131,15 @@ class TokenTree:
             )
         return pruned
 
-    def ancestor_mask(self, rows: Sequence[int], columns: Sequence[int]) -> NDArray[np.bool_]:
-        """Whether node `rows[i]` sees node `columns[j]`: shape (len(rows), len(columns))."""
-        num_bytes = (len(self) + 7) // 8
-        packed = b"".join(self._ancestors[row].to_bytes(num_bytes, "little") for row in rows)
-        bits = np.frombuffer(packed, np.uint8).reshape(len(rows), num_bytes)
-        seen = np.unpackbits(bits, axis=1, bitorder="little").astype(np.bool_)
-        return seen[:, np.asarray(columns, dtype=np.intp)]
+    def ancestor_mask(self, columns: Sequence[int]) -> list[int]:
+        """What each of these nodes sees, itself and its ancestors: bit j stands for `columns[j]`.
+
+        A node comes after those of its ancestors that are among them.
+        """
+        seen: dict[int, int] = {}
+        for place, node in enumerate(columns):
+            seen[node] = seen.get(self.parents[node], 0) | 1 << place
+        return list(seen.values())
 
     def is_chain(self) -> bool:
         """Whether no node has two children, so that causal attention is tree attention."""

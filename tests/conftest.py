@@ -15,6 +15,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Before triton is imported, which reads it only then: without a GPU its programs run in Python.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Tiny models run slower on several threads than on one, most of all beside other processes.
 torch.set_num_threads(1)
 

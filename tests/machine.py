@@ -79,8 +79,8 @@ class InventedModel(TreeScorer):
                 logits[row, token] = probability
         return logits.log()
 
-    def _masks(self, feed: Pass) -> tuple[Tensor, Tensor]:
-        return torch.empty(0), torch.empty(0)
+    def _pass_inputs(self, feed: Pass) -> PassInputs:
+        return PassInputs(*[torch.empty(0)] * 4)
 
 
 def skilled(text: Sequence[int], skills: Sequence[float], claim: float | None = None) -> Forecast:

@@ -6,9 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [
+    Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+]
 PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
 
 
@@ -20,11 +24,19 @@ def canonical(name: str) -> str:
 def test_every_dependency_is_pinned_and_installed_at_its_pin() -> None:
     """Red when pyproject.toml gains a dependency without a line in constraints.txt."""
     pins = {canonical(name): pin for name, pin in PINS.items()}
-    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
-    names = [re.split(r"[>=<\[ ]", requirement)[0] for requirement in wanted]
+    names = [each.name for each in REQUIREMENTS if each.marker is None]
     assert {name: version(name).partition("+")[0] for name in names} == {
         name: pins[canonical(name)] for name in names
     }
+
+
+def test_what_only_some_systems_need_is_installed_there_within_its_bounds() -> None:
+    """Red when a requirement with a marker is pinned for all, or missing where it is needed."""
+    conditional = [each for each in REQUIREMENTS if each.marker is not None]
+    assert not {canonical(each.name) for each in conditional} & set(map(canonical, PINS))
+    for each in conditional:
+        if each.marker is not None and each.marker.evaluate():
+            assert each.specifier.contains(version(each.name).partition("+")[0])
 
 
 def test_pins_hold_on_every_platform() -> None:

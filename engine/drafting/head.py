@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine.attention import TreeMasks
+from engine.attention import DenseMasks, PackedMasks
 from engine.drafting.head_network import HeadNetwork
 from engine.kv_cache import Cache, PassRows
 from engine.model import Model
@@ -23,18 +23,19 @@ class HeadPass(PassFunction):
 
     def forward(
         self,
-        ids: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        mask: Tensor,
-        windowed_mask: Tensor,
+        tokens: Tensor,
+        prefix: Tensor,
+        visible: Tensor,
+        windowed: Tensor,
         *rest: Tensor,
         num_logits: int = 0,
+        length: int | None = None,
     ) -> tuple[Tensor, ...]:
         """`rest` are features (1, width, hidden) and the cache's rows; outputs (width, hidden)."""
         features, *rows = rest
-        cache = PassRows(rows, slots, mask.shape[-1])
-        masks = TreeMasks(mask, windowed_mask)
+        ids, positions, slots = tokens[:, None]
+        cache = PassRows(rows, slots[0], length)
+        masks = PackedMasks(prefix, visible, windowed, positions)
         outputs = self.network(ids, features, positions, cache, masks)[0]
         return self.network.logits(outputs[-num_logits:]), outputs
 
@@ -84,7 +85,7 @@ class HeadModel(TreeScorer):
     def _probe(self, cache: Cache) -> None:
         token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         mask = torch.zeros(1, 1, 1, 1, device=self.device, dtype=self.dtype)
-        self.network(token, *self._extra(1), token, cache, TreeMasks(mask, mask))
+        self.network(token, *self._extra(1), token, cache, DenseMasks(mask))
 
     def _function(self) -> HeadPass:
         return HeadPass(self.network)
@@ -96,7 +97,7 @@ class HeadModel(TreeScorer):
     def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:
         num_logits = len(feed.nodes)
         features = self._features(feed)[None]
-        logits, outputs = self.runner.run(inputs, (features,), max(1, num_logits))
+        logits, outputs = self.runner.run(inputs, (features,), max(1, num_logits), feed.end)
         if not num_logits:
             return self._over_all_tokens(logits[:0])
         self._outputs.update(zip(feed.nodes, outputs[-num_logits:], strict=True))

@@ -1,7 +1,8 @@
 """Our own kernels for CPUs, in C++: matrix products and attention of the few rows of a tree.
 
 The machine's compiler builds them once (`build`), in the process that compiles passes; whoever
-finds the library in its folder uses it (`load`), after it has proven itself.
+finds the library in its folder uses it (`load`), after it has proven itself. Beside them,
+`triton_attention` is for GPUs; it is imported by its own name, and Triton when it is first called.
 """
 
 from engine.kernels.library import build, describe_machine, is_loaded, is_usable, load

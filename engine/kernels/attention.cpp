@@ -1,4 +1,7 @@
-// Attention of a tree's rows over the cache: softmax(query x keys + mask) x values.
+// Attention of a tree's rows over the cache: softmax(query x keys) x values of what each row sees.
+//
+// All rows see the text, the first rows of the cache, as far as a window reaches; of the few rows
+// behind it each sees its own, which bits say.
 //
 // The queries that read one head of the cache, of all rows and of all heads of its group, are one
 // sequence, row by row; threads share out those of all heads alike. Keys pass by in tiles, with a
@@ -17,9 +20,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -228,11 +233,59 @@ struct Heads {
   }
 };
 
+// Who sees whom. Rows of the cache from `prefix` on are the tree's.
+struct Sight {
+  int64_t prefix, length;
+  std::vector<int64_t> first;  // of the prefix, by row: what is before it is out of the window
+  std::vector<float> tree;     // what to add to scores: rows x (length - prefix)
+
+  Sight(const Tensor& given_prefix, const Tensor& visible, const Tensor& positions, int64_t window)
+      : prefix(given_prefix.const_data_ptr<int64_t>()[0]) {
+    const int64_t rows = visible.size(0), num_bytes = visible.size(1);
+    const uint8_t* bits = visible.const_data_ptr<uint8_t>();
+    const int64_t* position = positions.const_data_ptr<int64_t>();
+    const auto is_set = [&](int64_t row, int64_t column) {
+      return bits[row * num_bytes + column / 8] >> column % 8 & 1;
+    };
+    std::vector<uint8_t> any(num_bytes);
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t i = 0; i < num_bytes; ++i) any[i] |= bits[row * num_bytes + i];
+      first.push_back(window ? std::clamp<int64_t>(position[row] - window + 1, 0, prefix) : 0);
+    }
+    int64_t columns = 8 * num_bytes;
+    while (columns > 0 && !(any[(columns - 1) / 8] >> (columns - 1) % 8 & 1)) --columns;
+    length = prefix + columns;
+    tree.resize(rows * columns);
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t column = 0; column < columns; ++column)
+        tree[row * columns + column] = is_set(row, column) ? 0.0f : HIDDEN;
+  }
+
+  // What to add to a row's scores of these keys.
+  void write(int64_t row, int64_t start, int64_t count, float* scores) const {
+    const int64_t text = std::clamp<int64_t>(prefix - start, 0, count);
+    const int64_t hidden = std::clamp<int64_t>(first[row] - start, 0, text);
+    std::fill_n(scores, hidden, HIDDEN);
+    std::fill(scores + hidden, scores + text, 0.0f);
+    const float* behind = tree.data() + row * (length - prefix) + (start + text - prefix);
+    std::copy_n(behind, count - text, scores + text);
+  }
+
+  // Whether a row sees any of these keys.
+  bool sees(int64_t row, int64_t start, int64_t count) const {
+    const int64_t text = std::clamp<int64_t>(prefix - start, 0, count);
+    if (text > 0 && first[row] < start + text) return true;
+    const float* behind = tree.data() + row * (length - prefix) + (start + text - prefix);
+    return std::any_of(behind, behind + count - text, [](float x) { return x == 0.0f; });
+  }
+};
+
 struct Problem {
   Heads query, keys, values;
-  Matrix<const float> mask;
+  const Sight& sight;
   int64_t kv_heads, group, rows, length, size, value_size;
-  float scale;
+  float scale, softcap;  // 0: none
+  const float* sinks;    // by head, or null
   float* output;
 
   int64_t padded_value_size() const { return round_up(value_size, PANEL); }
@@ -269,6 +322,10 @@ class Block {
   void attend() {
     read_queries();
     std::fill_n(mixed_, count_ * problem_.padded_value_size(), 0.0f);
+    for (int64_t i = 0; problem_.sinks && i < count_; ++i) {
+      running_[i].maximum = problem_.sinks[head(i)];
+      running_[i].sum[0] = 1;
+    }
     for (int64_t start = 0; start < problem_.length; start += TILE) {
       const int64_t count = std::min(TILE, problem_.length - start);
       if (!is_hidden(start, count)) attend_tile(start, count);
@@ -292,10 +349,8 @@ class Block {
 
   // No query of the block sees any of these keys.
   bool is_hidden(int64_t start, int64_t count) const {
-    for (int64_t r = row(0); r <= row(count_ - 1); ++r) {
-      const float* mask = problem_.mask.row(r) + start;
-      if (!std::all_of(mask, mask + count, [](float x) { return x == HIDDEN; })) return false;
-    }
+    for (int64_t r = row(0); r <= row(count_ - 1); ++r)
+      if (problem_.sight.sees(r, start, count)) return false;
     return true;
   }
 
@@ -325,22 +380,37 @@ class Block {
     const int64_t parts = (count_ + MAX_ROWS - 1) / MAX_ROWS;
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t top = count_ * part / parts, rows = count_ * (part + 1) / parts - top;
-      for (int64_t r = 0; r < rows; ++r)
-        start_scores(problem_.mask.row(row(top + r)) + start, count, scores + r * TILE);
+      for (int64_t r = 0; r < rows; ++r) {
+        if (problem_.softcap)
+          std::fill_n(scores + r * TILE, padded, 0.0f);
+        else
+          mask_scores(top + r, start, count, scores + r * TILE);
+      }
       float* mixed = mixed_ + top * width;
       const auto multiply = MULTIPLY[rows - 1];
       multiply(
           {queries_ + top * size, size}, size, {keys_, PANEL * size, PANEL}, padded / PANEL,
           {scores, TILE});
+      if (problem_.softcap)
+        for (int64_t r = 0; r < rows; ++r) cap(top + r, start, count, scores + r * TILE);
       for (int64_t r = 0; r < rows; ++r)
         soften(scores + r * TILE, padded, running_[top + r], mixed + r * width, width);
       multiply({scores, TILE}, count, values, width / PANEL, {mixed, width});
     }
   }
 
-  // The product is added to the mask.
-  static void start_scores(const float* mask, int64_t count, float* scores) {
-    std::fill(std::copy_n(mask, count, scores), scores + round_up(count, PANEL), HIDDEN);
+  // The product is added to this.
+  void mask_scores(int64_t query, int64_t start, int64_t count, float* scores) const {
+    problem_.sight.write(row(query), start, count, scores);
+    std::fill(scores + count, scores + round_up(count, PANEL), HIDDEN);
+  }
+
+  // Only then comes the mask: a capped score is finite.
+  void cap(int64_t query, int64_t start, int64_t count, float* scores) const {
+    float mask[TILE];
+    mask_scores(query, start, count, mask);
+    for (int64_t k = 0; k < round_up(count, PANEL); ++k)
+      scores[k] = problem_.softcap * std::tanh(scores[k] / problem_.softcap) + mask[k];
   }
 
   void write_output() const {
@@ -382,9 +452,10 @@ Tensor with_contiguous_rows(const Tensor& given) {
 
 Tensor attention(
     const Tensor& given, const Tensor& given_keys, const Tensor& given_values,
-    const Tensor& given_mask, double scale) {
+    const Tensor& prefix, const Tensor& visible, const Tensor& positions, int64_t window,
+    double scale, double softcap, const std::optional<Tensor>& given_sinks) {
   TORCH_CHECK(
-      given.dim() == 4 && given_keys.dim() == 4 && given_values.dim() == 4 && given_mask.dim() == 4,
+      given.dim() == 4 && given_keys.dim() == 4 && given_values.dim() == 4,
       "attention takes tensors of four dimensions");
   const int64_t heads = given.size(1), rows = given.size(2), size = given.size(3);
   const int64_t kv_heads = given_keys.size(1), length = given_keys.size(2);
@@ -393,24 +464,31 @@ Tensor attention(
   TORCH_CHECK(
       given.size(0) == 1 && given_keys.sizes() == at::IntArrayRef({1, kv_heads, length, size}) &&
           given_values.sizes() == at::IntArrayRef({1, kv_heads, length, value_size}) &&
-          given_mask.sizes() == at::IntArrayRef({1, 1, rows, length}),
+          visible.dim() == 2 && visible.size(0) == rows && positions.numel() == rows &&
+          prefix.numel() == 1 && (!given_sinks || given_sinks->numel() == heads),
       "shapes of attention differ: query ", given.sizes(), ", keys ", given_keys.sizes(),
-      ", values ", given_values.sizes(), ", mask ", given_mask.sizes());
+      ", values ", given_values.sizes(), ", bits ", visible.sizes());
+  const Sight sight(prefix.contiguous(), visible.contiguous(), positions.contiguous(), window);
+  TORCH_CHECK(
+      sight.prefix >= 0 && sight.length <= length, sight.length, " rows of a cache of ", length);
   const Tensor query = with_contiguous_rows(given), keys = with_contiguous_rows(given_keys);
-  const Tensor values = with_contiguous_rows(given_values), mask = with_contiguous_rows(given_mask);
+  const Tensor values = with_contiguous_rows(given_values);
+  const Tensor sinks = given_sinks ? given_sinks->to(at::kFloat).contiguous() : Tensor();
   Tensor output = at::empty({1, rows, heads, value_size}, query.options());
   attend({
       .query = Heads(query),
       .keys = Heads(keys),
       .values = Heads(values),
-      .mask = {mask.const_data_ptr<float>(), mask.stride(2)},
+      .sight = sight,
       .kv_heads = kv_heads,
       .group = heads / kv_heads,
       .rows = rows,
-      .length = length,
+      .length = sight.length,
       .size = size,
       .value_size = value_size,
       .scale = static_cast<float>(scale),
+      .softcap = static_cast<float>(softcap),
+      .sinks = given_sinks ? sinks.const_data_ptr<float>() : nullptr,
       .output = output.mutable_data_ptr<float>(),
   });
   return output.to(given.scalar_type());
@@ -420,7 +498,8 @@ Tensor attention(
 
 TORCH_LIBRARY_FRAGMENT(stagetree, library) {
   library.def(
-      "attention(Tensor query, Tensor keys, Tensor values, Tensor mask, float scale) -> Tensor");
+      "attention(Tensor query, Tensor keys, Tensor values, Tensor prefix, Tensor visible, "
+      "Tensor positions, int window, float scale, float softcap, Tensor? sinks) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(stagetree, CPU, library) { library.impl("attention", attention); }

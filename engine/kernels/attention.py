@@ -8,16 +8,32 @@ from torch import Tensor
 
 
 def attend(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float | None = None
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    prefix: Tensor,
+    visible: Tensor,
+    positions: Tensor,
+    *,
+    scaling: float | None = None,
+    window: int = 0,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Attention of (1, heads, rows, size) over a cache: (1, rows, heads, size).
 
     Keys and values are (1, key heads, length, size); each key head serves as many heads, in order.
-    `mask` is additive, (1, 1, rows, length). All arithmetic is in float32. A row's figures do not
-    depend on how many rows there are.
+    Every row sees the first `prefix` rows of the cache, with a window those less than so many
+    positions before its own, and row prefix + j if bit j of its row of `visible` is set, which is
+    (rows, bytes) of uint8. `sinks` are scores (heads,) whose weight goes to nothing. All arithmetic
+    is in float32. A row's figures do not depend on how many rows there are.
     """
     scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
-    return cast(Tensor, torch.ops.stagetree.attention(query, keys, values, mask, scaling))
+    masks = (prefix, visible, positions, window)
+    output = torch.ops.stagetree.attention(
+        query, keys, values, *masks, scaling, softcap or 0.0, sinks
+    )
+    return cast(Tensor, output)
 
 
 def register() -> None:
@@ -25,9 +41,7 @@ def register() -> None:
     torch.library.register_fake("stagetree::attention", _shape_of_attention)
 
 
-def _shape_of_attention(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float
-) -> Tensor:
+def _shape_of_attention(query: Tensor, keys: Tensor, values: Tensor, *masks: object) -> Tensor:
     _, heads, rows, _ = query.shape
     return query.new_empty(1, rows, heads, values.shape[-1])
 
@@ -35,14 +49,19 @@ def _shape_of_attention(
 def check() -> None:
     """Raise ValueError unless attention is right, at sizes that leave a rest in every loop."""
     generator = torch.Generator().manual_seed(0)
-    for rows, length, size in ((1, 9, 8), (7, 130, 20), (33, 70, 64)):
+    for rows, prefix, size in ((1, 8, 8), (7, 123, 20), (33, 37, 64)):
+        length = prefix + rows
         query = torch.randn(1, rows, 6, size, generator=generator).transpose(1, 2)
-        keys, values = torch.randn(2, 1, 2, length + 5, size, generator=generator)[:, :, :, :length]
-        mask = torch.randn(1, 1, rows, length, generator=generator)
-        mask[..., 1:].masked_fill_(mask[..., 1:] > 1, float("-inf"))
+        keys, values = torch.randn(2, 1, 2, length + 5, size, generator=generator)
+        # Every row sees itself and every third row before it.
+        seen = torch.eye(rows).bool() | (torch.arange(rows) % 3 == 0).expand(rows, rows).tril()
+        columns = torch.nn.functional.pad(seen, (0, 40 - rows)).view(rows, 5, 8)
+        visible = (columns << torch.arange(8)).sum(2).to(torch.uint8)
+        mask = torch.cat([torch.ones(rows, prefix).bool(), seen], dim=1)
         expected = torch.nn.functional.scaled_dot_product_attention(
-            query, keys, values, attn_mask=mask, enable_gqa=True
+            query, keys[:, :, :length], values[:, :, :length], attn_mask=mask, enable_gqa=True
         )
-        output = attend(query, keys, values, mask)
+        positions = torch.arange(prefix, length)[None]
+        output = attend(query, keys, values, torch.tensor([prefix]), visible, positions)
         if not torch.allclose(output, expected.transpose(1, 2), rtol=1e-4, atol=1e-4):
             raise ValueError(f"attention of {rows} rows over {length} is wrong")

@@ -25,7 +25,7 @@ class BackgroundCompiler:
     """At most one such process at a time, which ends with this object; its log is in the folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._tried: set[str] = set()
 
@@ -52,7 +52,7 @@ class BackgroundCompiler:
         self._tried.update(missing)
         scratch = tempfile.mkdtemp(prefix="stagetree-compiler-")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._log_file.open("wb") as log:
                 # Threads that wait for one another must not spin on cores that others need.
                 environment = {
@@ -72,7 +72,7 @@ class BackgroundCompiler:
                     start_new_session=True,
                 )
             assert process.stdin is not None
-            process.stdin.write(pickle.dumps((config, self._folder)))
+            process.stdin.write(pickle.dumps((config, self.folder)))
         except OSError as error:
             shutil.rmtree(scratch, ignore_errors=True)
             _log.warning("passes stay eager: no compiler could be started: %s", error)
@@ -88,7 +88,7 @@ class BackgroundCompiler:
 
     @property
     def _log_file(self) -> Path:
-        return self._folder / "compiler.log"
+        return self.folder / "compiler.log"
 
 
 def _end(process: subprocess.Popen[bytes], scratch: str) -> None:

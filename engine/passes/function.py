@@ -1,29 +1,57 @@
 """One forward pass as a function of tensors alone, which is what can be compiled or captured."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+Form = Literal["eager", "compiled", "captured"]
+
+MAX_WIDTH = 64
+"""Wider passes, of prompts, run eagerly: they are bound by arithmetic, not by overhead."""
+
 
 class PassInputs(NamedTuple):
-    """What every pass is given: a row for each of `width` tokens, over `length` rows of the cache.
+    """What every pass is given, in the host's memory: a row for each of `width` tokens.
 
-    `ids` and `positions` are (1, width), `slots` (width,) the rows of the cache to write. The masks
-    are additive, (1, 1, width, length): `mask` for full attention, `windowed_mask` for layers with
-    a sliding window.
+    `tokens` (3, width) are ids, positions, and the rows of the cache to write; `prefix` (1,) is how
+    many rows of the cache every row sees; all of int64. What rows see behind the prefix is in the
+    bits of `visible`, (width, bytes), and for layers with a sliding window of `windowed`; see
+    `attention.PackedMasks`.
     """
 
-    ids: Tensor
-    positions: Tensor
-    slots: Tensor
-    mask: Tensor
-    windowed_mask: Tensor
+    tokens: Tensor
+    prefix: Tensor
+    visible: Tensor
+    windowed: Tensor
 
     @property
     def width(self) -> int:
         """Tokens in the pass."""
-        return self.ids.shape[1]
+        return self.tokens.shape[1]
+
+
+class Example(NamedTuple):
+    """Arguments of a function: the common inputs, the pass's own, and the rows of the cache."""
+
+    inputs: PassInputs
+    extra: Sequence[Tensor]
+    rows: Sequence[Tensor]
+
+
+class FastPasses(Protocol):
+    """Passes of one function over one cache that are faster than the function itself."""
+
+    @property
+    def form(self) -> Form:
+        """What they are called."""
+
+    def padding(self, width: int) -> int | None:
+        """How many rows to put before so many; None if they are better run by the function."""
+
+    def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs, of all rows, padding first; `extra` may lack the rows of the padding."""
 
 
 class PassFunction(nn.Module, ABC):
@@ -35,16 +63,17 @@ class PassFunction(nn.Module, ABC):
     @abstractmethod
     def forward(
         self,
-        ids: Tensor,
-        positions: Tensor,
-        slots: Tensor,
-        mask: Tensor,
-        windowed_mask: Tensor,
+        tokens: Tensor,
+        prefix: Tensor,
+        visible: Tensor,
+        windowed: Tensor,
         *rest: Tensor,
         num_logits: int = 0,
+        length: int | None = None,
     ) -> tuple[Tensor, ...]:
         """The pass's outputs, logits (rows, vocabulary) first.
 
         `rest` are the pass's own further inputs, (1, width, ...) each, and the rows of the cache.
-        At least the last `num_logits` rows get logits; 0 means all rows.
+        At least the last `num_logits` rows get logits; 0 means all rows. Who must write masks out
+        reads the first `length` rows of the cache, all if None.
         """

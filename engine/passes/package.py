@@ -9,10 +9,10 @@ import inspect
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,28 +20,20 @@ from torch import Tensor
 from engine import attention, kernels, kv_cache
 from engine.passes import packed
 from engine.passes.crowd import CROWD
-from engine.passes.function import PassFunction, PassInputs
-
-MAX_WIDTH = 64
-"""Wider passes, of prompts, run eagerly: they are bound by arithmetic, not by overhead."""
+from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
 
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}
 _CONSTANTS = ".constants"
 _INLINED = 8
 
 
-class Example(NamedTuple):
-    """Arguments of a function: the common inputs, the pass's own, and the rows of the cache."""
-
-    inputs: PassInputs
-    extra: Sequence[Tensor]
-    rows: Sequence[Tensor]
-
-
 class Package:
-    """A loaded package: call it as the function that it was made for."""
+    """A loaded package: call it as the function that it was made for, or run it over `rows`."""
 
-    def __init__(self, path: Path, function: PassFunction) -> None:
+    form: Form = "compiled"
+
+    def __init__(self, path: Path, function: PassFunction, rows: Sequence[Tensor]) -> None:
+        self._rows = rows
         package = torch._inductor.aoti_load_package(str(path))
         own = torch.load(path.with_suffix(_CONSTANTS), weights_only=True)
         self._weights = {
@@ -55,9 +47,18 @@ class Package:
         """The function's outputs, of all rows; the cache's rows are written in place."""
         return tuple(self._run(list(inputs)))
 
+    def padding(self, width: int) -> int | None:
+        """None is needed, at any width that it was made for."""
+        return 0 if width <= MAX_WIDTH else None
+
+    def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs, of all rows, on as many threads as are of use."""
+        run = partial(self, *inputs, *extra, *self._rows)
+        return CROWD.run((id(self), inputs.width), run)
+
 
 def compile_package(function: PassFunction, example: Example, path: Path) -> None:
-    """Compile a function for all widths and lengths and write it to `path`, at once or not at all.
+    """Compile a function for all widths and write it to `path`, at once or not at all.
 
     Raises whatever torch's compiler raises, which for a network that it cannot trace may be
     anything.
@@ -66,11 +67,14 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
     # To its tracer one row is a special case; the code for more is right for one (`PassRunner`
     # proves it).
     width = torch.export.Dim("width", min=2, max=MAX_WIDTH)
-    # Reading every row would be a special case, which would need another package.
-    length = torch.export.Dim("length", min=2, max=rows[0].shape[2] - 1)
-    mask = {2: width, 3: length}
     rest = (*({1: width} for _ in extra), *({} for _ in rows))
-    shapes = ({1: width}, {1: width}, {0: width}, mask, mask, rest)
+    shapes: tuple[object, ...] = (
+        {1: width},
+        {},
+        {0: width},
+        {0: width},
+        rest,
+    )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         program = torch.export.export(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, PreTrainedModel
 
 from engine import attention
-from engine.attention import TreeMasks
+from engine.attention import DenseMasks
 from engine.drafting.head_network import HeadNetwork, HeadShape
 from engine.training.objectives import soft_cross_entropy, vocabulary
 from engine.training.trainer import HeldOut
@@ -174,7 +174,7 @@ class TrainingTimeTest:
         for step in range(self._num_steps):
             tokens = batch[:, step + 1 : step + 1 + num_rows]
             seen = masks[..., : num_rows * (step + 1)]
-            outputs = self.head(tokens, known, (rows + step)[None], cache, TreeMasks(seen, seen))
+            outputs = self.head(tokens, known, (rows + step)[None], cache, DenseMasks(seen))
             given.append(self.head.logits(outputs))
             is_kept = ((rows >> step) & 1).bool()[None, :, None]
             known = torch.where(is_kept, known, outputs) if is_mixed else outputs

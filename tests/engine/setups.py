@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache
 
-from engine.attention import TreeMasks
+from engine.attention import DenseMasks
 from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
 from engine.drafting.base import Drafter, NoStage
@@ -80,11 +80,11 @@ def fitted_head() -> HeadNetwork:
     ids = torch.randint(VOCAB_SIZE, (1, 512), generator=generator)
     causal = torch.full((512, 512), -math.inf).triu(1)[None, None]
     with torch.inference_mode():
-        masks = TreeMasks(causal, causal)
+        masks = DenseMasks(causal)
         known = target.network(input_ids=ids, tree_masks=masks, output_hidden_states=True)
         features = torch.cat([known.hidden_states[i] for i in network.shape.layers], dim=-1)
         rows = torch.arange(511)[None]
-        masks = TreeMasks(causal[..., :511, :511], causal[..., :511, :511])
+        masks = DenseMasks(causal[..., :511, :511])
         outputs = network(ids[:, 1:], network.fuse(features[:, :-1]), rows, DynamicCache(), masks)
         found = torch.linalg.lstsq(network.norm(outputs)[0], known.logits[0, 1:])
     network.lm_head.weight.copy_(found.solution.T)

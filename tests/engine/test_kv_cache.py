@@ -16,7 +16,7 @@ def write(cache: KVCache, *values: int) -> None:
     """Append rows whose keys and values are these numbers, in two layers."""
     end = cache.length + len(values)
     rows = torch.tensor(values, dtype=torch.float32).reshape(1, 1, -1, 1)
-    seen = PassRows(cache.rows, cache.free_slots(len(values)), end)
+    seen = PassRows(cache.rows, torch.tensor(cache.free_slots(len(values))), end)
     for layer in range(2):
         keys, _ = seen.update(rows + 1000 * layer, -rows.expand(1, 1, -1, 2), layer)
         assert keys.shape[-2] == end

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from engine.attention import TreeMasks, tree_attention
+from engine.attention import DenseMasks, PackedMasks, tree_attention
 from engine.errors import ModelLoadError
 from engine.loading import load_model, read_limits
 from engine.model import Model
-from engine.scorer import Pass
 from engine.tree import TokenTree
 from tests.checkpoints import ARCHITECTURES, VOCAB_SIZE, make_model, make_network
 from tests.strategies import token_trees
 
 PROMPT = [3, 14, 15, 9, 26, 5, 35, 8, 9, 7]
 BRANCHED = TokenTree.from_parents([7, 20, 21, 22, 23, 24, 25], [-1, 0, 0, 1, 2, 2, 5])
+
+SEES_ALL = DenseMasks(torch.zeros(1, 1, 1, 1))
 
 
 def reference_logits(architecture: str, texts: list[list[int]]) -> list[Tensor]:
@@ -129,7 +130,7 @@ def test_depth_ends_at_the_window_and_at_a_rotary_boundary() -> None:
 
 
 def test_a_network_that_ignores_the_mask_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TreeMasks, "of", lambda self, window: None)
+    monkeypatch.setattr(PackedMasks, "_seen", lambda self, *_: torch.tensor([[True]]))
     with pytest.raises(ModelLoadError, match="does not follow the tree mask"):
         make_model().check_seam()
 
@@ -138,7 +139,7 @@ def test_attention_arguments_with_a_meaning_are_refused_by_name() -> None:
     states = torch.zeros(1, 1, 1, 8)
     with pytest.raises(ModelLoadError, match="position_bias"):
         tree_attention(
-            torch.nn.Identity(), states, states, states, None, TreeMasks(), position_bias=states
+            torch.nn.Identity(), states, states, states, None, SEES_ALL, position_bias=states
         )
     with pytest.raises(ModelLoadError, match="does not hand keyword arguments"):
         tree_attention(torch.nn.Identity(), states, states, states, None)
@@ -149,7 +150,7 @@ def test_attention_sinks_are_honoured() -> None:
     states = torch.ones(1, 2, 1, 8)
     sinks = torch.tensor([0.0, 50.0])
     output, _ = tree_attention(
-        torch.nn.Identity(), states, states, states, None, TreeMasks(), scaling=0.0, s_aux=sinks
+        torch.nn.Identity(), states, states, states, None, SEES_ALL, scaling=0.0, s_aux=sinks
     )
     assert torch.allclose(output[0, 0, 0], torch.full((8,), 0.5))
     assert output[0, 0, 1].abs().max() < 1e-6
@@ -159,14 +160,11 @@ def test_a_network_blind_to_the_mask_is_refused_in_any_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Judged against what a blind network would answer, not against a constant."""
-    original = Model._masks
 
-    def causal(self: Model, feed: Pass) -> TreeMasks:
-        size = len(feed.tree)
-        chain = TokenTree.from_parents(range(size), range(-1, size - 1))
-        return original(self, replace(feed, tree=chain))
+    def causal(self: TokenTree, columns: list[int]) -> list[int]:
+        return [(2 << place) - 1 for place in range(len(columns))]
 
-    monkeypatch.setattr(Model, "_masks", causal)
+    monkeypatch.setattr(TokenTree, "ancestor_mask", causal)
     for dtype in (torch.float32, torch.bfloat16):
         network = make_network().to(dtype)
         with pytest.raises(ModelLoadError, match="does not follow the tree mask"):

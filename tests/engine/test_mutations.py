@@ -2,10 +2,8 @@
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from engine import decoder
@@ -26,18 +24,16 @@ def test_the_unbroken_engine_passes() -> None:
 
 
 def test_a_mask_that_shows_siblings_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def everything_before(
-        self: TokenTree, rows: list[int], columns: list[int]
-    ) -> NDArray[np.bool_]:
-        return np.array([[column <= row for column in columns] for row in rows])
+    def everything_before(self: TokenTree, columns: list[int]) -> list[int]:
+        return [(2 << place) - 1 for place in range(len(columns))]
 
     monkeypatch.setattr(TokenTree, "ancestor_mask", everything_before)
     assert_caught()
 
 
 def test_a_mask_that_hides_the_parent_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def root_and_self(self: TokenTree, rows: list[int], columns: list[int]) -> NDArray[np.bool_]:
-        return np.array([[column in (0, row) for column in columns] for row in rows])
+    def root_and_self(self: TokenTree, columns: list[int]) -> list[int]:
+        return [1 | 1 << place for place in range(len(columns))]
 
     monkeypatch.setattr(TokenTree, "ancestor_mask", root_and_self)
     assert_caught()

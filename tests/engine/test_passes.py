@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from engine import EngineProcess
 from engine.api import Engine
-from engine.attention import TreeMasks
+from engine.attention import DenseMasks
 from engine.config import NgramStageConfig
 from engine.kernels import linear
 from engine.passes import PackedLinear, pack
@@ -77,9 +77,9 @@ def test_rows_of_a_product_do_not_change_one_another(cache: Path, rows: int) -> 
         assert torch.equal(alone[0], together[row])
 
 
-def _causal(size: int) -> TreeMasks:
+def _causal(size: int) -> DenseMasks:
     mask = torch.full((1, 1, size, size), float("-inf")).triu(1)
-    return TreeMasks(mask, mask)
+    return DenseMasks(mask)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_a_package_that_loses_its_rows_is_refused(
     original = Package.__call__
 
     def forgetful(self: Package, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return original(self, *inputs[:5], *(rows.clone() for rows in inputs[5:]))
+        return original(self, *inputs[:4], *(rows.clone() for rows in inputs[4:]))
 
     monkeypatch.setattr(Package, "__call__", forgetful)
     monkeypatch.setattr(Path, "unlink", lambda self: None)

@@ -1,0 +1,120 @@
+"""Passes recorded once as CUDA graphs and replayed: a GPU is no longer told operation by operation.
+
+A graph reads and writes where it did when it was recorded, so each width has buffers of its own
+that stay in place: inputs are copied in, and outputs are copied out before the next pass.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
+
+Run = Callable[[], object]
+Record = Callable[[Run], Run]
+
+_WARM_UPS = 3
+_WIDTHS = (1, 16, 4, MAX_WIDTH, 2, 8, 32)
+"""In the order in which they are recorded: that in which their costs are first asked for."""
+
+
+class CapturedPasses:
+    """One function's passes of a few widths; one of another width is padded to the next.
+
+    `example` makes arguments as for a `PassRunner`; `record` turns what runs a pass into what
+    replays it.
+    """
+
+    form: Form = "captured"
+
+    def __init__(
+        self,
+        function: PassFunction,
+        example: Callable[[int, int | None], Example],
+        record: Record,
+    ) -> None:
+        self._function = function
+        self._example = example
+        self._record = record
+        self._passes: dict[int, _CapturedPass] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every width has been recorded."""
+        return len(self._passes) == len(_WIDTHS)
+
+    def capture(self, seconds: float) -> list[int]:
+        """Record what widths are missing, one at least, for about so long; which these were.
+
+        Raises whatever CUDA raises of a function that cannot be recorded: one whose course depends
+        on figures, or that asks for memory of the host.
+        """
+        started = time.perf_counter()
+        missing = [width for width in _WIDTHS if width not in self._passes]
+        for count, width in enumerate(missing, start=1):
+            example = self._example(width, None)
+            self._passes[width] = _CapturedPass(self._function, example, self._record)
+            if time.perf_counter() - started > seconds:
+                return missing[:count]
+        return missing
+
+    def padding(self, width: int) -> int | None:
+        """How many rows to put before so many for a recorded width; None if there is none."""
+        fitting = [known - width for known in self._passes if known >= width]
+        return min(fitting, default=None)
+
+    def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs, of all rows, padding first; `extra` may lack the rows of the padding."""
+        return self._passes[inputs.width].run(inputs, extra)
+
+
+class _CapturedPass:
+    """A pass of one width over buffers that stay in place."""
+
+    @torch.inference_mode()
+    def __init__(self, function: PassFunction, example: Example, record: Record) -> None:
+        device = example.rows[0].device
+        self._inputs = PassInputs(*(each.to(device, copy=True) for each in example.inputs))
+        self._extra = [each.clone() for each in example.extra]
+        self._outputs: tuple[Tensor, ...] = ()
+
+        def run() -> None:
+            self._outputs = function(*self._inputs, *self._extra, *example.rows)
+
+        self._replay = record(run)
+
+    def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        for buffer, given in zip(self._inputs, inputs, strict=True):
+            buffer.copy_(_reachable(given), non_blocking=True)
+        for buffer, given in zip(self._extra, extra, strict=True):
+            buffer[:, buffer.shape[1] - given.shape[1] :].copy_(given)
+        self._replay()
+        return tuple(output.clone() for output in self._outputs)
+
+
+def _reachable(tensor: Tensor) -> Tensor:
+    """In memory from which a GPU can copy while the host goes on."""
+    is_far = tensor.device.type == "cpu" and torch.cuda.is_available()
+    return tensor.pin_memory() if is_far else tensor
+
+
+class CudaRecorder:
+    """Records CUDA graphs that share their scratch memory: only one of them runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Run) -> Run:
+        """What replays `run`, which is run a few times first, as libraries set themselves up."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            run()
+        return graph.replay

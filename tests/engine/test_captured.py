@@ -1,0 +1,224 @@
+"""Passes over buffers that stay in place: the figures of eager ones, whatever tree comes next.
+
+There is no CUDA graph on a CPU: what is recorded here is run again, over the same buffers. Where
+there is a GPU the same holds of real graphs over its kernel (`-m gpu`).
+"""
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine import acceleration, attention
+from engine.api import Engine
+from engine.config import NgramStageConfig
+from engine.drafting.head import HeadModel
+from engine.loading import read_limits
+from engine.model import Model
+from engine.passes import CudaRecorder, PassRunner
+from engine.passes.captured import Run
+from engine.request import GenerateRequest, SamplingParams, Step
+from engine.scorer import TreeScorer
+from engine.tree import TokenTree
+from tests.checkpoints import VOCAB_SIZE, make_network
+from tests.engine.setups import STAGE_LISTS, fitted_head, target_model
+from tests.engine.setups import compiling_config as config
+from tests.engine.test_lossless import play
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+KINDS = ["llama", "gpt2", "mistral", "gemma2"]
+
+
+def again(run: Run) -> Run:
+    """A recorder for a CPU: a replay is another run."""
+    run()
+    return run
+
+
+def nothing(run: Run) -> Run:
+    """A recorder whose replays leave in the buffers what the first run did."""
+    run()
+    return lambda: None
+
+
+def capture(scorer: TreeScorer, seconds: float = 60.0) -> TreeScorer:
+    """Capture a scorer's passes as an engine on its device does."""
+    on_gpu = scorer.device.type == "cuda"
+    scorer.prepare(attention.GPU_KERNEL if on_gpu else None)
+    assert scorer.runner.capture(seconds, CudaRecorder() if on_gpu else again)
+    assert scorer.runner.form == "captured"
+    return scorer
+
+
+def random_tree(rng: random.Random, root: int, num_nodes: int) -> TokenTree:
+    tree = TokenTree(root)
+    while len(tree) < num_nodes:
+        tree.add(rng.randrange(len(tree)), rng.randrange(VOCAB_SIZE))
+    return tree
+
+
+def assert_alike(make: Callable[[], TreeScorer], prepare: Callable[[list[int]], None]) -> None:
+    """One captured and one eager scorer agree over texts, trees of all widths, and commits."""
+    rng = random.Random(1)
+    captured, eager = capture(make()), make()
+    for _ in range(4):
+        context = [rng.randrange(VOCAB_SIZE) for _ in range(rng.randrange(2, 60))]
+        for scorer in (captured, eager):
+            scorer.reset(context)
+        for _ in range(6):
+            prepare(context)
+            tree = random_tree(rng, context[-1], rng.randrange(1, 70))
+            cut = rng.randrange(1, len(tree) + 1)
+            for nodes in (range(cut), range(cut, len(tree))):
+                if nodes:
+                    got, wanted = (each.score(context, tree, nodes) for each in (captured, eager))
+                    assert got.shape == wanted.shape
+                    assert torch.allclose(got, wanted, atol=2e-4), f"{len(nodes)} rows"
+            path = tree.path(rng.randrange(len(tree)))
+            for scorer in (captured, eager):
+                scorer.commit(tree, path)
+            context += [*(tree.tokens[node] for node in path), rng.randrange(VOCAB_SIZE)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_captured_passes_follow_every_change_of_their_inputs(kind: str, device: str) -> None:
+    """Red when a replay reads a token, position, slot, length or mask of another pass."""
+
+    def make() -> Model:
+        network = make_network(kind).to(device)
+        return Model(network, read_limits(network.config), 512, chunk=100)
+
+    assert_alike(make, lambda context: None)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_captured_head_reads_the_features_of_this_pass(device: str) -> None:
+    target = Model(
+        copy.deepcopy(target_model().network).to(device), target_model().limits, 512, chunk=100
+    )
+    target.keep_features((0, 1, 2))
+
+    def read(context: list[int]) -> None:
+        target.reset(context)
+        target.score(context, TokenTree(context[-1]))
+
+    assert_alike(lambda: HeadModel(copy.deepcopy(fitted_head()).to(device), target), read)
+
+
+@pytest.mark.parametrize("stages", ["draft over ngram", "head over draft over ngram"])
+def test_speculation_over_captured_passes_never_changes_the_text(
+    stages: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = PassRunner.__init__
+
+    def capturing(self: PassRunner, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type]
+        self.capture(60.0, again)
+
+    monkeypatch.setattr(PassRunner, "__init__", capturing)
+    monkeypatch.setattr(target_model(), "_runners", {})
+    assert stages in STAGE_LISTS
+    assert play(stages, num_cases=10)[0] == 0
+    assert target_model().runner.form == "captured"
+
+
+def test_widths_that_are_not_captured_yet_are_padded_to_others_or_run_eagerly() -> None:
+    """Red when a request waits for a capture, or a tree is cut to what has been captured."""
+    network = make_network()
+    model = Model(network, read_limits(network.config), 512, chunk=100)
+    assert model.runner.capture(0.0, again)
+    assert model.runner.is_uncaptured
+    assert [model.runner.num_padding(width) for width in (1, 2, 9)] == [0, 0, 0]
+    assert model.runner.capture(0.0, again)
+    assert [model.runner.num_padding(width) for width in (1, 2, 9, 16, 17)] == [0, 14, 7, 0, 0]
+    while model.runner.capture(0.0, again):
+        pass
+    assert not model.runner.is_uncaptured
+    assert [model.runner.num_padding(width) for width in (1, 2, 9, 33, 64, 65)] == [
+        *(0, 0, 7, 31, 0, 0)
+    ]
+
+
+def test_a_replay_that_does_nothing_new_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """Were a graph ever to ignore its inputs, its proof would tell."""
+    network = make_network()
+    model = Model(network, read_limits(network.config), 512, chunk=100)
+    assert not model.runner.capture(60.0, nothing)
+    assert model.runner.form == "eager"
+    assert "differs from the eager one" in caplog.text
+    assert not model.runner.is_uncaptured, "it would be tried again and again"
+
+
+def test_a_function_that_cannot_be_recorded_is_run_eagerly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(run: Run) -> Run:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    network = make_network()
+    model = Model(network, read_limits(network.config), 512, chunk=100)
+    assert not model.runner.capture(60.0, fail)
+    assert model.runner.form == "eager"
+    assert "stay eager, since they cannot be captured: operation not permitted" in caplog.text
+    model.reset([1, 2, 3])
+    assert model.score([1, 2, 3], TokenTree(3)).isfinite().all()
+
+
+def text(engine: Engine, seed: int) -> list[int]:
+    request = GenerateRequest(
+        *("r", (3, 1, 4, 1, 5), 30, SamplingParams(1.0, seed=seed)),
+        ignore_eos=True,
+        speculation="always",
+    )
+    steps = [item for item in engine.generate(request) if isinstance(item, Step)]
+    return [token.token_id for step in steps for token in step.tokens]
+
+
+def test_an_engine_captures_a_part_and_the_rest_between_requests(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: ready after the first widths, and the text is the same all the way."""
+    stages = (NgramStageConfig(budget=20, children=3),)
+    eager = Engine.load(config(checkpoint, tmp_path, compile="never", stages=stages))
+    monkeypatch.setattr(acceleration, "_CAPTURE_SECONDS", 0.0)
+    monkeypatch.setattr(
+        *("engine.api.accelerate",),
+        lambda config, scorers, _: acceleration.CapturedPasses(config, scorers, again),
+    )
+    engine = Engine.load(config(checkpoint, tmp_path, compile="background", stages=stages))
+    num_rounds = 0
+    while (info := engine.refresh()).is_compiling:
+        assert info.passes == {"target": "captured"}
+        assert text(engine, num_rounds) == text(eager, num_rounds)
+        num_rounds += 1
+    assert num_rounds == 6
+    assert not engine.info.is_compiling
+    assert text(engine, 7) == text(eager, 7)
+    waited = Engine.load(config(checkpoint, tmp_path, compile="wait", stages=stages))
+    assert not waited.info.is_compiling
+
+
+@pytest.mark.gpu
+def test_memory_does_not_grow_over_two_thousand_steps_of_changing_widths() -> None:
+    network = make_network().to("cuda")
+    model = capture(Model(network, read_limits(network.config), 512, chunk=100))
+    rng = random.Random(2)
+    used: list[int] = []
+    for step in range(2000):
+        if step % 40 == 0:
+            context = [rng.randrange(VOCAB_SIZE) for _ in range(10)]
+            model.reset(context)
+        tree = random_tree(rng, context[-1], rng.randrange(1, 64))
+        logits: Tensor = model.score(context, tree)
+        assert logits.isfinite().all()
+        path = tree.path(rng.randrange(len(tree)))[:8]
+        model.commit(tree, path)
+        context += [*(tree.tokens[node] for node in path), rng.randrange(VOCAB_SIZE)]
+        if step % 100 == 99:
+            used.append(torch.cuda.memory_allocated())
+    assert used[-1] <= used[1]
