@@ -17,12 +17,10 @@ from pathlib import Path
 import torch
 
 from engine.api import Engine
-from engine.benchmark import machine, read_prompts
+from engine.benchmark import gap, machine, read_prompts, rounding
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.loading import load_model
-from engine.noise import NoiseRows
 from engine.request import EmittedToken, GenerateRequest, SamplingParams, Step
-from engine.tree import TokenTree
 
 STAGES = (
     ModelStageConfig("embedded/draft", budget=16, passes=3),
@@ -71,29 +69,8 @@ def _compare(engine: Engine, request: GenerateRequest) -> tuple[Divergence | Non
     )
     for place, (plain, other) in enumerate(zip(off, on, strict=False)):
         if plain != other:
-            return Divergence(place, _gap(engine, request, off[:place], plain, other)), place + 1
+            return Divergence(place, gap(engine, request, off[:place], plain, other)), place + 1
     return None, len(off)
-
-
-def _gap(
-    engine: Engine, request: GenerateRequest, text: Sequence[int], plain: int, other: int
-) -> float:
-    """By how much the score of `plain` exceeds that of `other` after the text."""
-    prompt = (*request.prompt, *text)
-    whole = replace(
-        request,
-        prompt=prompt,
-        max_tokens=1,
-        num_logprobs=engine.info.vocab_size,
-        speculation="off",
-    )
-    logprobs = dict(next(_tokens(engine, whole)).top_logprobs)
-    gap = logprobs[plain] - logprobs[other]
-    if request.sampling.is_greedy:
-        return gap
-    noise = NoiseRows(request.sampling.seed, engine.info.vocab_size)
-    ours, theirs = noise.values([len(prompt)], [[plain, other]]).tolist()
-    return gap / request.sampling.temperature + ours - theirs
 
 
 def _tokens(engine: Engine, request: GenerateRequest) -> Iterator[EmittedToken]:
@@ -108,18 +85,7 @@ def _rounding(arguments: argparse.Namespace, prompts: Sequence[tuple[int, ...]])
         arguments.model, dtype=arguments.dtype, device="auto", max_model_len=None, chunk=512
     )
     model.prepare(kernel=None)
-    differences: list[float] = []
-    for prompt in prompts:
-        tree = TokenTree(prompt[-1])
-        for token in range(15):
-            tree.add(0, token)
-        model.reset(prompt)
-        model.catch_up(prompt)
-        model.score(prompt, TokenTree(prompt[-1]), [])
-        alone = model.score(prompt, tree, [0])[0].float()
-        model.rollback()
-        among = model.score(prompt, tree)[0].float()
-        differences += (alone - among).abs().tolist()
+    differences = rounding(model, prompts)
     median, worst = statistics.median(differences), max(differences)
     return f"{median:.4f} (median), {worst:.4f} (worst)"
 

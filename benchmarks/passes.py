@@ -1,36 +1,47 @@
 """Milliseconds of one pass of the target and of its drafters by number of rows, and the floor.
 
     python benchmarks/passes.py --json passes.json
+    python benchmarks/passes.py --device cuda --model MODEL --draft DRAFT --head ""
 
-Three forms of every network, interleaved: `stock`, the network as it was loaded; `eager`, with
-weights laid out by oneDNN; `compiled`, with our kernels. A pass is timed as the engine runs it,
-from lists of tokens to logits. The floor is the bytes of its weights, as the kernels keep them,
-over the bandwidth that this machine reads memory with, measured in the same run: what beats it has
-found weights in a cache.
+Every network in several forms, interleaved. `stock`: the network as it was loaded. On a CPU also
+`eager`, with weights laid out by oneDNN, and `compiled`, with our kernels; on a GPU `captured`, as
+CUDA graphs. A pass is timed as the engine runs it, from lists of tokens to logits, and a GPU is
+waited for. The floor is the bytes of its weights, as the kernels keep them, over the bandwidth that
+this device reads its memory with, measured in the same run: what beats it has found weights in a
+cache.
 """
 
 import argparse
 import json
 import random
 import statistics
-import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from engine import attention, kernels
-from engine.benchmark import WIDTHS, machine, measured_bandwidth
+from engine.acceleration import CapturedPasses
+from engine.benchmark import WIDTHS, machine, measured_bandwidth, pass_times
 from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
-from engine.loading import load_model
+from engine.loading import choose_device, load_model
 from engine.model import Model
+from engine.passes import CudaRecorder
 from engine.passes.package import default_folder
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 
-FORMS = ("stock", "eager", "compiled")
+FORMS = {"cpu": ("stock", "eager", "compiled"), "cuda": ("stock", "captured")}
+"""By the type of the device."""
+
+MISSING = {
+    "compiled": "no packages are cached: `stagetree bench` makes them",
+    "captured": "they cannot be captured",
+}
+"""Why passes are not in a form that they should be in."""
 
 
 def main() -> None:
@@ -39,9 +50,10 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     random.seed(0)
-    forms = {form: _scorers(arguments, form) for form in FORMS}
+    device = choose_device(arguments.device)
+    forms = {form: _scorers(arguments, form) for form in FORMS[device.type]}
     times = _times(forms, arguments.context, arguments.rounds)
-    bandwidth = measured_bandwidth("cpu")
+    bandwidth = measured_bandwidth(str(device))
     document: dict[str, Any] = {
         "machine": machine(),
         "context": arguments.context,
@@ -50,15 +62,15 @@ def main() -> None:
     }
     print(f"{machine()}")
     print(f"{arguments.context} tokens of text; memory is read at {bandwidth / 1e9:.1f} GB/s")
-    for name, scorer in forms["compiled"].items():
+    for name, scorer in list(forms.values())[-1].items():
         num_bytes = scorer.weight_bytes
         floor = 1e3 * num_bytes / bandwidth
         print(f"\n{name}: {num_bytes / 1e6:.1f} MB of weights a pass, floor {floor:.2f} ms")
         print(f"{'rows':>10}" + "".join(f"{width:>14}" for width in WIDTHS) + "   1 row / floor")
         figures = {form: [times[form, name, width] for width in WIDTHS] for form in forms}
         for form, samples in figures.items():
-            if form == "compiled" and forms[form][name].runner.form != "compiled":
-                print(f"{form:>10}  no packages are cached: `stagetree bench` makes them")
+            if form in MISSING and forms[form][name].runner.form != form:
+                print(f"{form:>10}  {MISSING[form]}")
                 continue
             cells = "".join(f"{_median(each):>8.2f} ±{_spread(each):<4.2f}" for each in samples)
             print(f"{form:>10}{cells}   {_median(samples[0]) / floor:.2f}")
@@ -74,7 +86,7 @@ def main() -> None:
 
 def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
     """The target and its drafters in one form, each after the same text."""
-    config = EngineConfig(arguments.model, dtype=arguments.dtype, device="cpu")
+    config = EngineConfig(arguments.model, dtype=arguments.dtype, device=arguments.device)
     builder = StageBuilder(config, _target(config))
     scorers = {"target": builder.scorers(())[0]}
     if arguments.draft:
@@ -85,6 +97,9 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
         target.keep_features(head.network.shape.layers)
         _read(target, arguments.context)
         scorers["head"] = head
+    if form == "captured":
+        waiting = replace(config, compile="wait")
+        CapturedPasses(waiting, scorers, CudaRecorder()).settle(lambda phase: None)
     for scorer in scorers.values():
         if form == "eager":
             scorer.prepare(kernel=None)
@@ -95,7 +110,9 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
 
 
 def _target(config: EngineConfig) -> Model:
-    return load_model(config.model, dtype=config.dtype, device="cpu", max_model_len=None, chunk=512)
+    return load_model(
+        config.model, dtype=config.dtype, device=config.device, max_model_len=None, chunk=512
+    )
 
 
 def _text(length: int) -> list[int]:
@@ -115,27 +132,12 @@ def _times(
     forms: Mapping[str, Mapping[str, TreeScorer]], length: int, num_rounds: int
 ) -> dict[tuple[str, str, int], list[float]]:
     """Milliseconds by form, network and rows, a sample for each round."""
-    text = _text(length)
-    tree = TokenTree(text[-1])
-    for node in range(1, max(WIDTHS)):
-        tree.add((node - 1) // 2, node)
     times: dict[tuple[str, str, int], list[float]] = {}
     for _ in range(num_rounds):
         for form, scorers in forms.items():
-            for name, scorer in scorers.items():
-                scorer.reset(text)
-                scorer.score(text, TokenTree(text[-1]))
-                for width in WIDTHS:
-                    samples = times.setdefault((form, name, width), [])
-                    samples.append(min(_pass(scorer, text, tree, width) for _ in range(3)))
+            for (name, width), sample in pass_times(scorers, _text(length), WIDTHS).items():
+                times.setdefault((form, name, width), []).append(sample)
     return times
-
-
-def _pass(scorer: TreeScorer, text: list[int], tree: TokenTree, width: int) -> float:
-    scorer.rollback()
-    started = time.perf_counter()
-    scorer.score(text, tree, range(width))
-    return (time.perf_counter() - started) * 1e3
 
 
 def _median(samples: list[float]) -> float:
@@ -153,6 +155,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", default="embedded/target")
     parser.add_argument("--draft", default="embedded/draft", help="empty for none")
     parser.add_argument("--head", default="embedded/head", help="empty for none")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto for a GPU if any")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves the number to torch")
     parser.add_argument("--context", type=int, default=256, help="tokens before the pass")

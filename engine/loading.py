@@ -67,6 +67,24 @@ def load_model(
         ) from error
 
 
+def random_model(
+    config: PretrainedConfig, *, dtype: str, device: str, max_model_len: int, chunk: int
+) -> Model:
+    """A model of random weights in a shape, for what depends on the shape alone, such as cost.
+
+    Raises as `load_model` does.
+    """
+    place = choose_device(device)
+    torch.manual_seed(0)
+    with torch.device(place):
+        network = AutoModelForCausalLM.from_config(
+            config,
+            dtype=choose_dtype(dtype, place, config),
+            attn_implementation=attention.NAME,
+        )
+    return Model(network.eval(), read_limits(config), max_model_len, chunk).check_seam()
+
+
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
     """Whoever loads has been told what is loading; a bar would cut through their output."""

@@ -1,6 +1,5 @@
 """Hugging Face `generate`: eager, compiled with a static cache, assisted, with prompt lookup."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from transformers import AutoModelForCausalLM, CompileConfig
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
-from benchmarks.peers.rows import Emit, Row, Setup, Task
+from benchmarks.peers.rows import Emit, Generate, Row, Setup, Task
 
 DTYPES = ("float32", "bfloat16")
 LOOKUP_TOKENS = 3
@@ -18,27 +17,23 @@ LOOKUP_TOKENS = 3
 
 def rows(setup: Setup) -> list[Row]:
     """Every way of generating in every precision."""
-    logging.set_verbosity_error()
+    quiet()
     return [row for dtype in DTYPES for row in _rows(setup, dtype)]
 
 
 def _rows(setup: Setup, dtype: str) -> list[Row]:
-    model = _load(setup.target, dtype)
+    model = load(setup.target, dtype)
 
     def row(name: str, about: str = "", **options: Any) -> Row:
-        return Row(f"{name} {dtype}", dtype, _generation(model, options), about=about)
+        made = generation(model, do_sample=False, **options)
+        return Row(f"{name} {dtype}", dtype, made, about=about)
 
-    # `generate` compiles by itself on a GPU only, until it is told that a CPU will do.
-    compile_config: Any = CompileConfig(mode="default", dynamic=False)
-    compile_config._compile_all_devices = True
     made = [
         row("eager"),
         row(
             "compiled",
             f"StaticCache of {setup.window} rows, inductor",
-            cache_implementation="static",
-            max_cache_len=setup.window,
-            compile_config=compile_config,
+            **compiling(setup.window),
         ),
         row(
             "prompt lookup",
@@ -47,26 +42,41 @@ def _rows(setup: Setup, dtype: str) -> list[Row]:
         ),
     ]
     if setup.draft is not None:
-        assistant = _load(setup.draft, dtype)
+        assistant = load(setup.draft, dtype)
         made.append(row("assistant", setup.draft.name, assistant_model=assistant))
     return made
 
 
-def _load(folder: Path, dtype: str) -> Any:
+def quiet() -> None:
+    """Leave the terminal to who measures."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def load(folder: Path, dtype: str, device: str = "cpu") -> Any:
     """A model that no end-of-text token stops."""
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     model.generation_config.eos_token_id = None
-    return model
+    return model.to(device)
 
 
-def _generation(model: Any, options: dict[str, Any]) -> Callable[[Task, Emit], None]:
+def compiling(window: int, mode: str = "default", backend: str = "inductor") -> dict[str, Any]:
+    """Options of `generate`: a static cache of `window` rows, and steps that are compiled."""
+    # `generate` compiles by itself on a GPU only, until it is told that a CPU will do.
+    config: Any = CompileConfig(mode=mode, backend=backend, dynamic=False)
+    config._compile_all_devices = True
+    return {"cache_implementation": "static", "max_cache_len": window, "compile_config": config}
+
+
+def generation(model: Any, **options: Any) -> Generate:
+    """Does a task with `generate` and these options of it."""
+
     @torch.inference_mode()
     def generate(task: Task, emit: Emit) -> None:
-        ids = torch.tensor([task.prompt])
+        ids = torch.tensor([task.prompt], device=model.device)
         model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            do_sample=False,
             max_new_tokens=task.num_tokens,
             streamer=_Streamer(emit),
             **options,

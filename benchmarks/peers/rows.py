@@ -46,6 +46,9 @@ class Task:
 Emit = Callable[[Sequence[int]], None]
 """Takes new tokens at the moment that they are known."""
 
+Generate = Callable[[Task, Emit], None]
+"""Does a task from an unread prompt, telling of its tokens."""
+
 
 def _nothing() -> None:
     """For a row that needs no preparation."""
@@ -53,7 +56,7 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A way of generating: `generate` does a task from an unread prompt, telling of its tokens.
+    """A way of generating.
 
     `begin` runs before each round over the prompts, unmeasured. `about` discloses what a reader
     must know of how the row is set up.
@@ -61,7 +64,7 @@ class Row:
 
     name: str
     precision: str
-    generate: Callable[[Task, Emit], None]
+    generate: Generate
     begin: Callable[[], None] = _nothing
     about: str = ""
 

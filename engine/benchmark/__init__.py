@@ -8,38 +8,58 @@ It needs torch, transformers and numpy alone.
 """
 
 from engine.benchmark.doctor import WIDTHS, Examination, PassCosts, examine
-from engine.benchmark.figures import Result, ratio_interval
+from engine.benchmark.figures import Divergence, Result, Run, ratio_interval, result_of
 from engine.benchmark.growth import SIZES, LlamaShape, grow_checkpoint, grown
 from engine.benchmark.hardware import machine, measured_bandwidth
 from engine.benchmark.inputs import SAMPLINGS, read_prompts
-from engine.benchmark.measure import Comparison, Workload, compare
+from engine.benchmark.measure import (
+    Comparison,
+    Passage,
+    Workload,
+    compare,
+    parted,
+    passages_of,
+    run_mode,
+)
 from engine.benchmark.modes import Mode, configured_mode, modes_of, resized
+from engine.benchmark.passes import pass_times
 from engine.benchmark.replay import ReplayEngine, ReplayStageConfig, expected_length, record
+from engine.benchmark.ties import gap, rounding
 
 __all__ = [
     "SAMPLINGS",
     "SIZES",
     "WIDTHS",
     "Comparison",
+    "Divergence",
     "Examination",
     "LlamaShape",
     "Mode",
     "PassCosts",
+    "Passage",
     "ReplayEngine",
     "ReplayStageConfig",
     "Result",
+    "Run",
     "Workload",
     "compare",
     "configured_mode",
     "examine",
     "expected_length",
+    "gap",
     "grow_checkpoint",
     "grown",
     "machine",
     "measured_bandwidth",
     "modes_of",
+    "parted",
+    "pass_times",
+    "passages_of",
     "ratio_interval",
     "read_prompts",
     "record",
     "resized",
+    "result_of",
+    "rounding",
+    "run_mode",
 ]

@@ -14,6 +14,15 @@ from engine.stats import SpeculationStats, StageStats, StepStats
 _NUM_RESAMPLES = 2000
 
 
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where the text of a passage, by its index, parts from the plain one, and with which token."""
+
+    passage: int
+    place: int
+    token: int
+
+
 @dataclass(slots=True)
 class Run:
     """One mode over all passages, once: seconds of each to its first token and from there on."""
@@ -21,7 +30,7 @@ class Run:
     first_token_seconds: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     steps: list[StepStats] = field(default_factory=list)
-    num_diverged: int = 0
+    divergences: list[Divergence] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

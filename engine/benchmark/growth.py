@@ -98,13 +98,20 @@ def grown(model: str, shape: LlamaShape | None) -> Iterator[str]:
         yield folder
 
 
-def grow_checkpoint(source: Path, folder: Path, shape: LlamaShape, seed: int = 0) -> None:
-    """Write the checkpoint of `source`, grown to `shape`, to an existing folder, in float32.
+def grow_checkpoint(
+    source: Path,
+    folder: Path,
+    shape: LlamaShape,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write the checkpoint of `source`, grown to `shape`, to an existing folder.
 
+    In less than float32 the norms are rounded, which are rescaled, and whatever was in float32.
     Raises ConfigError if `source` is no folder of a Llama without biases, or has more than `shape`.
     """
     config = _read_config(source)
-    growth = _Growth(config, shape, seed)
+    growth = _Growth(config, shape, seed, dtype)
     known: dict[str, Tensor] = {}
     for file in source.iterdir():
         if file.suffix == ".safetensors":
@@ -114,7 +121,8 @@ def grow_checkpoint(source: Path, folder: Path, shape: LlamaShape, seed: int = 0
     places: dict[str, str] = {}
     for number, part in enumerate(growth.parts(known)):
         name = f"model-{number}.safetensors"
-        save_file(part, folder / name, metadata={"format": "pt"})
+        rounded = {key: weight.to(dtype) for key, weight in part.items()}
+        save_file(rounded, folder / name, metadata={"format": "pt"})
         places |= dict.fromkeys(part, name)
     (folder / _INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
     (folder / _CONFIG).write_text(json.dumps(growth.config, indent=2))
@@ -158,7 +166,9 @@ class _Axis:
 class _Growth:
     """From one shape to another, tensor by tensor."""
 
-    def __init__(self, config: Mapping[str, Any], new: LlamaShape, seed: int) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], new: LlamaShape, seed: int, dtype: torch.dtype
+    ) -> None:
         old = LlamaShape.of(config)
         _check(old, new)
         head_size = config.get("head_dim") or old.hidden_size // old.num_attention_heads
@@ -167,7 +177,7 @@ class _Growth:
             **asdict(new),
             "head_dim": head_size,
             "rms_norm_eps": config["rms_norm_eps"] * old.hidden_size / new.hidden_size,
-            "dtype": "float32",
+            "dtype": str(dtype).removeprefix("torch."),
         }
         self._old, self._new = old, new
         self._random = torch.Generator().manual_seed(seed)

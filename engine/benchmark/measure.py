@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from engine.api import Engine
-from engine.benchmark.figures import Result, Run, result_of
+from engine.benchmark.figures import Divergence, Result, Run, result_of
 from engine.benchmark.modes import PLAIN, Mode
 from engine.errors import ConfigError
 from engine.request import Finished, GenerateRequest, SamplingParams, Step
@@ -47,7 +47,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class _Passage:
+class Passage:
     """A request, and the text that every mode must answer it with: two tokens or more."""
 
     request: GenerateRequest
@@ -66,29 +66,37 @@ def compare(
     Raises RuntimeError if a mode changes a text in float32, ConfigError if no text is long enough
     to time.
     """
+    passages, share_cut = passages_of(engine, workload)
+    runs: dict[str, list[Run]] = {mode.name: [] for mode in modes}
+    for mode in modes:  # one round that is not counted: caches, allocators, branch predictors
+        run_mode(engine, mode, passages[:1])
+    for repetition in range(repetitions):
+        shift = repetition % len(modes)
+        for mode in [*modes[shift:], *modes[:shift]]:
+            on_run(mode.name)
+            runs[mode.name].append(run_mode(engine, mode, passages))
+    num_tokens = sum(len(passage.text) for passage in passages)
+    rated = num_tokens - len(passages)
+    temperature = workload.sampling.temperature
+    results = [result_of(m.name, temperature, rated, runs[m.name], runs[PLAIN]) for m in modes]
+    num_diverged = sum(len(run.divergences) for mode in modes for run in runs[mode.name])
+    return Comparison(results, num_tokens, share_cut, num_diverged)
+
+
+def passages_of(engine: Engine, workload: Workload) -> tuple[list[Passage], float]:
+    """The prompts that have a text to time, and the share of all text that repeated itself.
+
+    Raises ConfigError if no text is long enough.
+    """
     requests = list(_requests(workload))
     written = [_text(engine, request) for request in requests]
     texts = written
     if not workload.with_loops:
         texts = [text[: length_without_loop(text)] for text in written]
-    passages = [_Passage(*pair) for pair in zip(requests, texts, strict=True) if len(pair[1]) > 1]
+    passages = [Passage(*pair) for pair in zip(requests, texts, strict=True) if len(pair[1]) > 1]
     if not passages:
         raise ConfigError("every reply ended with its first token: give prompts that go on.")
-    runs: dict[str, list[Run]] = {mode.name: [] for mode in modes}
-    for mode in modes:  # one round that is not counted: caches, allocators, branch predictors
-        _measure(engine, mode, passages[:1])
-    for repetition in range(repetitions):
-        shift = repetition % len(modes)
-        for mode in [*modes[shift:], *modes[:shift]]:
-            on_run(mode.name)
-            runs[mode.name].append(_measure(engine, mode, passages))
-    num_tokens = sum(len(passage.text) for passage in passages)
-    rated = num_tokens - len(passages)
-    temperature = workload.sampling.temperature
-    results = [result_of(m.name, temperature, rated, runs[m.name], runs[PLAIN]) for m in modes]
-    share_cut = 1 - sum(map(len, texts)) / sum(map(len, written))
-    num_diverged = sum(run.num_diverged for mode in modes for run in runs[mode.name])
-    return Comparison(results, num_tokens, share_cut, num_diverged)
+    return passages, 1 - sum(map(len, texts)) / sum(map(len, written))
 
 
 def _requests(workload: Workload) -> Iterator[GenerateRequest]:
@@ -118,13 +126,28 @@ def length_without_loop(text: Sequence[int]) -> int:
     return len(text)
 
 
-def _measure(engine: Engine, mode: Mode, passages: Sequence[_Passage]) -> Run:
+def run_mode(engine: Engine, mode: Mode, passages: Sequence[Passage]) -> Run:
+    """One mode over all passages; raises RuntimeError if it changes a text in float32."""
     engine = engine.with_stages(mode.stages)  # a fresh look-up: no answers from an earlier run
     _displace_prompts(engine, mode, passages[0].request)
     run = Run()
-    for passage in passages:
-        _measure_passage(engine, mode, passage, run)
+    for index, passage in enumerate(passages):
+        ids = _timed(engine, mode, passage, run)
+        if (divergence := parted(index, passage.text, ids)) is None:
+            continue
+        if engine.info.dtype == "float32":
+            prompt = passage.request.request_id
+            raise RuntimeError(f"mode {mode.name} changed the text of prompt {prompt}")
+        run.divergences.append(divergence)
     return run
+
+
+def parted(index: int, text: Sequence[int], other: Sequence[int]) -> Divergence | None:
+    """Where another text of the same length parts from that of a passage; None if nowhere."""
+    for place, (token, given) in enumerate(zip(text, other, strict=True)):
+        if token != given:
+            return Divergence(index, place, given)
+    return None
 
 
 def _displace_prompts(engine: Engine, mode: Mode, request: GenerateRequest) -> None:
@@ -133,7 +156,8 @@ def _displace_prompts(engine: Engine, mode: Mode, request: GenerateRequest) -> N
     list(engine.generate(replace(short, speculation=mode.speculation)))
 
 
-def _measure_passage(engine: Engine, mode: Mode, passage: _Passage, run: Run) -> None:
+def _timed(engine: Engine, mode: Mode, passage: Passage, run: Run) -> list[int]:
+    """Decode a passage and note its times and steps: the text that came of it."""
     request = replace(
         passage.request,
         max_tokens=len(passage.text),
@@ -154,7 +178,4 @@ def _measure_passage(engine: Engine, mode: Mode, passage: _Passage, run: Run) ->
         ids += [token.token_id for token in item.tokens]
     run.seconds.append(time.perf_counter() - first_token)
     run.first_token_seconds.append(first_token - started)
-    if tuple(ids) != passage.text:
-        if engine.info.dtype == "float32":
-            raise RuntimeError(f"mode {mode.name} changed the text of prompt {request.request_id}")
-        run.num_diverged += 1
+    return ids

@@ -27,13 +27,20 @@ class HeadPlan:
 
     @classmethod
     def beside(
-        cls, target: PreTrainedModel, num_steps: int = 3, num_drafts: int | None = None
+        cls,
+        target: PreTrainedModel,
+        num_steps: int = 3,
+        num_drafts: int | None = None,
+        layers: tuple[int, ...] | None = None,
     ) -> HeadPlan:
-        """As wide as one of the target's own layers; a third, two thirds and all the way up."""
+        """As wide as one of the target's own layers; a third, two thirds and all the way up.
+
+        `layers` names others to read.
+        """
         config = target.config.get_text_config()
         num_layers = config.num_hidden_layers
         width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-        layers = (num_layers // 3, 2 * num_layers // 3, num_layers)
+        layers = layers or (num_layers // 3, 2 * num_layers // 3, num_layers)
         if num_drafts is not None and num_drafts >= config.vocab_size:
             num_drafts = None
         return cls(width, layers, num_steps, num_drafts)

@@ -227,7 +227,8 @@ class Run:
         per_sequence = self.objective.logits_per_token * batch.shape[1]
         total = 0.0
         for part in torch.split(batch, max(1, _LOGITS_AT_ONCE // per_sequence)):
-            loss = self._loss(part) * (len(part) / len(batch))
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self.recipe.is_half):
+                loss = self._loss(part) * (len(part) / len(batch))
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total

@@ -120,9 +120,13 @@ class Workshop:
         num_drafts: int | None,
         recipe: Recipe,
         report: Report,
+        layers: tuple[int, ...] | None = None,
     ) -> Progress:
-        """Train a head and write it; it drafts the `num_drafts` most frequent tokens, or all."""
-        plan = HeadPlan.beside(self.target, num_steps, num_drafts)
+        """Train a head and write it; it drafts the `num_drafts` most frequent tokens, or all.
+
+        It reads the target's `layers`, or those of `HeadPlan.beside`.
+        """
+        plan = HeadPlan.beside(self.target, num_steps, num_drafts, layers)
         course = self._course(f"head {plan}", self.streams, "head.pt", recipe, report)
         head, progress = train_head(self.target, plan, course)
         save_head(head, out, is_sharing=True)

@@ -78,6 +78,19 @@ def test_what_is_added_is_random_and_takes_part(small: Path, tmp_path: Path) -> 
     assert all(not state[..., 32:].any() for state in states)
 
 
+def test_a_checkpoint_of_bfloat16_grows_in_its_own_precision(small: Path, tmp_path: Path) -> None:
+    """Red when a tensor is left in float32, or rounding changes more than its own precision."""
+    source = tmp_path / "source"
+    AutoModelForCausalLM.from_pretrained(small, dtype=torch.bfloat16).save_pretrained(source)
+    folder = tmp_path / "grown"
+    folder.mkdir()
+    grow_checkpoint(source, folder, LlamaShape(72, 112, 4, 9, 9), dtype=torch.bfloat16)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
+    before, after = logits_of(source), logits_of(folder)
+    assert 0 < (after - before).abs().max() < 0.05 * before.abs().max()
+
+
 @pytest.mark.parametrize(("size", "shape"), SIZES.items())
 def test_the_sizes_are_what_they_are_called(size: int, shape: LlamaShape) -> None:
     assert shape.num_parameters(8192) == pytest.approx(1e6 * size, rel=0.05)

@@ -117,5 +117,6 @@ def test_shapes_follow_the_target() -> None:
     assert (config.vocab_size, config.hidden_size, config.eos_token_id) == (VOCAB_SIZE, 128, 2)
     plan = HeadPlan.beside(target, num_drafts=VOCAB_SIZE)
     assert (plan.layers, plan.num_drafts) == ((3, 6, 9), None)
+    assert HeadPlan.beside(target, layers=(1, 2, 9)).layers == (1, 2, 9)
     with pytest.raises(ConfigError, match="multiple of 16"):
         llama(64, 100, 1)

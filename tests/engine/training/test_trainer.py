@@ -60,6 +60,15 @@ def test_training_reduces_the_loss(whole_run: Run) -> None:
     assert whole_run.progress.held_out[-1][1] < whole_run.progress.held_out[0][1]
 
 
+def test_products_in_half_precision_train_as_well(tmp_path: Path, whole_run: Run) -> None:
+    """Red when gradients get lost on the way through bfloat16, or weights are kept in it."""
+    run = toy_run(tmp_path / "half.pt", replace(RECIPE, is_half=True))
+    losses = run.train(toy_stream(0), toy_stream(1)).losses
+    assert losses != whole_run.progress.losses
+    assert losses == pytest.approx(whole_run.progress.losses, rel=0.1)
+    assert {p.dtype for p in run.objective.module.parameters()} == {torch.float32}
+
+
 def test_an_interrupted_run_continues_exactly(tmp_path: Path, whole_run: Run) -> None:
     """Red when weights, optimiser state, schedule or data order are lost at Ctrl-C, or half a step
     is kept."""

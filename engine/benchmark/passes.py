@@ -1,0 +1,47 @@
+"""What a pass takes by its number of rows, timed as the engine runs it."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from engine.scorer import TreeScorer
+from engine.tree import TokenTree
+
+_REPEATS = 3
+
+
+def pass_times(
+    scorers: Mapping[str, TreeScorer], text: Sequence[int], widths: Sequence[int]
+) -> dict[tuple[str, int], float]:
+    """Milliseconds by network and rows, the least of three passes behind the text in the cache.
+
+    A pass is timed from lists of tokens to its logits; a GPU is waited for. A head reads features
+    of its target, which must hold the rows of the text (`TreeScorer.commit`).
+    """
+    tree = TokenTree(text[-1])
+    for node in range(1, max(widths)):
+        tree.add((node - 1) // 2, node)
+    times: dict[tuple[str, int], float] = {}
+    for name, scorer in scorers.items():
+        scorer.reset(text)
+        scorer.score(text, TokenTree(text[-1]))
+        for width in widths:
+            passes = [_pass(scorer, text, tree, width) for _ in range(_REPEATS)]
+            times[name, width] = min(passes)
+        scorer.rollback()
+    return times
+
+
+def _pass(scorer: TreeScorer, text: Sequence[int], tree: TokenTree, width: int) -> float:
+    scorer.rollback()
+    _wait_for(scorer.device)
+    started = time.perf_counter()
+    scorer.score(text, tree, range(width))
+    _wait_for(scorer.device)
+    return (time.perf_counter() - started) * 1e3
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
