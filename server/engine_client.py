@@ -5,11 +5,11 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine import (
     EngineDiedError,
@@ -196,14 +196,11 @@ class EngineClient:
         engine = self._engine = self._spawn()
         try:
             await engine.start()
-            reporter = asyncio.create_task(self._report_phases(engine))
-            try:
+            async with _beside(self._report_phases(engine)):
                 _, known = await asyncio.gather(engine.wait_ready(), asyncio.shield(tokenizer))
-            finally:
-                reporter.cancel()
-                await asyncio.gather(reporter, return_exceptions=True)
             self._announce(Serving(self, engine, known))
-            return await engine.wait_died()
+            async with _beside(self._report_passes(engine)):
+                return await engine.wait_died()
         except EngineDiedError as error:
             return str(error)
         finally:
@@ -224,6 +221,17 @@ class EngineClient:
         self._serving, self.refusal = None, error
         self._on_change()
 
+    async def _report_passes(self, engine: Engine) -> None:
+        """Log how passes are run, now and whenever that changes."""
+        told = None
+        while True:
+            info = engine.info
+            if info and told != (told := (info.passes, info.is_compiling)):
+                forms = ", ".join(f"{name} {form}" for name, form in info.passes.items())
+                more = "; faster ones are being made" if info.is_compiling else ""
+                _log.info("engine %d: passes: %s%s", self.number, forms, more)
+            await asyncio.sleep(_POLL_SECONDS)
+
     async def _report_phases(self, engine: Engine) -> None:
         """Log each phase of loading with its seconds."""
         took = f"engine {self.number}: %s took %.1f s"
@@ -236,3 +244,14 @@ class EngineClient:
                     phase, since = engine.progress.phase, time.monotonic()
         finally:
             _log.info(took, phase, time.monotonic() - since)
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Have this done for as long as the block runs."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

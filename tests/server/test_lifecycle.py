@@ -1,9 +1,11 @@
 """Loading, queueing, leaving, crashing, draining: what clients see of each."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -40,6 +42,23 @@ def test_the_port_opens_at_once_and_says_how_far_loading_is(start_server: StartS
     assert ready["passes"] == {"target": "compiled", "draft": "eager"}
     assert ready["is_compiling"] is True
     assert server.complete().status == 200
+
+
+def test_the_log_tells_when_passes_are_run_in_another_way(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when nobody learns that what was compiled meanwhile is in use."""
+    caplog.set_level(logging.INFO)
+    server = start_server(Behaviour()).wait_ready()
+    before = "engine 0: passes: target compiled, draft eager; faster ones are being made"
+    wait_until(lambda: before in caplog.messages)
+    engine = server.pool.clients[0].serving.engine
+    assert isinstance(engine, FakeEngine)
+    passes = {"target": "compiled", "draft": "compiled"}
+    engine.info = replace(engine.info, passes=passes, is_compiling=False)
+    after = "engine 0: passes: target compiled, draft compiled"
+    wait_until(lambda: after in caplog.messages)
+    assert caplog.messages.count(before) == 1
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_again(
