@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
+from engine.kernels import triton_attention
 from engine.kernels.triton_attention import attend, is_available, plan
 from engine.tree import TokenTree
 
@@ -181,6 +182,8 @@ SHAPES = [
     Shape(rows=3, kv_heads=1, group=4, size=128, capacity=900, prefix=801),
     # More rows than fit a block, which ends in the middle of a row's heads.
     Shape(rows=30, kv_heads=1, group=5, size=64, capacity=120, prefix=70, earlier=7),
+    # One key head for so many heads that a block is parts of two rows, whose bits end in two bytes.
+    Shape(rows=2, kv_heads=1, group=71, size=16, capacity=40, prefix=9, earlier=7),
     # A tree of several tiles, and bits that are looked for in several steps.
     Shape(rows=60, kv_heads=1, group=1, size=16, capacity=800, prefix=5, earlier=600),
 ]
@@ -189,6 +192,15 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_agrees_with_float64(shape: Shape) -> None:
     """Red when a row sees one too many or too few, or parts are added up wrongly."""
+    given = problem(shape)
+    assert_close(given.attend(), given.reference())
+
+
+def test_as_many_parts_as_a_gpu_has_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when parts beyond those that are added up in one step are lost."""
+    monkeypatch.setattr(triton_attention, "_num_processors", lambda device: 17)
+    shape = Shape(rows=2, kv_heads=1, group=3, size=64, capacity=700, prefix=650)
+    assert plan(2, 3, 1, 700, 64, 4, 17).num_parts == 17
     given = problem(shape)
     assert_close(given.attend(), given.reference())
 
