@@ -208,7 +208,7 @@ def test_as_many_parts_as_a_gpu_has_are_added_up(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float16, 1e-3)], ids=str
 )
-@pytest.mark.parametrize("shape", [SHAPES[3], SHAPES[5], SHAPES[8]], ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[3], SHAPES[4], SHAPES[5]], ids=str)
 def test_lower_precisions_agree_within_theirs(
     shape: Shape, dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -219,7 +219,7 @@ def test_lower_precisions_agree_within_theirs(
     assert_close(output, given.reference(), tolerance)
 
 
-@pytest.mark.parametrize("window", [1, 3, 20, 64, 1000])
+@pytest.mark.parametrize("window", [1, 3, 20, 1000])
 @pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[3], SHAPES[4]], ids=str)
 def test_a_window_hides_what_is_further_away(shape: Shape, window: int) -> None:
     """Red when a window counts rows instead of positions, or is off by one."""
@@ -247,7 +247,7 @@ def test_values_have_their_own_size(size: int, value_size: int) -> None:
     assert_close(given.attend(), given.reference())
 
 
-@pytest.mark.parametrize(("window", "rows"), [(0, 7), (0, 50), (4, 7), (30, 50)])
+@pytest.mark.parametrize(("window", "rows"), [(0, 7), (0, 35), (4, 7), (20, 35)])
 def test_a_chain_needs_no_bits(window: int, rows: int) -> None:
     """Red when a row of a chain sees its successor, or not itself."""
     given = problem(Shape(rows, kv_heads=1, group=2, size=32, capacity=150, prefix=61))
@@ -319,6 +319,16 @@ def test_large_scores_do_not_overflow() -> None:
     given = problem(SHAPES[3])
     given.query *= 100
     assert_close(given.attend(scaling=1.0), given.reference(scaling=1.0), 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # by the interpreter
+def test_nan_is_not_hidden() -> None:
+    """Red when a row that is broken looks like one that sees nothing."""
+    given = problem(SHAPES[1])
+    given.query[0, 1, 2, 4] = math.nan
+    expected = torch.zeros(6, 4, dtype=torch.bool)
+    expected[2, 1] = True
+    assert torch.equal(given.attend().isnan().all(-1)[0].cpu(), expected)
 
 
 def test_compilers_trace_it_as_one_operator() -> None:
