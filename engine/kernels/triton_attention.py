@@ -105,16 +105,16 @@ def plan(
     """The launch for so many rows; `size` is that of a key or a value, whichever is larger.
 
     Of the number of rows only the next power of two of (row, head) pairs matters, as long as they
-    fit one block. Sizes are the largest for which a program spills no register and two of them,
-    one of large blocks, fit a multiprocessor of an H100, as its compiler reports. Products of
-    float32 keep their factors in registers, hence smaller sizes.
+    fit one block. Sizes are such that a program spills no registers (by Triton 3.9, for compute
+    capability 9.0) and two of them, one of large blocks, fit a multiprocessor of an H100. Products
+    of float32 keep their factors in registers, hence smaller sizes. None was tuned on a GPU.
     """
     padded, is_exact = _padded(size), item_size == 4
     pairs = rows * heads // kv_heads
     largest = min(8192 // padded, 64) if is_exact else min(16384 // padded, 128)
     block = max(min(_power_of_two(pairs), largest), 16)
     num_blocks = -(-pairs // block)
-    tile = min(max((2048 if is_exact else 8192) // padded, 16), 128)
+    tile = min(max((2048 if is_exact else 8192) // padded, 16), 64)
     is_small = not is_exact and block * padded <= 64 * 128
     num_programs = num_processors * (2 if is_small else 1)
     num_shares = min(num_programs // (kv_heads * num_blocks) - 1, -(-capacity // tile))

@@ -16,7 +16,7 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "capacity", "num_bytes", "window"])
 def attend_parts(
     query: tl.tensor,  # (heads, rows, SIZE)
     keys: tl.tensor,  # (key heads, capacity, SIZE)
@@ -134,7 +134,7 @@ def attend_parts(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_parts"])
 def combine_parts(
     maxima: tl.tensor,
     totals: tl.tensor,
@@ -176,7 +176,7 @@ def combine_parts(
             other=0.0,
         )
         output += tl.sum(weight[:, None] * each, 0)
-    output /= tl.where(total > 0, total, 1.0)
+    output /= tl.where(total == 0, 1.0, total)
     tl.store(
         result + pair * VALUE_SIZE + dims,
         output.to(result.dtype.element_ty),

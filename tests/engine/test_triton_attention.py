@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
+from engine.kernels import triton_attention
 from engine.kernels.triton_attention import attend, is_available, plan
 from engine.tree import TokenTree
 
@@ -181,6 +182,8 @@ SHAPES = [
     Shape(rows=3, kv_heads=1, group=4, size=128, capacity=900, prefix=801),
     # More rows than fit a block, which ends in the middle of a row's heads.
     Shape(rows=30, kv_heads=1, group=5, size=64, capacity=120, prefix=70, earlier=7),
+    # One key head for so many heads that a block is parts of two rows, whose bits end in two bytes.
+    Shape(rows=2, kv_heads=1, group=71, size=16, capacity=40, prefix=9, earlier=7),
     # A tree of several tiles, and bits that are looked for in several steps.
     Shape(rows=60, kv_heads=1, group=1, size=16, capacity=800, prefix=5, earlier=600),
 ]
@@ -193,10 +196,19 @@ def test_agrees_with_float64(shape: Shape) -> None:
     assert_close(given.attend(), given.reference())
 
 
+def test_as_many_parts_as_a_gpu_has_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when parts beyond those that are added up in one step are lost."""
+    monkeypatch.setattr(triton_attention, "_num_processors", lambda device: 17)
+    shape = Shape(rows=2, kv_heads=1, group=3, size=64, capacity=700, prefix=650)
+    assert plan(2, 3, 1, 700, 64, 4, 17).num_parts == 17
+    given = problem(shape)
+    assert_close(given.attend(), given.reference())
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.bfloat16, 1e-2), (torch.float16, 1e-3)], ids=str
 )
-@pytest.mark.parametrize("shape", [SHAPES[3], SHAPES[5], SHAPES[8]], ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[3], SHAPES[4], SHAPES[5]], ids=str)
 def test_lower_precisions_agree_within_theirs(
     shape: Shape, dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -207,7 +219,7 @@ def test_lower_precisions_agree_within_theirs(
     assert_close(output, given.reference(), tolerance)
 
 
-@pytest.mark.parametrize("window", [1, 3, 20, 64, 1000])
+@pytest.mark.parametrize("window", [1, 3, 20, 1000])
 @pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[3], SHAPES[4]], ids=str)
 def test_a_window_hides_what_is_further_away(shape: Shape, window: int) -> None:
     """Red when a window counts rows instead of positions, or is off by one."""
@@ -235,7 +247,7 @@ def test_values_have_their_own_size(size: int, value_size: int) -> None:
     assert_close(given.attend(), given.reference())
 
 
-@pytest.mark.parametrize(("window", "rows"), [(0, 7), (0, 50), (4, 7), (30, 50)])
+@pytest.mark.parametrize(("window", "rows"), [(0, 7), (0, 35), (4, 7), (20, 35)])
 def test_a_chain_needs_no_bits(window: int, rows: int) -> None:
     """Red when a row of a chain sees its successor, or not itself."""
     given = problem(Shape(rows, kv_heads=1, group=2, size=32, capacity=150, prefix=61))
@@ -307,6 +319,16 @@ def test_large_scores_do_not_overflow() -> None:
     given = problem(SHAPES[3])
     given.query *= 100
     assert_close(given.attend(scaling=1.0), given.reference(scaling=1.0), 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")  # by the interpreter
+def test_nan_is_not_hidden() -> None:
+    """Red when a row that is broken looks like one that sees nothing."""
+    given = problem(SHAPES[1])
+    given.query[0, 1, 2, 4] = math.nan
+    expected = torch.zeros(6, 4, dtype=torch.bool)
+    expected[2, 1] = True
+    assert torch.equal(given.attend().isnan().all(-1)[0].cpu(), expected)
 
 
 def test_compilers_trace_it_as_one_operator() -> None:
