@@ -139,9 +139,9 @@ class TreeScorer(ABC):
     def prepare(self, kernel: str | None) -> None:
         """Lay the weights out for this machine; once more when it has kernels of ours.
 
-        `kernel` names that of the attention; with one there are products of ours on a CPU, too.
+        `kernel` names that of the attention; a CPU's comes with products of ours.
         """
-        pack(self.network, with_kernels=kernel is not None)
+        pack(self.network, with_kernels=kernel == attention.CPU_KERNEL)
         if kernel is not None:
             attention.use_kernel(self.network, kernel)
 

@@ -203,6 +203,7 @@ def test_an_engine_captures_a_part_and_the_rest_between_requests(
     stages = (NgramStageConfig(budget=20, children=3),)
     eager = Engine.load(config(checkpoint, tmp_path, compile="never", stages=stages))
     monkeypatch.setattr(acceleration, "_CAPTURE_SECONDS", 0.0)
+    monkeypatch.setattr(attention, "has_gpu_kernel", lambda: False)
     monkeypatch.setattr(
         *("engine.api.accelerate",),
         lambda config, scorers, _: acceleration.CapturedPasses(config, scorers, again),
