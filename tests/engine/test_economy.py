@@ -49,6 +49,18 @@ def test_a_step_in_the_curve_is_found_where_it_lies() -> None:
     assert costs(12) == pytest.approx(2.0, rel=0.05)
 
 
+def test_a_table_of_a_curve_is_not_much_older_than_the_curve() -> None:
+    """Red when a table is drawn up once and kept, or when one of what was free is."""
+    costs = CostCurve()
+    assert costs.table(1, 2) == [0.0, 0.0]
+    costs.observe(1, 1.0)
+    assert costs.table(1, 2) == [1.0, 1.0]
+    for _ in range(300):
+        costs.observe(1, 3.0)
+        costs.table(1, 1)
+    assert costs.table(1, 1) == pytest.approx([3.0], rel=0.05)
+
+
 def test_one_outlier_moves_a_curve_by_little_and_a_lasting_change_all_the_way() -> None:
     costs = curve(w1=1.0)
     for _ in range(30):
