@@ -7,6 +7,7 @@
     habit         whether it pays to ask at all
     guesses       the n-grams' account
     stage         a model stage's account
+    sizes         how large a tree should be, and when to stop growing it
     economy       these together: what drafters and the decoder ask
 
 It decides trees and nothing else: no text depends on it. It knows no model and no device.

@@ -9,13 +9,13 @@ trees with so many nodes and passes, so they compete without any rule that tells
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from engine.economy.calibration import Calibration, Kind
 from engine.economy.costs import Costs
 from engine.economy.guesses import Guesses
+from engine.economy.sizes import NOTHING, Prospects, best_size
 from engine.economy.stage import Stage
 from engine.tree import TokenTree
 
@@ -28,8 +28,6 @@ _SHORTEST_OUTLOOK = 64
 _SMALLEST_REACH = 0.005
 _NODE_MILLISECONDS = 0.01
 _RATE = 0.05
-_NOTHING = 1e-9
-"""A price for what is free, in milliseconds, so that rates stay finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +57,6 @@ class _Experience:
     guesses: Guesses = field(default_factory=Guesses)
     stages: dict[str, Stage] = field(default_factory=dict)
     choosing: float = 0.0
-
-
-class Prospects(NamedTuple):
-    """What growing costs: the milliseconds of a step by its draft nodes, and those of a node."""
-
-    step: Sequence[float]
-    node: float
-    least: float
-
-    def are_good(self, chance: float, num_nodes: int, tokens: float) -> bool:
-        """Whether a tree of so many nodes, which promises so many tokens, could pay if it grew.
-
-        `chance` is the reach of its next node, and no later one's is higher: at some size a tree
-        of such nodes would have to make as much of the time as the tree has made so far.
-        """
-        if chance < self.least:
-            return False
-        now = self.step[num_nodes]
-        growing = enumerate(self.step[num_nodes + 1 :], start=1)
-        return any(
-            (tokens + k * chance) * now >= tokens * (ms + k * self.node) for k, ms in growing
-        )
 
 
 class Economy:
@@ -249,7 +225,7 @@ class Economy:
     @property
     def _plain_milliseconds(self) -> float:
         """A step without any draft."""
-        return max(self._price(TARGET_PASS, 1) + self._price(HOST, 1), _NOTHING)
+        return max(self._price(TARGET_PASS, 1) + self._price(HOST, 1), NOTHING)
 
     def _stage(self, name: str) -> Stage:
         stages = self._experience.stages
@@ -302,17 +278,3 @@ class Economy:
 
     def _price(self, name: str, rows: int) -> float:
         return 0.0 if self._is_free else self.costs.curve(name)(rows)
-
-
-def best_size(reach: Iterable[float], milliseconds: Sequence[float]) -> tuple[int, float]:
-    """How many of the likeliest nodes to verify, and the tokens per millisecond that promises.
-
-    `reach` are the nodes' reach probabilities, falling, so that no node comes before its parent;
-    `milliseconds[n]` is what the step takes with n of them.
-    """
-    size, tokens, best = 0, 1.0, 1 / max(milliseconds[0], _NOTHING)
-    for count, chance in enumerate(reach, start=1):
-        tokens += chance
-        if (rate := tokens / max(milliseconds[count], _NOTHING)) > best:
-            size, best = count, rate
-    return size, best

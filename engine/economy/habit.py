@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from engine.economy.sizes import NOTHING
 from engine.economy.trials import Trials
 
 _WEIGHT = 1 / 16
 """Of the latest step in what is remembered: texts change their nature within some tens of steps."""
-_NOTHING = 1e-9
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Habit:
 
     def is_due(self) -> bool:
         """Whether to ask in this step."""
-        return self.saved >= 0 or self.trials.is_due(max(self.price, _NOTHING), 0.0)
+        return self.saved >= 0 or self.trials.is_due(max(self.price, NOTHING), 0.0)
 
     def settle(self, step: float, price: float, saved: float, is_right: bool) -> None:
         """A step is over, which took so long, `price` of it for asking, and saved so much."""

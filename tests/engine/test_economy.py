@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from engine.economy import TARGET_PASS, Costs, Economy, Spending, time_passes
 from engine.economy.calibration import Calibration, confidence_bin
 from engine.economy.costs import WIDTHS, CostCurve
-from engine.economy.economy import Prospects, best_size
 from engine.economy.outlook import Outlook
+from engine.economy.sizes import Prospects, best_size
 from engine.economy.stage import Stage
 from engine.economy.trials import Trials
 from engine.tree import TokenTree, bushy_tree
