@@ -145,11 +145,15 @@ def print_case(name: str, results: Sequence[Result]) -> None:
 def main() -> None:
     """Print a table for each case and, if asked, write them as JSON."""
     arguments = _parser().parse_args()
-    config = EngineConfig(model=arguments.model, dtype=arguments.dtype, threads=arguments.threads)
+    config = EngineConfig(
+        model=arguments.model, dtype=arguments.dtype, threads=arguments.threads, compile="wait"
+    )
     engine = Engine.load(config)
     tables: dict[str, list[Result]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for case in cases(arguments, engine, Path(folder)):
+            if arguments.cases and case.name not in arguments.cases:
+                continue
             tables[case.name] = measure(engine, case, arguments)
             print_case(case.name, tables[case.name])
     if arguments.json is not None:
@@ -174,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--table", default="embedded/draft2")
     add("--dtype", default="auto")
     add("--threads", type=int, default=0)
+    add("--cases", nargs="+", metavar="NAME", help="these alone, such as 'code, T = 0'")
     add("--no-sweep", action="store_true", help="`auto` against plain alone")
     add("--json", type=Path, help="also write the figures here")
     return parser

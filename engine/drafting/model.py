@@ -65,11 +65,13 @@ class ModelDrafter:
     ) -> list[int]:
         """Expand the best nodes below `leaves` while a pass pays; recommend the best `budget`.
 
-        A text that has outgrown the model's window is left to the stage below.
+        A step in which no pass is expected to pay is left to the stage below, and so is a text that
+        has outgrown the model's window.
         """
         self._max_depth = self._model.max_depth(context.tokens)
-        if self._max_depth < 1:
-            return self._below.grow(context, tree, leaves, budget)
+        backlog = self._backlog(context)
+        if self._max_depth < 1 or not context.economy.may_draft(self.work.name, backlog):
+            return self._below.grow(context, tree, leaves, min(budget, self._below.budget))
         if tree is not self._tree:
             self._model.rollback()
             self._tree, self._evaluated = tree, set()

@@ -51,16 +51,14 @@ class NgramDrafter:
     ) -> list[int]:
         """Add the at most `budget` likeliest nodes below `leaves` and recommend them all.
 
-        Nodes that are less likely than the economy's floor could not pay and are left out; all are
-        while guessing does not pay.
+        Nodes that are too unlikely to pay are left out, and all are while guessing does not pay.
         """
-        if not context.economy.may_guess:
+        if not context.economy.guesses.may_ask:
             return []
         before = self.work.milliseconds
         with self.work.timed():
+            prospects = context.economy.prospects(budget)
             scores = tree.scores()
-            floor = context.economy.floor
-            highest_cost = -math.log(floor) if floor > 0 else math.inf
             matches: dict[int, Match] = {}
             # Of equal scores the shallower node goes first, whatever its index.
             queue: list[tuple[float, int, int, int, float, Match | None]] = []
@@ -70,23 +68,28 @@ class NgramDrafter:
                 for token, estimate, match in self._continuations(
                     context, tree, node, matches.get(node)
                 ):
-                    cost = -score - estimate
-                    if cost <= highest_cost:
-                        heapq.heappush(queue, (cost, depth, node, token, estimate, match))
+                    entry = (-score - estimate, depth, node, token, estimate, match)
+                    heapq.heappush(queue, entry)
 
             for leaf in leaves:
                 extend(leaf, scores[leaf])
             proposed: dict[int, None] = {}
+            expected = 1.0
             while queue and len(proposed) < budget:
                 cost, _, parent, token, estimate, match = heapq.heappop(queue)
+                chance = math.exp(-cost)
+                if not prospects.are_good(chance, len(proposed), expected):
+                    break
                 node = tree.add(parent, token, estimate, self.work.name)
                 if node in proposed:  # a leaf may lie below another leaf
                     continue
                 proposed[node] = None
+                expected += chance
                 if match is not None:
                     matches[node] = match
-                extend(node, -cost)
-        context.economy.guess(self.work.name, self.work.milliseconds - before)
+                if len(proposed) < budget:
+                    extend(node, -cost)
+        context.economy.guesses.ask(self.work.name, self.work.milliseconds - before)
         return list(proposed)
 
     def take_work(self) -> list[StageWork]:

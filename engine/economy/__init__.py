@@ -3,8 +3,11 @@
     costs         milliseconds of a pass by its rows, timed at the start and as passes run
     calibration   how often claims of each kind came true
     outlook       what one more draft pass is likely to find
-    guesses       whether to ask the n-grams at all
     trials        when a drafter that does not pay is tried again
+    habit         whether it pays to ask at all
+    guesses       the n-grams' account
+    stage         a model stage's account
+    sizes         how large a tree should be, and when to stop growing it
     economy       these together: what drafters and the decoder ask
 
 It decides trees and nothing else: no text depends on it. It knows no model and no device.

@@ -18,6 +18,8 @@ _TIMED_WEIGHT = 10
 _LARGEST_SURPRISE = 2.0
 _LOAD_RATE = 0.2
 _SMALLEST_TABLE = 96
+_TABLE_LASTS = 16
+"""Passes: to draw a table up takes longer than a step's prices may, and they change by little."""
 
 
 class CostCurve:
@@ -33,6 +35,7 @@ class CostCurve:
         self._milliseconds: list[float] = []
         self._counts: list[int] = []
         self._table: list[float] = []
+        self._table_age = 0
 
     def __call__(self, rows: int) -> float:
         """Milliseconds of a pass over so many rows."""
@@ -54,12 +57,18 @@ class CostCurve:
         return bool(self._widths)
 
     def table(self, start: int, count: int) -> list[float]:
-        """Milliseconds of passes over `start`, `start + 1`, ... rows: so many of them."""
+        """Milliseconds of passes over `start`, `start + 1`, ... rows: so many of them.
+
+        As they were some passes ago, at most.
+        """
         end = start + count
-        if end > len(self._table):
+        if self._table_age >= _TABLE_LASTS or end > len(self._table):
             last = max(end, _SMALLEST_TABLE)
-            widths, known = [*self._widths, last], [*self._milliseconds, self(last)]
+            inside = bisect_left(self._widths, last)
+            widths = [*self._widths[:inside], last]
+            known = [*self._milliseconds[:inside], self(last)]
             self._table = np.interp(np.arange(last + 1), widths, known).tolist()
+            self._table_age = 0
         return self._table[start:end]
 
     def replace(self, measured: Mapping[int, float]) -> None:
@@ -82,7 +91,8 @@ class CostCurve:
             rate = max(_SLOWEST_RATE, 1 / (_PRIOR_WEIGHT + self._counts[place]))
             ratio = clipped(milliseconds / expected)
             self._milliseconds[place] *= 1 + rate * (ratio - 1)
-        self._table = []
+        # What was free until now is no longer.
+        self._table_age += 1 if expected > 0 else _TABLE_LASTS
 
     def _mean_slope(self) -> float:
         span = self._widths[-1] - self._widths[0]

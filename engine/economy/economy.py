@@ -8,14 +8,15 @@ trees with so many nodes and passes, so they compete without any rule that tells
 """
 
 import math
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.economy.calibration import Calibration, Kind
 from engine.economy.costs import Costs
 from engine.economy.guesses import Guesses
-from engine.economy.outlook import Outlook
-from engine.economy.trials import Trials
+from engine.economy.sizes import NOTHING, Prospects, best_size
+from engine.economy.stage import Stage
 from engine.tree import TokenTree
 
 TARGET_PASS, HOST = "target", "host"
@@ -24,12 +25,9 @@ TARGET_PASS, HOST = "target", "host"
 _HOST_GUESS = {1: 0.1, 64: 0.6}
 _USUAL_BACKLOG = 8
 _SHORTEST_OUTLOOK = 64
-_SMALLEST_FLOOR = 0.005
+_SMALLEST_REACH = 0.005
 _NODE_MILLISECONDS = 0.01
-_WIDE = 32
 _RATE = 0.05
-_NOTHING = 1e-9
-"""A price for what is free, in milliseconds, so that rates stay finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +45,18 @@ class Spending:
 
 
 @dataclass(slots=True)
-class _Stage:
-    """What is known of one model stage, and what it did in this step."""
+class _Experience:
+    """What is known of texts of one sort.
 
-    outlook: Outlook = field(default_factory=Outlook)
-    trials: Trials = field(default_factory=Trials)
-    has_run: bool = False
-    pays: bool = False
+    Choosing a token costs more than choosing the likeliest one: greedy texts and sampled ones have
+    costs of their own too.
+    """
+
+    costs: Costs
+    calibration: Calibration = field(default_factory=Calibration)
+    guesses: Guesses = field(default_factory=Guesses)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    choosing: float = 0.0
 
 
 class Economy:
@@ -64,71 +67,63 @@ class Economy:
     """
 
     def __init__(self, costs: Costs | None = None) -> None:
-        # Choosing a token costs more than the most likely one: greedy texts have their own curves.
-        self._costs = {True: costs or Costs(), False: costs or Costs()}
+        self._experiences = {
+            is_greedy: _Experience(costs or Costs()) for is_greedy in (True, False)
+        }
+        self._experience = self._experiences[True]
         self.expected_tokens = 1.0
         self.expected_milliseconds = 0.0
         self._is_free = True
-        self._is_greedy = True
-        self._calibrations = {True: Calibration(), False: Calibration()}
-        self._stages: dict[tuple[str, bool], _Stage] = {}
-        self._guesses = {True: Guesses(), False: Guesses()}
-        self._may_guess, self._guesser = True, ""
-        self._choosing = {True: 0.0, False: 0.0}
-        self._spent = self._drafting = self._guessing = 0.0
+        self._spent = self._drafting = 0.0
         self._num_emitted = self._num_left = 0
 
     def start_text(self, is_greedy: bool, is_free: bool) -> None:
         """Another text begins; greedy and sampled ones are two matters."""
-        self._is_greedy, self._is_free = is_greedy, is_free
+        self._experience, self._is_free = self._experiences[is_greedy], is_free
         self._num_emitted = 0
-        self._calibration.start_text()
-        self._guesses[is_greedy].start_text(self._plain_milliseconds)
-        for stage in self._stages.values():
-            stage.outlook.start_text()
-            stage.trials.start_text()
+        plain = self._plain_milliseconds
+        self._experience.calibration.start_text()
+        self.guesses.start_text(plain)
+        for stage in self._experience.stages.values():
+            stage.start_text(plain)
 
     def start_step(self, num_left: int) -> None:
         """Another step begins, with so many tokens of the reply to come at most."""
         if not self.costs.curve(HOST).is_known:
             self.costs.curve(HOST).replace(_HOST_GUESS)
         self._num_left = num_left
-        self._spent = self._drafting = self._guessing = 0.0
-        self._may_guess = self._is_free or self._guesses[self._is_greedy].are_due()
-        self._calibration.start_tree()
-        for stage in self._stages.values():
-            stage.outlook.start_tree()
-            stage.has_run = stage.pays = False
+        self._spent = self._drafting = 0.0
+        self.guesses.start_step(self._is_free)
+        self._experience.calibration.start_tree()
+        for stage in self._experience.stages.values():
+            stage.start_step()
 
     @property
     def costs(self) -> Costs:
         """What passes cost in texts like the one that began last."""
-        return self._costs[self._is_greedy]
+        return self._experience.costs
 
     @property
-    def floor(self) -> float:
-        """The least reach probability with which a node can pay for its row and its handling."""
+    def guesses(self) -> Guesses:
+        """Whether the n-grams are to be asked; they tell what it took."""
+        return self._experience.guesses
+
+    def prospects(self, budget: int) -> Prospects:
+        """What it costs to grow a tree to at most so many draft nodes, up to now alone."""
         if self._is_free:
-            return 0.0
-        costs = self._milliseconds(TARGET_PASS, 1, _WIDE)
-        price = (costs[-1] - costs[0]) / (_WIDE - 1) + _NODE_MILLISECONDS
-        return max(_SMALLEST_FLOOR, price / self._plain_milliseconds)
+            return Prospects([0.0] * (budget + 1), 0.0, 0.0)
+        return Prospects(self._step_milliseconds(budget), _NODE_MILLISECONDS, _SMALLEST_REACH)
 
-    @property
-    def may_guess(self) -> bool:
-        """Whether the n-grams are to be asked in this step."""
-        return self._may_guess
+    def may_draft(self, name: str, backlog: int) -> bool:
+        """Whether to weigh a pass of a stage in this step: it may pay, or it is time to try.
 
-    def guess(self, name: str, milliseconds: float) -> None:
-        """The n-grams, a stage of this name, have been asked, which took so long."""
-        self._guesser = name
-        self._guessing += milliseconds
-        if not self._is_free:
-            self._spent += milliseconds / self.costs.load
+        `backlog` is the number of committed tokens that would go with the pass.
+        """
+        return self._is_free or self._stage(name).may_weigh or self._is_trial_due(name, backlog)
 
     def believe(self, node: int, token: int, kind: Kind, claim: float) -> float:
         """The log acceptance estimate of a stage's claim, a log probability, about a child."""
-        believed = self._calibration.believe(node, token, kind, math.exp(claim))
+        believed = self._experience.calibration.believe(node, token, kind, math.exp(claim))
         return math.log(min(max(believed, 1e-30), 1.0))
 
     def put(self, name: str, node: int, likelihood: float, tokens: Sequence[int]) -> None:
@@ -143,26 +138,40 @@ class Economy:
         None if no pass pays, unless it is time to try. `backlog` is the number of committed tokens
         that would go with the pass, `budget` the most nodes that can be verified.
         """
-        if not waiting:
-            return []
-        stage = self._stage(name)
-        scores = tree.scores()
+        if self._is_free or not waiting:
+            return sorted(waiting)
+        started = time.perf_counter()
+        stage, scores = self._stage(name), tree.scores()
         rows = sorted(waiting, key=lambda node: (-scores[node], node))
+        count, saving = self._weighed(name, tree, rows, scores, backlog, budget)
+        stage.weigh((time.perf_counter() - started) * 1e3, saving)
+        if count or stage.has_run or not self._is_trial_due(name, backlog):
+            return sorted(rows[:count])
+        stage.guessed = frozenset(tree.tokens[child] for child in tree.children(rows[0]))
+        return rows[:1]
+
+    def _weighed(
+        self,
+        name: str,
+        tree: TokenTree,
+        rows: Sequence[int],
+        scores: Sequence[float],
+        backlog: int,
+        budget: int,
+    ) -> tuple[int, float]:
+        """Over how many rows a pass should go, 0 if it does not pay; the milliseconds it saves."""
         known = sorted(map(math.exp, scores[1:]), reverse=True)[:budget]
         now = best_size(known, self._step_milliseconds(len(known)))[1]
-        found = self._found(stage, tree, rows, scores)
-        if count := self._count_that_pays(name, found, now, backlog):
-            news = [chance for chances in found[:count] for chance in chances]
-            after = sorted([*known, *news], reverse=True)[:budget]
-            price = self._pass_price(name, backlog, count)
-            steps = [ms + price for ms in self._step_milliseconds(len(after))]
-            if best_size(after, steps)[1] >= now * (1 - 1e-9):
-                stage.pays = True
-                return sorted(rows[:count])
-        price = self._price(name, 1)
-        reading = self._price(name, backlog + 1) - price
-        is_due = not stage.has_run and stage.trials.is_due(price, reading)
-        return rows[:1] if is_due else []
+        found = self._stage(name).found(tree, rows, scores)
+        count = self._count_that_pays(name, found, now, backlog)
+        if not count:
+            return 0, 0.0
+        news = [chance for chances in found[:count] for chance in chances]
+        after = sorted([*known, *news], reverse=True)[:budget]
+        price = self._pass_price(name, backlog, count)
+        steps = [ms + price for ms in self._step_milliseconds(len(after))]
+        size, rate = best_size(after, steps)
+        return (count, steps[size] * (rate / now - 1)) if rate >= now * (1 - 1e-9) else (0, 0.0)
 
     def spend(self, name: str, rows: int, milliseconds: float) -> None:
         """A stage has run one pass."""
@@ -179,8 +188,9 @@ class Economy:
         size = best_size(reach, self._step_milliseconds(len(order)))[0] if order else 0
         self.expected_tokens = 1 + sum(reach[:size])
         passes = (self.costs.curve(name)(1 + size) for name in (TARGET_PASS, HOST))
-        choosing = self._choosing[self._is_greedy] * self.expected_tokens
+        choosing = self._experience.choosing * self.expected_tokens
         self.expected_milliseconds = (self._spent + sum(passes) + choosing) * self.costs.load
+        self.expected_milliseconds += self.guesses.milliseconds
         return sorted(order[:size])
 
     def learn(
@@ -194,58 +204,39 @@ class Economy:
 
         Of the nodes verified and of those accepted, the stages that proposed them.
         """
-        self._calibration.learn(reached)
+        self._experience.calibration.learn(reached)
         self._num_emitted += len(reached)
         self.costs.observe(TARGET_PASS, spending.num_rows, spending.target)
-        passes = spending.target + self._drafting + self._guessing
+        weighing = sum(stage.weighing for stage in self._experience.stages.values())
+        passes = spending.target + self._drafting + self.guesses.milliseconds + weighing
         host = spending.total - spending.choosing - passes
         choosing = spending.choosing / self.costs.load / len(reached)
-        self._choosing[self._is_greedy] += _RATE * (choosing - self._choosing[self._is_greedy])
+        self._experience.choosing += _RATE * (choosing - self._experience.choosing)
         self.costs.curve(HOST).observe(spending.num_nodes, host / self.costs.load)
+        for stage in self._experience.stages.values():
+            stage.settle(spending.total, self.costs.load, reached)
         if not self._is_free:
-            self._settle_guesses(spending, proposed.count(self._guesser), accepted)
-        for (_, is_greedy), stage in self._stages.items():
-            if is_greedy == self._is_greedy:
-                stage.outlook.learn(reached)
-                is_right = stage.outlook.is_right(reached[0][1])
-                stage.trials.settle(spending.total, stage.has_run, is_right, stage.pays)
-
-    def _settle_guesses(
-        self, spending: Spending, num_guesses: int, accepted: Sequence[str]
-    ) -> None:
-        """What the n-grams' nodes brought in this step, less what asking and verifying took."""
-        plain, nodes = self._plain_milliseconds, spending.num_nodes
-        verifying = self._price(TARGET_PASS, nodes) + self._price(HOST, nodes) - plain
-        hits, asking = accepted.count(self._guesser), self._guessing / self.costs.load
-        saved = hits * plain - asking - verifying * num_guesses / max(1, nodes - 1)
-        self._guesses[self._is_greedy].settle(spending.total, asking, saved, hits > 0)
-
-    @property
-    def _calibration(self) -> Calibration:
-        return self._calibrations[self._is_greedy]
+            plain, nodes = self._plain_milliseconds, spending.num_nodes
+            verifying = self._price(TARGET_PASS, nodes) + self._price(HOST, nodes) - plain
+            self.guesses.settle(
+                spending.total, plain, verifying, self.costs.load, proposed, accepted
+            )
 
     @property
     def _plain_milliseconds(self) -> float:
         """A step without any draft."""
-        return max(self._price(TARGET_PASS, 1) + self._price(HOST, 1), _NOTHING)
+        return max(self._price(TARGET_PASS, 1) + self._price(HOST, 1), NOTHING)
 
-    def _stage(self, name: str) -> _Stage:
-        return self._stages.setdefault((name, self._is_greedy), _Stage())
+    def _stage(self, name: str) -> Stage:
+        stages = self._experience.stages
+        if name not in stages:
+            stages[name] = Stage()
+            stages[name].start_text(self._plain_milliseconds)
+        return stages[name]
 
-    def _found(
-        self, stage: _Stage, tree: TokenTree, rows: Sequence[int], scores: Sequence[float]
-    ) -> list[list[float]]:
-        """The reach of the children that a pass may find, by row and rank.
-
-        They are of use only where the target's token is none of the children known already.
-        """
-        found = []
-        for node in rows:
-            known = sum(math.exp(tree.estimates[child]) for child in tree.children(node))
-            share = math.exp(scores[node]) * max(0.0, 1 - known)
-            likelihood = math.exp(tree.estimates[node]) if node else 1.0
-            found.append([share * chance for chance in stage.outlook.expect(likelihood)])
-        return found
+    def _is_trial_due(self, name: str, backlog: int) -> bool:
+        price = self._price(name, 1)
+        return self._stage(name).trials.is_due(price, self._price(name, backlog + 1) - price)
 
     def _count_that_pays(
         self, name: str, found: Sequence[Sequence[float]], now: float, backlog: int
@@ -279,24 +270,11 @@ class Economy:
         """Milliseconds of the whole step by the number of draft nodes verified, from 0 on."""
         target = self._milliseconds(TARGET_PASS, 1, budget + 1)
         host = self._milliseconds(HOST, 1, budget + 1)
-        return [self._spent + ours + others for ours, others in zip(target, host, strict=True)]
+        spent = self._spent + self.guesses.milliseconds / self.costs.load
+        return [spent + ours + others for ours, others in zip(target, host, strict=True)]
 
     def _milliseconds(self, name: str, start: int, count: int) -> list[float]:
         return [0.0] * count if self._is_free else self.costs.curve(name).table(start, count)
 
     def _price(self, name: str, rows: int) -> float:
         return 0.0 if self._is_free else self.costs.curve(name)(rows)
-
-
-def best_size(reach: Iterable[float], milliseconds: Sequence[float]) -> tuple[int, float]:
-    """How many of the likeliest nodes to verify, and the tokens per millisecond that promises.
-
-    `reach` are the nodes' reach probabilities, falling, so that no node comes before its parent;
-    `milliseconds[n]` is what the step takes with n of them.
-    """
-    size, tokens, best = 0, 1.0, 1 / max(milliseconds[0], _NOTHING)
-    for count, chance in enumerate(reach, start=1):
-        tokens += chance
-        if (rate := tokens / max(milliseconds[count], _NOTHING)) > best:
-            size, best = count, rate
-    return size, best

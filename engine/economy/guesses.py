@@ -1,38 +1,50 @@
-"""Whether it pays to ask the n-grams: where passes are short, even a look-up counts."""
+"""The n-grams' account: what asking them takes, and what their guesses save."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from engine.economy.trials import Trials
-
-_WEIGHT = 1 / 16
-"""Of the latest step in what is remembered: texts change their nature within some tens of steps."""
+from engine.economy.habit import Habit
 
 
-@dataclass(slots=True)
 class Guesses:
-    """What the steps that asked the n-grams saved against plain ones, in milliseconds a step.
+    """The n-grams: whether to ask them, and what became of it."""
 
-    As long as they lose, they are asked in trials alone.
-    """
-
-    saved: float = 0.0
-    price: float = 0.0
-    trials: Trials = field(default_factory=Trials)
+    def __init__(self) -> None:
+        self.may_ask = True
+        self.milliseconds = 0.0
+        self._habit = Habit()
+        self._stage = ""
 
     def start_text(self, plain: float) -> None:
         """Another text, whose plain step takes so long: they are given the time to show."""
-        self.saved = max(self.saved, plain / 2)
-        self.trials.start_text()
+        self._habit.start_text(plain)
 
-    def are_due(self) -> bool:
-        """Whether to ask them in this step."""
-        return self.saved >= 0 or self.trials.is_due(self.price, 0.0)
+    def start_step(self, is_free: bool) -> None:
+        """Another step, in which they have not been asked yet."""
+        self.may_ask = is_free or self._habit.is_due()
+        self.milliseconds = 0.0
 
-    def settle(self, step: float, price: float, saved: float, is_right: bool) -> None:
-        """A step is over, which took so long, `price` of it for asking (0: they were not)."""
-        if price:
-            self.saved += _WEIGHT * (saved - self.saved)
-            self.price += _WEIGHT * (price - self.price) if self.price else price
-        else:
-            self.trials.forgo()
-        self.trials.settle(step, price > 0, is_right, self.saved >= 0)
+    def ask(self, stage: str, milliseconds: float) -> None:
+        """They have been asked, a stage of this name, which took so long."""
+        self._stage = stage
+        self.milliseconds += milliseconds
+
+    def settle(
+        self,
+        step: float,
+        plain: float,
+        verifying: float,
+        load: float,
+        proposed: Sequence[str],
+        accepted: Sequence[str],
+    ) -> None:
+        """A step is over, which took so long: what their nodes brought, less what they took.
+
+        `verifying` is what all its nodes cost the target beyond a `plain` step, of which theirs
+        have their share; `proposed` and `accepted` name the stages of the nodes. Both prices are
+        those of an idle machine, which is `load` times faster.
+        """
+        if not self.milliseconds:
+            return self._habit.forgo(step)
+        share = proposed.count(self._stage) / max(1, len(proposed))
+        hits, asking = accepted.count(self._stage), self.milliseconds / load
+        self._habit.settle(step, asking, hits * plain - asking - verifying * share, hits > 0)

@@ -131,6 +131,26 @@ def test_a_text_beyond_the_drafts_window_is_left_to_the_stage_below() -> None:
     assert {tree.origins[node] for node in nodes} == {"ngram"}
 
 
+def test_where_no_pass_is_expected_to_pay_the_step_is_left_to_the_stage_below() -> None:
+    """Red when a draft goes through its passes' prospects, or runs one, in such a step."""
+    drafter = model_stage(ngram(), "draft")
+    drafter.reset(PROMPT)
+    context = context_of(PROMPT)
+    context.economy.costs.curve("target").replace({1: 1.0})
+    context.economy.costs.curve("draft").replace({1: 0.1})
+    context.economy.start_text(is_greedy=True, is_free=False)
+    context.economy.start_step(num_left=20)
+    assert drafter.grow(context, TokenTree(PROMPT[-1]), [0], 10)
+    assert drafter.take_work()[0].num_passes > 0
+    for _ in range(100):
+        context.economy._stage("draft").habit.settle(1.0, 0.1, -0.1, is_right=False)
+    context.economy.start_step(num_left=20)
+    tree = TokenTree(PROMPT[-1])
+    assert drafter.grow(context, tree, [0], 10)
+    assert drafter.take_work()[0].num_passes == 0
+    assert set(tree.origins[1:]) == {"ngram"}
+
+
 def test_a_draft_with_a_smaller_window_drafts_until_it_is_outgrown() -> None:
     """However many tokens are still to come, and never beyond what the model knows."""
     drafter = model_stage(NoStage(), "draft", budget=40, passes=6)

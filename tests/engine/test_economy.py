@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from engine.economy import TARGET_PASS, Costs, Economy, Spending, time_passes
 from engine.economy.calibration import Calibration, confidence_bin
 from engine.economy.costs import WIDTHS, CostCurve
-from engine.economy.economy import best_size
 from engine.economy.outlook import Outlook
+from engine.economy.sizes import Prospects, best_size
+from engine.economy.stage import Stage
 from engine.economy.trials import Trials
 from engine.tree import TokenTree, bushy_tree
 from tests.strategies import token_trees
@@ -47,6 +48,18 @@ def test_a_step_in_the_curve_is_found_where_it_lies() -> None:
     assert costs(8) == 1.0
     assert costs(9) == pytest.approx(2.0, rel=0.05)
     assert costs(12) == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_table_of_a_curve_is_not_much_older_than_the_curve() -> None:
+    """Red when a table is drawn up once and kept, or when one of what was free is."""
+    costs = CostCurve()
+    assert costs.table(1, 2) == [0.0, 0.0]
+    costs.observe(1, 1.0)
+    assert costs.table(1, 2) == [1.0, 1.0]
+    for _ in range(300):
+        costs.observe(1, 3.0)
+        costs.table(1, 1)
+    assert costs.table(1, 1) == pytest.approx([3.0], rel=0.05)
 
 
 def test_one_outlier_moves_a_curve_by_little_and_a_lasting_change_all_the_way() -> None:
@@ -175,6 +188,84 @@ def test_the_best_size_is_that_of_a_search_through_all(
     assert rates[size] == pytest.approx(max(rates))
 
 
+@given(st.lists(chances, max_size=30), st.lists(times, min_size=31, max_size=31))
+def test_a_tree_that_grows_while_its_prospects_are_good_misses_no_better_one(
+    reach: list[float], milliseconds: list[float]
+) -> None:
+    """Red when growing ends at the first row that does not pay, before a step in the curve."""
+    reach.sort(reverse=True)
+    prospects = Prospects(milliseconds, 0.0, 0.0)
+    num_grown = 0
+    while num_grown < len(reach) and prospects.are_good(
+        reach[num_grown], num_grown, 1 + sum(reach[:num_grown])
+    ):
+        num_grown += 1
+    assert best_size(reach[:num_grown], milliseconds)[1] == best_size(reach, milliseconds)[1]
+
+
+def test_a_tree_whose_rows_cost_more_than_they_promise_does_not_grow() -> None:
+    prospects = Prospects([1.0, 1.2, 1.4], 0.05, 0.0)
+    assert prospects.are_good(0.3, 0, 1.0)
+    assert not prospects.are_good(0.2, 0, 1.0)  # a row is worth it, its handling is not
+
+
+def weighed(savings: list[float], num_steps: int = 400) -> list[bool]:
+    """Steps of 2 ms in which to weigh a pass takes 0.1 ms: when it was done.
+
+    A pass of step i would save `savings[i]` milliseconds, the last number those of all later ones.
+    """
+    stage, done = Stage(), []
+    stage.start_text(1.0)
+    for step in range(num_steps):
+        stage.start_step()
+        done.append(stage.may_weigh)
+        if stage.may_weigh:
+            stage.weigh(0.1, savings[min(step, len(savings) - 1)])
+        stage.settle(2.0, 1.0, [(0, 1)])
+    return done
+
+
+def test_a_pass_that_never_pays_is_soon_weighed_only_now_and_then() -> None:
+    done = weighed([0.0])
+    assert all(done[:10]), "a new stage is not given a chance"
+    assert 0 < sum(done[100:]) < 15
+
+
+def test_a_pass_that_pays_more_than_weighing_takes_is_always_weighed() -> None:
+    assert all(weighed([0.5, 0.0, 0.0] * 134))
+
+
+def test_a_pass_is_weighed_again_when_it_begins_to_pay() -> None:
+    done = weighed([0.0] * 150 + [0.5])
+    assert not all(done[50:150])
+    assert all(done[250:])
+
+
+def test_the_first_text_gives_a_draft_time_to_show() -> None:
+    """Red when a stage that is met during a text begins it without credit."""
+    economy = priced({1: 1.0, 2: 5.0})
+    for _ in range(10):
+        economy.start_step(num_left=100)
+        assert economy.may_draft("draft", backlog=0)
+        economy._stage("draft").weigh(0.1, 0.0)
+        economy.learn([(0, 1)], Spending(1.0, 0.9, 0.0, 1, 1))
+
+
+@pytest.mark.parametrize(("guessed", "is_followed"), [((), True), ((1,), False)])
+def test_a_trial_that_finds_what_was_guessed_already_is_not_followed(
+    guessed: tuple[int, ...], is_followed: bool
+) -> None:
+    """Red when a draft that says what the n-grams say is tried on and on."""
+    stage = Stage()
+    stage.trials.idle_milliseconds = 1000.0
+    stage.start_step()
+    assert stage.trials.is_due(1.0, reading=0.0)
+    stage.has_run, stage.guessed = True, frozenset(guessed)
+    stage.outlook.put(0, 1.0, [1])
+    stage.settle(2.0, 1.0, [(0, 1)])
+    assert stage.trials.is_due(1.0, reading=0.0) == is_followed
+
+
 def priced(target: dict[int, float], draft: dict[int, float] | None = None) -> Economy:
     economy = Economy()
     economy.costs.curve(TARGET_PASS).replace(target)
@@ -211,7 +302,7 @@ def test_what_is_free_is_used_fully() -> None:
         tree.estimates[node] = -5.0
     assert economy.choose(tree, range(1, 20)) == list(range(1, 20))
     assert economy.worth_evaluating("draft", tree, range(20), 500, 19) == list(range(20))
-    assert economy.floor == 0.0
+    assert economy.prospects(20).are_good(0.0, 19, 1.0)
 
 
 def test_what_is_free_is_foretold_at_its_price() -> None:
@@ -266,11 +357,11 @@ def guessing_economy(num_hits: list[int], num_steps: int = 400, others: int = 0)
     asked = []
     for step in range(num_steps):
         economy.start_step(1000)
-        asked.append(economy.may_guess)
+        asked.append(economy.guesses.may_ask)
         hits, price = 0, 0.0
-        if economy.may_guess:
+        if economy.guesses.may_ask:
             hits, price = num_hits[min(step, len(num_hits) - 1)], 0.2
-            economy.guess("ngram", price)
+            economy.guesses.ask("ngram", price)
         found = ["ngram"] * hits + ["draft"] * others
         reached = [(0, 1)] * (1 + len(found))
         spending = Spending(1.0 + price, 0.9, 0.0, len(reached), len(reached))
@@ -304,6 +395,6 @@ def test_ngrams_are_always_asked_where_drafting_is_free() -> None:
     economy.start_text(is_greedy=True, is_free=True)
     for _ in range(100):
         economy.start_step(1000)
-        assert economy.may_guess
-        economy.guess("ngram", 0.2)
+        assert economy.guesses.may_ask
+        economy.guesses.ask("ngram", 0.2)
         economy.learn([(0, 1)], Spending(1.2, 0.9, 0.0, 1, 1))
