@@ -15,6 +15,7 @@ from engine.economy.calibration import Calibration, Kind
 from engine.economy.costs import Costs
 from engine.economy.guesses import Guesses
 from engine.economy.outlook import Outlook
+from engine.economy.passes import PassCount
 from engine.economy.trials import Trials
 from engine.tree import TokenTree
 
@@ -72,6 +73,7 @@ class Economy:
         self._is_greedy = True
         self._calibrations = {True: Calibration(), False: Calibration()}
         self._stages: dict[tuple[str, bool], _Stage] = {}
+        self._passes: dict[tuple[str, bool], PassCount] = {}
         self._guesses = {True: Guesses(), False: Guesses()}
         self._may_guess, self._guesser = True, ""
         self._choosing = {True: 0.0, False: 0.0}
@@ -87,6 +89,8 @@ class Economy:
         for stage in self._stages.values():
             stage.outlook.start_text()
             stage.trials.start_text()
+        for passes in self._passes.values():
+            passes.start_text()
 
     def start_step(self, num_left: int) -> None:
         """Another step begins, with so many tokens of the reply to come at most."""
@@ -131,6 +135,10 @@ class Economy:
         believed = self._calibration.believe(node, token, kind, math.exp(claim))
         return math.log(min(max(believed, 1e-30), 1.0))
 
+    def worth(self, kind: Kind) -> float:
+        """The factor, at most 1, by which claims of this kind are discounted before all else."""
+        return self._calibration.worth(kind)
+
     def put(self, name: str, node: int, likelihood: float, tokens: Sequence[int]) -> None:
         """A model stage ranks these tokens best below a node."""
         self._stage(name).outlook.put(node, likelihood, tokens)
@@ -171,6 +179,25 @@ class Economy:
         self._spent += self.costs.curve(name)(rows)
         self._drafting += milliseconds
 
+    def worth_growing(self, name: str, most: int) -> int:
+        """How many passes a stage should run on its device behind its first one: 0 to `most`."""
+        passes = self._passes.setdefault((name, self._is_greedy), PassCount())
+        return most if self._is_free else passes.choose(most)
+
+    def spend_growing(
+        self, name: str, rows: int, passes: Sequence[Sequence[int]], milliseconds: float
+    ) -> None:
+        """A stage has run a pass over so many rows and, on its device, others over these nodes."""
+        if not passes:
+            self.spend(name, rows, milliseconds)
+            return
+        first = self.costs.curve(name)(rows)
+        growing = max(0.0, milliseconds / self.costs.load - first)
+        self._passes.setdefault((name, self._is_greedy), PassCount()).put(passes, growing)
+        self._stage(name).has_run = True
+        self._spent += first + growing
+        self._drafting += milliseconds
+
     def choose(self, tree: TokenTree, nodes: Sequence[int]) -> list[int]:
         """The nodes worth verifying, of those proposed; with them their ancestors."""
         scores = tree.scores()
@@ -209,6 +236,9 @@ class Economy:
                 stage.outlook.learn(reached)
                 is_right = stage.outlook.is_right(reached[0][1])
                 stage.trials.settle(spending.total, stage.has_run, is_right, stage.pays)
+        for (name, is_greedy), counted in self._passes.items():
+            if is_greedy == self._is_greedy:
+                counted.learn(name, reached, accepted, spending.total / self.costs.load)
 
     def _settle_guesses(
         self, spending: Spending, num_guesses: int, accepted: Sequence[str]
