@@ -76,3 +76,15 @@ class NoiseRows:
         """
         pairs = zip(positions, token_ids, strict=True)
         return gumbel(np.concatenate([self._bits(place).take(tokens) for place, tokens in pairs]))
+
+
+def noise_of(seed: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
+    """The noise of some tokens (rows, tokens) at the position of each row (rows,): float32.
+
+    All int64 on the host, like `seed` (1,), which is taken modulo 2**64. What a kernel does on a
+    GPU (`kernels.triton_noise`), as its arguments are.
+    """
+    size = int(tokens.max()) + 1
+    bits = [random_bits(int(seed), position, size) for position in positions.tolist()]
+    words = [row.take(ids) for row, ids in zip(bits, tokens.tolist(), strict=True)]
+    return torch.from_numpy(gumbel(np.stack(words)))

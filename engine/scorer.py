@@ -30,7 +30,7 @@ _SCRATCH_ROWS = MAX_TREE_ROWS + 2
 """Rows kept free behind the longest text, for a tree or a draft's candidates, their root, and one
 that is never used: compiled passes do not read a whole cache."""
 
-_NUM_BYTES = (MAX_TREE_ROWS + MAX_WIDTH) // 8
+NUM_BYTES = (MAX_TREE_ROWS + MAX_WIDTH) // 8
 """Of bits for the rows behind the text, in every pass that may be compiled."""
 
 
@@ -132,6 +132,23 @@ class TreeScorer(ABC):
     def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:
         """Run a pass, which writes its rows to the cache: logits of the pass's nodes."""
 
+    @property
+    def carry_size(self) -> int:
+        """How many figures a row hands down to its children's rows, beside those in the cache."""
+        return 0
+
+    def carried(self, nodes: Sequence[int]) -> Tensor:
+        """What the rows of these nodes hand down, scored by the last pass: (nodes, carry_size)."""
+        return torch.empty(len(nodes), 0, device=self.device, dtype=self.dtype)
+
+    def forward_on_device(self, inputs: PassInputs, carried: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass that waits for nobody, over inputs on the device: a part of what is recorded.
+
+        `carried` (rows, carry_size) is what the rows' parents hand down. Returns logits (rows,
+        vocabulary) and what the rows hand down. Whoever runs it tells `adopt` about the rows.
+        """
+        return self.runner.call(inputs)[0], carried
+
     def _extra(self, width: int) -> tuple[Tensor, ...]:
         """Examples of the inputs that this network's pass has beside the common ones."""
         return ()
@@ -216,6 +233,35 @@ class TreeScorer(ABC):
         self.tokens.extend(tree.tokens[node] for node in kept)
         self._nodes = []
 
+    @property
+    def num_tree_rows(self) -> int:
+        """Rows of the tree that have been scored since the last commit or rollback."""
+        return len(self._nodes)
+
+    @property
+    def unused_slot(self) -> int:
+        """The row of the cache that no text and no tree ever uses."""
+        return self._cache.capacity - 1
+
+    def sight(self, tree: TokenTree, start: int) -> Tensor:
+        """What the tree's rows from `start` on see of all its rows: bits (rows, NUM_BYTES).
+
+        Of the rows that have been scored, in that order.
+        """
+        return _packed(tree.ancestor_mask(self._nodes)[start:], NUM_BYTES)
+
+    def adopt(
+        self, nodes: Sequence[int], carried: Tensor, places: Sequence[int], num_passes: int
+    ) -> None:
+        """Count in nodes that passes on the device have scored, in the order of their rows.
+
+        These lie right behind the tree's other rows. At `places` in `carried` (any, carry_size) is
+        what they hand down.
+        """
+        self._cache.extend(len(nodes))
+        self._nodes.extend(nodes)
+        self.num_passes += num_passes
+
     def rollback(self) -> None:
         """Drop the tree's rows."""
         self._cache.truncate(len(self.tokens))
@@ -283,7 +329,7 @@ class TreeScorer(ABC):
         seen = [1] * padding + [(2 << row) - 1 for row in range(num_pending)]
         for ancestors in feed.tree.ancestor_mask(columns)[len(feed.earlier) :]:
             seen.append(ancestors << num_pending | all_pending)
-        visible = _packed(seen, max(_NUM_BYTES, (num_pending + len(columns) + 7) // 8))
+        visible = _packed(seen, max(NUM_BYTES, (num_pending + len(columns) + 7) // 8))
         if not 0 < self.limits.window <= max(positions) - feed.start:
             return visible, visible
         depths = (feed.root + feed.tree.depths[node] for node in columns)
@@ -302,7 +348,7 @@ class TreeScorer(ABC):
         tokens = [7 * places % self.limits.vocab_size, places + 2, places + end - width]
         # Each row sees itself and what comes before it, but one.
         seen = [((2 << row) - 1) & ~(1 << row // 2) | 1 << row for row in range(width)]
-        visible, prefix = _packed(seen, _NUM_BYTES), torch.tensor([(length or end) - width])
+        visible, prefix = _packed(seen, NUM_BYTES), torch.tensor([(length or end) - width])
         inputs = PassInputs(torch.stack(tokens), prefix, visible, visible.clone())
         return Example(inputs, self._extra(width), self._cache.rows)
 

@@ -78,6 +78,28 @@ class HeadModel(TreeScorer):
         """The deepest node that a tree below this context may have; none below a first token."""
         return super().max_depth(context) if len(context) > 1 else 0
 
+    @property
+    def carry_size(self) -> int:
+        """The width of an output."""
+        return self.network.shape.layer.hidden_size
+
+    def carried(self, nodes: Sequence[int]) -> Tensor:
+        """The outputs of these nodes: (nodes, hidden)."""
+        return torch.stack([self._outputs[node] for node in nodes])
+
+    def forward_on_device(self, inputs: PassInputs, carried: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass that waits for nobody; each row reads its parent's output."""
+        logits, outputs = self.runner.call(inputs, (carried[None],))
+        return self._over_all_tokens(logits), outputs
+
+    def adopt(
+        self, nodes: Sequence[int], carried: Tensor, places: Sequence[int], num_passes: int
+    ) -> None:
+        """Count in nodes that passes on the device have scored, with their outputs."""
+        super().adopt(nodes, carried, places, num_passes)
+        for node, place in zip(nodes, places, strict=True):
+            self._outputs[node] = carried[place]
+
     def _rows_of(self, context: Sequence[int]) -> Sequence[int]:
         """All tokens but the first."""
         return context[1:]
@@ -112,7 +134,8 @@ class HeadModel(TreeScorer):
                 self._inputs[node] = true[-1]
             else:
                 parent = feed.tree.parents[node]
-                self._inputs[node] = self._outputs.get(parent, self._inputs[parent])
+                above = self._outputs.get(parent)
+                self._inputs[node] = self._inputs[parent] if above is None else above
         below = [self._inputs[node][None] for node in feed.nodes if node]
         return torch.cat([true, *below])
 

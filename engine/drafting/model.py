@@ -5,6 +5,7 @@ itself is a level of the tree for which it needs no further pass.
 """
 
 import heapq
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +14,13 @@ from torch import Tensor
 
 from engine.config import ModelStageConfig
 from engine.drafting.base import Context, Drafter, StageWork
+from engine.drafting.growth import GUESS_WEIGHT, Found, Growth, Noise
+from engine.kernels import triton_noise
+from engine.passes import Record
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree, bushy_tree
 
-_GUESS_WEIGHT = 0.15
-"""How far the stage below is believed about its own guess, against this model's opinion of it.
-
-Only until the economy has seen how such guesses fare.
-"""
+_log = logging.getLogger(__name__)
 _NEVER = -1e9
 """What a broken draft, whose logits are no numbers, says of a token: it is not to be drafted."""
 _LIKELY, _SURE = math.log(0.25), math.log(0.75)
@@ -49,9 +49,12 @@ class ModelDrafter:
         self._tree: TokenTree | None = None
         self._evaluated: set[int] = set()
         self._max_depth = 0
+        self._growth: Growth | None = None
+        self._may_grow = model.device.type == "cuda" and config.passes > 1
 
     def reset(self, prompt: Sequence[int]) -> None:
         """Start another text; the model keeps what it has in common with the last one."""
+        self._prepare_growth()
         self._tree = None
         self._model.reset(prompt)
         self._below.reset(prompt)
@@ -90,6 +93,10 @@ class ModelDrafter:
             with self.work.timed():
                 if not self._model.catch_up(context.tokens, context.is_cancelled):
                     return []
+            if (growth := self._growth_over(context, tree, rows)) is not None:
+                count = context.economy.worth_growing(self.work.name, growth.most_passes)
+                self._evaluate_on_device(context, tree, rows, guesses, growth, count)
+                break
             self._evaluate(context, tree, rows, guesses)
             frontier = []
         return tree.best(budget, below=leaves)
@@ -104,9 +111,40 @@ class ModelDrafter:
         def rehearse(num_rows: int) -> None:
             self._model.reset(context.tokens)
             self._tree, self._evaluated = None, set()
-            self._evaluate(context, bushy_tree(context.tokens[-1], num_rows), range(num_rows), [])
+            tree, rows = bushy_tree(context.tokens[-1], num_rows), range(num_rows)
+            if (growth := self._growth_over(context, tree, rows)) is not None:
+                self._evaluate_on_device(context, tree, rows, [], growth, num_passes=0)
+            else:
+                self._evaluate(context, tree, rows, [])
 
+        self._prepare_growth()
         return {self.work.name: rehearse, **self._below.rehearsals(context)}
+
+    def grow_on_device(self, record: Record, noise: Noise) -> None:
+        """From now on all passes after a tree's first are run on the device; see `growth`.
+
+        Raises what `record` raises of what cannot be recorded.
+        """
+        self._growth = Growth(self._config, self._model, self._vocab_size, record, noise)
+
+    def _prepare_growth(self) -> None:
+        """Have later passes recorded once the first ones are, where that is of use."""
+        if not self._may_grow or self._growth or not triton_noise.is_available():
+            return
+        if (record := self._model.runner.recorder) is None:
+            return
+        try:
+            self.grow_on_device(record, triton_noise.noise_of)
+        except Exception as error:  # whatever a network may do that a graph cannot hold
+            self._may_grow = False
+            _log.warning("the %s goes back to the host for each pass: %s", self.work.name, error)
+
+    def _growth_over(self, context: Context, tree: TokenTree, rows: Sequence[int]) -> Growth | None:
+        """What goes on by itself after a pass over these nodes; None where the host has to."""
+        if self._growth is None:
+            return None
+        is_fit = self._growth.fits(context, tree, self._with_ancestors(tree, rows))
+        return self._growth if is_fit else None
 
     def _next_frontier(
         self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
@@ -141,12 +179,82 @@ class ModelDrafter:
         rows = [nodes.index(node) for node in expanded]
         positions = [context.root_position + tree.depths[node] + 1 for node in expanded]
         perturbed = context.sampler.perturb(logits[rows].nan_to_num(nan=_NEVER), positions)
-        confirmed = self._expand(context, tree, expanded, perturbed.log_softmax(dim=-1))
+        estimates = perturbed.log_softmax(dim=-1)
+        best = estimates.topk(min(self._config.children, estimates.shape[-1]), dim=-1)
+        opinions = self._opinions_of_guesses(tree, expanded, estimates)
+        tokens, values = best.indices.tolist(), best.values.tolist()
+        confirmed = self._expand(context, tree, expanded, tokens, values, opinions)
         self._below.work.num_guesses += len(guesses)
         self._below.work.num_confirmed += len(confirmed.intersection(guesses))
         milliseconds = (time.perf_counter() - started) * 1e3
         self.work.milliseconds += milliseconds
         context.economy.spend(self.work.name, num_rows, milliseconds)
+
+    def _evaluate_on_device(
+        self,
+        context: Context,
+        tree: TokenTree,
+        expanded: Sequence[int],
+        guesses: Sequence[int],
+        growth: Growth,
+        num_passes: int,
+    ) -> None:
+        """The same, then so many passes on the device, for which nobody waits but at the end."""
+        started = time.perf_counter()
+        nodes = self._with_ancestors(tree, expanded)
+        num_rows = self._backlog(context) + len(nodes)
+        before = self._model.num_passes
+        logits = self._model.score(context.tokens, tree, nodes)
+        max_depth = min(context.max_depth, self._max_depth)
+        kinds = [(self.work.name, rank, -_grade(-math.inf)) for rank in range(growth.children)]
+        worths = [context.economy.worth(kind) for kind in kinds]
+        found = growth.run(context, tree, nodes, expanded, logits, max_depth, worths, num_passes)
+        confirmed, passes = self._adopt(context, tree, nodes, expanded, found)
+        self.work.num_passes += self._model.num_passes - before
+        self._below.work.num_guesses += len(guesses)
+        self._below.work.num_confirmed += len(confirmed.intersection(guesses))
+        milliseconds = (time.perf_counter() - started) * 1e3
+        self.work.milliseconds += milliseconds
+        context.economy.spend_growing(self.work.name, num_rows, passes, milliseconds)
+
+    def _adopt(
+        self,
+        context: Context,
+        tree: TokenTree,
+        nodes: Sequence[int],
+        expanded: Sequence[int],
+        found: Found,
+    ) -> tuple[set[int], list[list[int]]]:
+        """Put what the device found into the tree, row by row.
+
+        Rows that the text is too unlikely to reach for any node to pay there get no children.
+        Returns the guesses that it confirmed, and the nodes that each later pass evaluated.
+        """
+        own = dict(zip(nodes, found.opinions, strict=True))
+        place = {node: row for row, node in enumerate(nodes)}
+        confirmed: set[int] = set()
+        for node in expanded:
+            tokens, values = found.tokens[place[node]], found.values[place[node]]
+            opinions = _opinions_of_children(tree, node, tokens, values, own)
+            confirmed |= self._expand(context, tree, [node], [tokens], [values], opinions)
+        node_of, scores = dict(enumerate(nodes)), tree.scores()
+        score_of = {row: scores[node] for row, node in node_of.items()}
+        least = context.economy.prospects(0).least
+        for row in found.rows:
+            # If its parent has children, it is one of them.
+            node = tree.add(node_of[row.parent], row.token, row.value, self.work.name)
+            node_of[row.index] = node
+            score_of[row.index] = score_of[row.parent] + tree.estimates[node]
+            if math.exp(score_of[row.index]) >= least:
+                opinions = _opinions_of_children(tree, node, row.tokens, row.values, {})
+                confirmed |= self._expand(
+                    context, tree, [node], [row.tokens], [row.values], opinions
+                )
+        places = [row.index for row in found.rows]
+        evaluated = [node_of[place] for place in places]
+        self._model.adopt(evaluated, found.carried, places, len(found.passes))
+        self._evaluated.update(nodes, evaluated)
+        return confirmed, [[node_of[row.index] for row in rows] for rows in found.passes]
 
     def _with_ancestors(self, tree: TokenTree, nodes: Sequence[int]) -> list[int]:
         """The nodes and those of their ancestors that the model has yet to evaluate, in order."""
@@ -159,19 +267,22 @@ class ModelDrafter:
         return sorted(needed)
 
     def _expand(
-        self, context: Context, tree: TokenTree, nodes: Sequence[int], estimates: Tensor
+        self,
+        context: Context,
+        tree: TokenTree,
+        nodes: Sequence[int],
+        best_tokens: Sequence[list[int]],
+        best_values: Sequence[list[float]],
+        opinions: Mapping[int, float],
     ) -> set[int]:
         """Give every node its best children; returns those that the stage below had guessed.
 
-        Where a child is a guess, the model's opinion of it and the guesser's own are mixed: a guess
-        that the model would not have made stays a candidate, if a doubtful one.
+        Their tokens and log probabilities are given by node, best first. Where a child is a guess,
+        the model's opinion of it and the guesser's own are mixed: a guess that the model would not
+        have made stays a candidate, if a doubtful one.
         """
-        best = estimates.topk(min(self._config.children, estimates.shape[-1]), dim=-1)
-        opinions = self._opinions_of_guesses(tree, nodes, estimates)
         confirmed: set[int] = set()
-        for node, tokens, values in zip(
-            nodes, best.indices.tolist(), best.values.tolist(), strict=True
-        ):
+        for node, tokens, values in zip(nodes, best_tokens, best_values, strict=True):
             guesses = {child: tree.estimates[child] for child in tree.children(node)}
             surest = max(guesses.values(), default=-math.inf)
             likelihood = math.exp(tree.estimates[node]) if node else 1.0
@@ -211,8 +322,28 @@ class ModelDrafter:
 
 def _mix(opinion: float, guess: float) -> float:
     """The logarithm of the weighted mean of two probabilities, given as logarithms."""
-    mixed = (1 - _GUESS_WEIGHT) * math.exp(opinion) + _GUESS_WEIGHT * math.exp(guess)
+    mixed = (1 - GUESS_WEIGHT) * math.exp(opinion) + GUESS_WEIGHT * math.exp(guess)
     return math.log(max(mixed, 1e-30))
+
+
+def _opinions_of_children(
+    tree: TokenTree,
+    node: int,
+    tokens: Sequence[int],
+    values: Sequence[float],
+    known: Mapping[int, float],
+) -> dict[int, float]:
+    """The model's log probability of every child that a node has already.
+
+    From the tokens that it lists there, or from what is known of some nodes; of others it thinks
+    nothing.
+    """
+    if not (children := tree.children(node)):
+        return {}
+    listed = dict(zip(tokens, values, strict=True))
+    return {
+        child: listed.get(tree.tokens[child], known.get(child, -math.inf)) for child in children
+    }
 
 
 def _grade(estimate: float) -> int:

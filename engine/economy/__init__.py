@@ -3,6 +3,7 @@
     costs         milliseconds of a pass by its rows, timed at the start and as passes run
     calibration   how often claims of each kind came true
     outlook       what one more draft pass is likely to find
+    passes        how many passes to run on a device, where nobody can look between them
     trials        when a drafter that does not pay is tried again
     habit         whether it pays to ask at all
     guesses       the n-grams' account

@@ -82,8 +82,12 @@ class Calibration:
         if claims is None:
             claims = self._claims[node] = {}
         claims[token, kind] = claim, broad, narrow
-        worth = min(1.0, (_BROAD_WEIGHT + broad.hits) / (_BROAD_WEIGHT + broad.claimed))
-        return narrow.estimate(worth * claim, _NARROW_WEIGHT)
+        return narrow.estimate(_worth(broad) * claim, _NARROW_WEIGHT)
+
+    def worth(self, kind: Kind) -> float:
+        """What claims of this kind proved to be worth together: a factor, at most 1."""
+        broad = self._broad.get(kind)
+        return 1.0 if broad is None else _worth(broad)
 
     def learn(self, reached: Iterable[tuple[int, int]]) -> None:
         """Settle the claims at the nodes that were reached, each given with the target's token."""
@@ -91,6 +95,10 @@ class Calibration:
             for (token, _), (claim, broad, narrow) in self._claims.get(node, {}).items():
                 broad.count(claim, token == chosen)
                 narrow.count(claim, token == chosen)
+
+
+def _worth(broad: Record) -> float:
+    return min(1.0, (_BROAD_WEIGHT + broad.hits) / (_BROAD_WEIGHT + broad.claimed))
 
 
 def confidence_bin(probability: float) -> int:

@@ -126,6 +126,10 @@ class Economy:
         believed = self._experience.calibration.believe(node, token, kind, math.exp(claim))
         return math.log(min(max(believed, 1e-30), 1.0))
 
+    def worth(self, kind: Kind) -> float:
+        """The factor, at most 1, by which claims of this kind are discounted before all else."""
+        return self._experience.calibration.worth(kind)
+
     def put(self, name: str, node: int, likelihood: float, tokens: Sequence[int]) -> None:
         """A model stage ranks these tokens best below a node."""
         self._stage(name).outlook.put(node, likelihood, tokens)
@@ -180,6 +184,25 @@ class Economy:
         self._spent += self.costs.curve(name)(rows)
         self._drafting += milliseconds
 
+    def worth_growing(self, name: str, most: int) -> int:
+        """How many passes a stage should run on its device behind its first one: 0 to `most`."""
+        return most if self._is_free else self._stage(name).passes.choose(most)
+
+    def spend_growing(
+        self, name: str, rows: int, passes: Sequence[Sequence[int]], milliseconds: float
+    ) -> None:
+        """A stage has run a pass over so many rows and, on its device, others over these nodes."""
+        if not passes:
+            self.spend(name, rows, milliseconds)
+            return
+        first = self.costs.curve(name)(rows)
+        growing = max(0.0, milliseconds / self.costs.load - first)
+        stage = self._stage(name)
+        stage.passes.put(passes, growing)
+        stage.has_run = True
+        self._spent += first + growing
+        self._drafting += milliseconds
+
     def choose(self, tree: TokenTree, nodes: Sequence[int]) -> list[int]:
         """The nodes worth verifying, of those proposed; with them their ancestors."""
         scores = tree.scores()
@@ -213,8 +236,9 @@ class Economy:
         choosing = spending.choosing / self.costs.load / len(reached)
         self._experience.choosing += _RATE * (choosing - self._experience.choosing)
         self.costs.curve(HOST).observe(spending.num_nodes, host / self.costs.load)
-        for stage in self._experience.stages.values():
+        for name, stage in self._experience.stages.items():
             stage.settle(spending.total, self.costs.load, reached)
+            stage.passes.learn(name, reached, accepted, spending.total / self.costs.load)
         if not self._is_free:
             plain, nodes = self._plain_milliseconds, spending.num_nodes
             verifying = self._price(TARGET_PASS, nodes) + self._price(HOST, nodes) - plain

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from engine.economy.habit import Habit
 from engine.economy.outlook import Outlook
+from engine.economy.passes import PassCount
 from engine.economy.trials import Trials
 from engine.tree import TokenTree
 
@@ -21,6 +22,7 @@ class Stage:
     outlook: Outlook = field(default_factory=Outlook)
     trials: Trials = field(default_factory=Trials)
     habit: Habit = field(default_factory=Habit)
+    passes: PassCount = field(default_factory=PassCount)
     may_weigh: bool = True
     is_weighed: bool = False
     has_run: bool = False
@@ -34,6 +36,7 @@ class Stage:
         self.outlook.start_text()
         self.trials.start_text()
         self.habit.start_text(plain)
+        self.passes.start_text()
 
     def start_step(self) -> None:
         """Another step, in which it has done nothing yet."""

@@ -9,6 +9,7 @@ from engine.passes.captured import CudaRecorder, Record
 from engine.passes.crowd import CROWD
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
 from engine.passes.packed import PackedLinear, pack
+from engine.passes.parcel import Parcel
 from engine.passes.runner import PassRunner
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Example",
     "Form",
     "PackedLinear",
+    "Parcel",
     "PassFunction",
     "PassInputs",
     "PassRunner",

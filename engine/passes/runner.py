@@ -39,6 +39,8 @@ class PassRunner:
         self._fast: FastPasses | None = None
         self._captured: CapturedPasses | None = None
         self._is_refused = False
+        self.recorder: Record | None = None
+        """What has recorded passes of this network, if anything has."""
 
     @property
     def form(self) -> Form:
@@ -66,6 +68,11 @@ class PassRunner:
         outputs: tuple[Tensor, ...] = self._function(
             *inputs, *extra, *self._rows, num_logits=num_logits, length=length
         )
+        return outputs
+
+    def call(self, inputs: PassInputs, extra: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        """The function itself, of inputs on its own device: a part of something to be recorded."""
+        outputs: tuple[Tensor, ...] = self._function(*inputs, *extra, *self._rows)
         return outputs
 
     def is_missing(self, folder: Path) -> bool:
@@ -117,10 +124,11 @@ class PassRunner:
             )
             self._prove(captured, captured.capture(seconds))
         except Exception as error:  # whatever a network may do that a graph cannot hold
-            self._is_refused, self._fast = True, None
+            self._is_refused, self._fast, self.recorder = True, None, None
             _log.warning("passes stay eager, since they cannot be captured: %s", error)
             return False
         self._fast = self._captured = captured
+        self.recorder = record
         return True
 
     def _path(self, folder: Path) -> Path:

@@ -1,0 +1,53 @@
+"""The noise of `engine.noise` made on a GPU; `philox_programs.py` says how.
+
+The bits are the host's, exactly; their logarithms are rounded by the device's own library, so a
+variate may differ from the host's in its last place. Nothing waits for the device and no launch
+depends on a tensor's contents, so a call can be recorded once another has compiled it.
+"""
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+_BLOCK = 256
+
+
+def is_available() -> bool:
+    """Whether Triton is installed; that there is a GPU is the caller's to know."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def noise_of(seed: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
+    """The noise of some tokens (rows, tokens) at the position of each row (rows,): float32.
+
+    All int64 and contiguous, like `seed` (1,), which is taken modulo 2**64.
+    """
+    from engine.kernels import philox_programs as programs
+
+    num_rows, num_tokens = tokens.shape
+    noise = torch.empty_like(tokens, dtype=torch.float32)
+    with torch.cuda.device_of(tokens):  # type: ignore[no-untyped-call]
+        programs.noise_of_tokens[num_rows, _blocks(num_tokens)](
+            seed, positions, tokens, noise, num_tokens, BLOCK=_BLOCK
+        )
+    return noise
+
+
+def noise_rows(seed: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
+    """The noise of all tokens at several positions (rows,): float32, (rows, vocab_size).
+
+    Seed and positions as in `noise_of`.
+    """
+    from engine.kernels import philox_programs as programs
+
+    noise = torch.empty(len(positions), vocab_size, dtype=torch.float32, device=positions.device)
+    with torch.cuda.device_of(positions):  # type: ignore[no-untyped-call]
+        programs.noise_of_rows[len(positions), _blocks(-(-vocab_size // 4))](
+            seed, positions, noise, vocab_size, BLOCK=_BLOCK
+        )
+    return noise
+
+
+def _blocks(number: int) -> int:
+    return -(-number // _BLOCK)

@@ -1,0 +1,42 @@
+"""Small arrays that go to a device, or come back from it, in one copy."""
+
+import math
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_ALIGNMENT = 16
+
+
+class Parcel:
+    """Arrays of one piece of memory, which is there twice: on the host and on the device.
+
+    `here` are arrays of the host, `there` tensors of the device, by name; both stay in place. A GPU
+    copies while the host goes on, so what is `here` must not be changed between `send` and the next
+    `fetch` of anything.
+    """
+
+    def __init__(self, device: torch.device, **fields: tuple[torch.dtype, tuple[int, ...]]) -> None:
+        starts, size = {}, 0
+        for name, (dtype, shape) in fields.items():
+            starts[name] = size
+            size += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+        self._here = torch.zeros(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        self._there = torch.zeros(size, dtype=torch.uint8, device=device)
+        self.here: dict[str, NDArray[Any]] = {}
+        self.there: dict[str, Tensor] = {}
+        for name, (dtype, shape) in fields.items():
+            place = slice(starts[name], starts[name] + math.prod(shape) * dtype.itemsize)
+            self.here[name] = self._here[place].view(dtype).view(shape).numpy()
+            self.there[name] = self._there[place].view(dtype).view(shape)
+
+    def send(self) -> None:
+        """Copy everything to the device, in the order of its other work; nobody waits."""
+        self._there.copy_(self._here, non_blocking=True)
+
+    def fetch(self) -> dict[str, NDArray[Any]]:
+        """Copy everything back once the device's work so far is done, and wait for it."""
+        self._here.copy_(self._there)
+        return self.here
