@@ -121,7 +121,7 @@ class Decoder:
         logits = self.target.score(context.tokens, tree)
         self.target.wait()
         scored = time.perf_counter()
-        path, bonus_token = accept(tree, partial(choose, context, tree, logits))
+        path, bonus_token = accept(tree, choices(context, tree, logits))
         walked = time.perf_counter()
         emitted = [*(tree.tokens[node] for node in path), bonus_token]
         origins = [*(tree.origins[node] for node in path), TARGET]
@@ -209,6 +209,18 @@ def _sampling_problem(request: GenerateRequest, vocab_size: int) -> str | None:
     if not 0 <= (request.num_logprobs or 0) <= vocab_size:
         return f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
     return None
+
+
+def choices(context: Context, tree: TokenTree, logits: Tensor) -> Callable[[int], int]:
+    """The target's token after a node, whose logits are a row (nodes, vocabulary).
+
+    A CPU chooses for the nodes that are asked for alone; a GPU for all at once, to be waited for
+    once.
+    """
+    if logits.is_cpu:
+        return partial(choose, context, tree, logits)
+    positions = [context.root_position + depth + 1 for depth in tree.depths]
+    return context.sampler.choose(logits, positions).__getitem__
 
 
 def choose(context: Context, tree: TokenTree, logits: Tensor, node: int) -> int:

@@ -10,13 +10,12 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor
-
 from engine.config import ModelStageConfig
 from engine.drafting.base import Context, Drafter, StageWork
 from engine.drafting.growth import GUESS_WEIGHT, Found, Growth, Noise
 from engine.kernels import triton_noise
 from engine.passes import Record
+from engine.sampling import Candidates
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree, bushy_tree
 
@@ -178,12 +177,11 @@ class ModelDrafter:
         self._evaluated.update(nodes)
         rows = [nodes.index(node) for node in expanded]
         positions = [context.root_position + tree.depths[node] + 1 for node in expanded]
-        perturbed = context.sampler.perturb(logits[rows].nan_to_num(nan=_NEVER), positions)
-        estimates = perturbed.log_softmax(dim=-1)
-        best = estimates.topk(min(self._config.children, estimates.shape[-1]), dim=-1)
+        numbers = logits[rows].nan_to_num_(_NEVER, posinf=-_NEVER, neginf=_NEVER)
+        estimates = context.sampler.candidates(numbers, positions).normalised()
         opinions = self._opinions_of_guesses(tree, expanded, estimates)
-        tokens, values = best.indices.tolist(), best.values.tolist()
-        confirmed = self._expand(context, tree, expanded, tokens, values, opinions)
+        best = estimates.top(self._config.children)
+        confirmed = self._expand(context, tree, expanded, *best, opinions)
         self._below.work.num_guesses += len(guesses)
         self._below.work.num_confirmed += len(confirmed.intersection(guesses))
         milliseconds = (time.perf_counter() - started) * 1e3
@@ -309,14 +307,14 @@ class ModelDrafter:
         return confirmed
 
     def _opinions_of_guesses(
-        self, tree: TokenTree, nodes: Sequence[int], estimates: Tensor
+        self, tree: TokenTree, nodes: Sequence[int], estimates: Candidates
     ) -> dict[int, float]:
         """The model's log probability of every child that the nodes have already."""
         guessed = [(row, child) for row, node in enumerate(nodes) for child in tree.children(node)]
         if not guessed:
             return {}
         rows, children = zip(*guessed, strict=True)
-        opinions = estimates[list(rows), [tree.tokens[child] for child in children]].tolist()
+        opinions = estimates.of(rows, [tree.tokens[child] for child in children])
         return dict(zip(children, opinions, strict=True))
 
 

@@ -148,7 +148,9 @@ class Reference:
         text = [*self.context.tokens, *path]
         self.model.reset([])
         logits = self.model.score(text, TokenTree(text[-1]))
-        return self.context.sampler.perturb(logits, [len(text)]).log_softmax(dim=-1)[0]
+        candidates = self.context.sampler.candidates(logits, [len(text)]).normalised()
+        tokens = range(VOCAB_SIZE)
+        return torch.tensor(candidates.of([0] * len(tokens), tokens))
 
 
 def random_guesses(rng: random.Random, count: int) -> dict[Path, float]:

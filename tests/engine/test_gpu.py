@@ -15,7 +15,8 @@ from engine import EngineProcess, acceleration, attention
 from engine.api import Engine
 from engine.benchmark.ties import gap, rounding
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
-from engine.request import Finished, GenerateRequest, Speculation, Step
+from engine.request import Finished, GenerateRequest, SamplingParams, Speculation, Step
+from engine.sampling import Sampler
 from tests.checkpoints import VOCAB_SIZE, save_checkpoint
 from tests.engine.setups import random_request, token_ids
 from tests.engine.test_captured import again
@@ -96,6 +97,15 @@ def test_in_bfloat16_texts_part_at_near_ties_alone(device: str, tmp_path: Path) 
                 scale = max(1.0, 1 / (request.sampling.temperature or 1.0))
                 assert abs(gap(engine, request, off[:place], plain, other)) <= 4 * scale * worst
                 break
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("params", [SamplingParams(1.0, seed=-5), SamplingParams(0.8, top_k=9)])
+def test_a_gpu_chooses_what_the_host_would(params: SamplingParams) -> None:
+    """Red when the noise that a GPU makes for itself is another."""
+    logits, positions = torch.randn(30, 5000), list(range(7, 37))
+    host, there = (Sampler(params, 5000, device) for device in ("cpu", "cuda"))
+    assert there.choose(logits.cuda(), positions) == host.choose(logits, positions)
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from engine.kernels.triton_noise import is_available, noise_of, noise_rows
-from engine.noise import NoiseRows, random_bits
+from engine.noise import NoiseRows, RandomBits
 from engine.noise import noise_of as noise_on_the_host
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="needs Triton")
@@ -33,7 +33,7 @@ def test_the_bits_are_the_hosts(seed: int) -> None:
     """Red when a round, a key, a counter or the order of words is another: nothing is rounded."""
     from tests.engine.philox_words import words
 
-    wanted = torch.from_numpy(random_bits(seed, 100_000, 4 * 64).view("int64"))
+    wanted = torch.from_numpy(RandomBits(seed).row(100_000, 4 * 64).view("int64"))
     got = words(*on_device(torch.tensor([seed]), torch.tensor([100_000])), 64)
     assert torch.equal(got.cpu(), wanted.view(64, 4))
 
