@@ -107,7 +107,9 @@ def main() -> None:
 def kernels(case: Case, dtype: torch.dtype, device: str) -> dict[str, Attention]:
     """The kernels of one case, as functions of query, keys and values: (1, rows, heads, size)."""
     tree = bushy_tree(0, case.width)
-    mask = tree.ancestor_mask(range(case.width), range(case.width))
+    columns = range(case.width)
+    rows = tree.ancestor_mask(columns)
+    mask = np.array([[row >> column & 1 for column in columns] for row in rows], np.bool_)
     packed = np.zeros((case.width, -(-MAX_TREE_ROWS // 8)), np.uint8)
     packed[:, : -(-case.width // 8)] = np.packbits(mask, axis=1, bitorder="little")
     visible = torch.from_numpy(packed).to(device)

@@ -120,9 +120,10 @@ def problem(shape: Shape, dtype: torch.dtype = torch.float32, window: int = 0) -
         random_cache(shape, dtype, size) for size in (shape.size, shape.value_size or shape.size)
     )
     tree = random_tree(shape.earlier + shape.rows)
-    nodes = range(shape.earlier, len(tree))
     positions = shape.prefix + np.array(tree.depths)[shape.earlier :]
-    mask = tree.ancestor_mask(nodes, range(len(tree)))
+    columns = range(len(tree))
+    rows = tree.ancestor_mask(columns)[shape.earlier :]
+    mask = np.array([[row >> column & 1 for column in columns] for row in rows], np.bool_)
     seen = np.zeros((shape.rows, shape.capacity), np.bool_)
     seen[:, : shape.prefix] = True
     seen[:, shape.prefix : shape.end] = mask
