@@ -17,13 +17,25 @@ Tokens = NDArray[np.intp]
 
 _WORD = (1 << 64) - 1
 _KEPT_POSITIONS = 128
+_MANY = 2000
+"""So many logarithms are worth a call of torch."""
 
 
-def random_bits(seed: int, position: int, vocab_size: int) -> NDArray[np.uint64]:
-    """64 random bits for every token id below `vocab_size`; `seed` is taken modulo 2**64."""
-    key = np.array([seed & _WORD, 0], dtype=np.uint64)
-    counter = np.array([0, position, 0, 0], dtype=np.uint64)
-    return np.random.Philox(key=key, counter=counter).random_raw(vocab_size)
+class RandomBits:
+    """The random bits of one seed, an integer that is taken modulo 2**64.
+
+    One generator serves all positions, since making one takes longer than a thousand words do.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = np.random.Philox(key=np.array([seed & _WORD, 0], dtype=np.uint64))
+        self._start = self._generator.state
+
+    def row(self, position: int, vocab_size: int) -> NDArray[np.uint64]:
+        """64 bits for every token id below `vocab_size`, whatever was asked for before."""
+        self._start["state"]["counter"][:] = 0, position, 0, 0
+        self._generator.state = self._start
+        return self._generator.random_raw(vocab_size)
 
 
 def gumbel(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
@@ -36,8 +48,13 @@ def gumbel(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
     v = (bits >> np.uint64(12)).astype(np.float64)
     v += 0.5
     v *= -(2.0**-52)
-    noise: NDArray[np.float64] = -np.log(-np.log1p(v))
-    return noise.astype(np.float32)
+    # numpy is the sooner called and torch the faster; in float32 their logarithms are the same.
+    library, noise = (np, v) if v.size < _MANY else (torch, torch.from_numpy(v))
+    library.log1p(noise, out=noise)
+    library.negative(noise, out=noise)
+    library.log(noise, out=noise)
+    np.negative(v, out=v)
+    return v.astype(np.float32)
 
 
 class NoiseRows:
@@ -50,7 +67,8 @@ class NoiseRows:
     def __init__(self, seed: int, vocab_size: int, device: torch.device | str = "cpu") -> None:
         self.seed = seed
         self.vocab_size = vocab_size
-        bits = lru_cache(_KEPT_POSITIONS)(partial(random_bits, seed, vocab_size=vocab_size))
+        make = RandomBits(seed).row
+        bits = lru_cache(_KEPT_POSITIONS)(partial(make, vocab_size=vocab_size))
 
         @lru_cache(_KEPT_POSITIONS)
         def row(position: int) -> Tensor:

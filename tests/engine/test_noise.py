@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.noise import NoiseRows, gumbel, random_bits
+from engine.noise import NoiseRows, RandomBits, gumbel
 
 _WORD = (1 << 64) - 1
 
@@ -28,7 +28,7 @@ def philox4x64_10(counter: list[int], key: list[int]) -> list[int]:
 
 @pytest.mark.parametrize(("seed", "position"), [(0, 0), (1, 7), (2**63 + 5, 100_000), (-1, 3)])
 def test_the_bits_are_philox_of_seed_position_and_token(seed: int, position: int) -> None:
-    bits = random_bits(seed, position, 11)
+    bits = RandomBits(seed).row(position, 11)
     for token in range(11):
         block = philox4x64_10([1 + token // 4, position, 0, 0], [seed & _WORD, 0])
         assert int(bits[token]) == block[token % 4]
@@ -52,6 +52,14 @@ def test_every_word_gives_finite_noise_and_the_tail_is_resolved() -> None:
     assert values[0] > values[1] > 30 > -3 > values[2] > values[3]
 
 
+@pytest.mark.parametrize("count", [1, 3, 58, 1000])
+def test_a_few_tokens_have_the_noise_that_they_have_in_their_whole_row(count: int) -> None:
+    """Two libraries make it, each where it is the faster; red if one of them rounds otherwise."""
+    words = RandomBits(7).row(5, 1 << 16)
+    few = [gumbel(part) for part in np.array_split(words, len(words) // count)]
+    assert np.array_equal(gumbel(words), np.concatenate(few))
+
+
 def test_it_is_gumbel_in_the_middle_and_in_the_tail() -> None:
     values = noise_of(3, 0, 1 << 21).double()
     for threshold in (-2.0, -1.0, 0.0, 1.0, 3.0, 6.0, 9.0):
@@ -63,14 +71,14 @@ def test_it_is_gumbel_in_the_middle_and_in_the_tail() -> None:
 def test_rare_tokens_win_as_often_as_they_should() -> None:
     """One of two tokens is 100,000 times likelier: coarse noise would never draw the other."""
     rare = math.log(1e-5)
-    words = random_bits(11, 4, 1 << 22)
+    words = RandomBits(11).row(4, 1 << 22)
     wins = (gumbel(words[::2].copy()) + rare > gumbel(words[1::2].copy())).sum().item()
     expected = (1 << 21) * 1e-5 / (1 + 1e-5)
     assert abs(wins - expected) < 5 * math.sqrt(expected)
 
 
 def noise_of(seed: int, position: int, size: int) -> torch.Tensor:
-    return torch.from_numpy(gumbel(random_bits(seed, position, size)))
+    return torch.from_numpy(gumbel(RandomBits(seed).row(position, size)))
 
 
 def neighbours() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
