@@ -9,10 +9,9 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor
-
 from engine.config import ModelStageConfig
 from engine.drafting.base import Context, Drafter, StageWork
+from engine.sampling import Candidates
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree, bushy_tree
 
@@ -138,8 +137,9 @@ class ModelDrafter:
         self._evaluated.update(nodes)
         rows = [nodes.index(node) for node in expanded]
         positions = [context.root_position + tree.depths[node] + 1 for node in expanded]
-        perturbed = context.sampler.perturb(logits[rows].nan_to_num(nan=_NEVER), positions)
-        confirmed = self._expand(context, tree, expanded, perturbed.log_softmax(dim=-1))
+        numbers = logits[rows].nan_to_num_(_NEVER, posinf=-_NEVER, neginf=_NEVER)
+        candidates = context.sampler.candidates(numbers, positions)
+        confirmed = self._expand(context, tree, expanded, candidates.normalised())
         self._below.work.num_guesses += len(guesses)
         self._below.work.num_confirmed += len(confirmed.intersection(guesses))
         milliseconds = (time.perf_counter() - started) * 1e3
@@ -157,19 +157,17 @@ class ModelDrafter:
         return sorted(needed)
 
     def _expand(
-        self, context: Context, tree: TokenTree, nodes: Sequence[int], estimates: Tensor
+        self, context: Context, tree: TokenTree, nodes: Sequence[int], estimates: Candidates
     ) -> set[int]:
         """Give every node its best children; returns those that the stage below had guessed.
 
         Where a child is a guess, the model's opinion of it and the guesser's own are mixed: a guess
         that the model would not have made stays a candidate, if a doubtful one.
         """
-        best = estimates.topk(min(self._config.children, estimates.shape[-1]), dim=-1)
+        best = estimates.top(self._config.children)
         opinions = self._opinions_of_guesses(tree, nodes, estimates)
         confirmed: set[int] = set()
-        for node, tokens, values in zip(
-            nodes, best.indices.tolist(), best.values.tolist(), strict=True
-        ):
+        for node, tokens, values in zip(nodes, *best, strict=True):
             guesses = {child: tree.estimates[child] for child in tree.children(node)}
             surest = max(guesses.values(), default=-math.inf)
             likelihood = math.exp(tree.estimates[node]) if node else 1.0
@@ -196,14 +194,14 @@ class ModelDrafter:
         return confirmed
 
     def _opinions_of_guesses(
-        self, tree: TokenTree, nodes: Sequence[int], estimates: Tensor
+        self, tree: TokenTree, nodes: Sequence[int], estimates: Candidates
     ) -> dict[int, float]:
         """The model's log probability of every child that the nodes have already."""
         guessed = [(row, child) for row, node in enumerate(nodes) for child in tree.children(node)]
         if not guessed:
             return {}
         rows, children = zip(*guessed, strict=True)
-        opinions = estimates[list(rows), [tree.tokens[child] for child in children]].tolist()
+        opinions = estimates.of(rows, [tree.tokens[child] for child in children])
         return dict(zip(children, opinions, strict=True))
 
 

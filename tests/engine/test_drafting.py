@@ -72,10 +72,11 @@ def test_a_draft_model_ranks_children_by_the_shared_noise() -> None:
         model = drafter._model
         model.reset(PROMPT)
         logits = model.score(PROMPT, TokenTree(PROMPT[-1]))
-        perturbed = context.sampler.perturb(logits, [len(PROMPT)])[0]
-        assert [tree.tokens[node] for node in nodes] == perturbed.topk(3).indices.tolist()
-        expected = perturbed.log_softmax(-1).topk(3).values.tolist()
-        assert [tree.estimates[node] for node in nodes] == pytest.approx(expected, abs=1e-4)
+        candidates = context.sampler.candidates(logits, [len(PROMPT)])
+        (tokens,), (estimates,) = candidates.normalised().top(3)
+        assert tokens[:1] == context.sampler.choose(logits, [len(PROMPT)])
+        assert [tree.tokens[node] for node in nodes] == tokens
+        assert [tree.estimates[node] for node in nodes] == pytest.approx(estimates, abs=1e-4)
 
 
 def passes_to_depth(drafter: ModelDrafter, depth: int) -> int:

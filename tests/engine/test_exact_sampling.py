@@ -12,9 +12,9 @@ from engine.accept import Acceptance
 from engine.decoder import Decoder
 from engine.drafting.base import NoStage
 from engine.request import GenerateRequest, SamplingParams
-from engine.sampling import filter_logits
 from engine.tree import TokenTree
 from tests.checkpoints import make_model
+from tests.engine.filters import filter_logits
 from tests.engine.setups import model_stage, run, target_model, token_ids
 
 PROMPT = (5, 9, 33, 7)

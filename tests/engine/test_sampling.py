@@ -1,14 +1,17 @@
 """Filters against a plain reading of their definitions, and the sampler's exactness."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from engine.request import SamplingParams
-from engine.sampling import Sampler, filter_logits
+from engine.sampling import Candidates, Sampler
+from tests.engine.filters import filter_logits
 
 logit_rows = st.lists(
     st.floats(-8, 8, width=32).map(lambda x: round(x, 3)), min_size=3, max_size=20, unique=True
@@ -16,8 +19,9 @@ logit_rows = st.lists(
 
 
 def survivors(logits: list[float], params: SamplingParams) -> set[int]:
-    kept = filter_logits(torch.tensor([logits]), params)[0]
-    return {i for i, value in enumerate(kept.tolist()) if value > -math.inf}
+    kept = Sampler(params, len(logits)).candidates(torch.tensor([logits]), [0])
+    tokens, scores = kept.top(len(logits))
+    return {token for token, score in zip(tokens[0], scores[0], strict=True) if score > -math.inf}
 
 
 @given(logit_rows, st.integers(1, 25))
@@ -58,6 +62,107 @@ def test_min_p_keeps_what_is_at_least_that_share_of_the_best(
 def test_something_always_survives_the_harshest_filters(logits: list[float]) -> None:
     params = SamplingParams(temperature=0.1, top_k=1, top_p=0.001, min_p=1.0)
     assert survivors(logits, params) == {logits.index(max(logits))}
+
+
+class Case(NamedTuple):
+    """Rows of logits, how they are sampled, and of how many tokens the target knows."""
+
+    logits: Tensor
+    params: SamplingParams
+    vocab_size: int
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Flat and steep rows, short and long, some with many ties, some with tokens of no chance."""
+    size = draw(st.sampled_from([3, 60, 300, 3000]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    logits = torch.randn(draw(st.integers(1, 4)), size, generator=generator)
+    logits *= draw(st.sampled_from([0.0, 0.3, 2.0, 8.0]))
+    if draw(st.booleans()):
+        logits[:, 1::3] = -math.inf
+    params = SamplingParams(
+        temperature=draw(st.sampled_from([0.02, 0.7, 1.0, 1.5])),
+        top_k=draw(st.sampled_from([0, 0, 1, 4, 50, 2500, 10_000])),
+        top_p=draw(st.sampled_from([1.0, 1.0, 0.99, 0.6, 0.0])),
+        min_p=draw(st.sampled_from([0.0, 0.0, 0.05, 1.0])),
+        seed=draw(st.integers(0, 2**63)),
+    )
+    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    return Case(logits.to(dtype), params, size - draw(st.integers(0, 2)))
+
+
+def dense(candidates: Candidates, size: int) -> Tensor:
+    """Scores of all tokens below `size`, -inf for those that are no candidates."""
+    if candidates.ids is None:
+        return candidates.scores
+    scores = torch.full((len(candidates.scores), size), -math.inf)
+    return scores.scatter(1, torch.from_numpy(candidates.ids), candidates.scores)
+
+
+@given(cases())
+def test_the_candidates_are_all_that_the_filters_keep_with_the_noise_of_the_whole_row(
+    case: Case,
+) -> None:
+    """Bit for bit, however few tokens were looked at: a narrower search would turn this red."""
+    logits, params, size = case
+    sampler = Sampler(params, size)
+    positions = [5 + row // 2 for row in range(len(logits))]
+    expected = filter_logits(logits[:, :size].float(), params) + sampler.noise.rows(positions)
+    scores = dense(sampler.candidates(logits, positions), size)
+    assert torch.equal(scores, expected)
+    assert sampler.choose(logits, positions) == expected.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
+def test_the_mass_of_top_p_is_that_of_the_whole_row(spread: float) -> None:
+    """Red if it is taken to be that of the tokens which were looked at first."""
+    logits = torch.randn(2, 3000, generator=torch.Generator().manual_seed(3)) * spread
+    params = SamplingParams(top_p=0.8)
+    scores = dense(Sampler(params, 3000).candidates(logits, [0, 0]), 3000)
+    assert torch.equal(scores > -math.inf, filter_logits(logits, params) > -math.inf)
+
+
+@pytest.mark.parametrize("num_ties", [2, 9, 400])
+def test_all_that_ties_at_a_cut_stays(num_ties: int) -> None:
+    """However many: red if the search ends among them, or if the cut takes the first."""
+    logits = torch.zeros(2, 500)
+    logits[:, :4] = 3.0
+    logits[0, 90 : 90 + num_ties] = 1.0
+    sampler = Sampler(SamplingParams(top_k=5), 500)
+    is_kept = dense(sampler.candidates(logits, [0, 0]), 500) > -math.inf
+    assert is_kept.sum(-1).tolist() == [4 + num_ties, 500]
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(top_k=3)])
+def test_the_score_of_a_token_is_asked_for_by_name(params: SamplingParams) -> None:
+    """A token that the filters drop has none: red if another column is read for it."""
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(2))
+    candidates = Sampler(params, 40).candidates(logits, [1, 2, 3]).normalised()
+    scores = dense(candidates, 40)
+    rows, tokens = [2, 0, 0, 2], [39, 0, int(scores[0].argmax()), int(scores[2].argmin())]
+    assert candidates.of(rows, tokens) == scores[rows, tokens].tolist()
+    assert scores.exp().sum(-1).tolist() == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("num_broken", [1, 60, 100])
+def test_logits_that_are_no_numbers_still_give_a_token(value: float, num_broken: int) -> None:
+    """As they give some token at temperature 0: an overflow ends no request."""
+    logits = torch.randn(1, 100, generator=torch.Generator().manual_seed(2))
+    logits[:, :num_broken] = value
+    for temperature in (0.0, 0.5, 1.0):
+        for top_k, top_p, min_p in [(0, 1.0, 0.0), (50, 1.0, 0.0), (0, 0.9, 0.0), (9, 0.9, 0.1)]:
+            sampler = Sampler(SamplingParams(temperature, top_k, top_p, min_p), 100)
+            assert sampler.choose(logits, [4])[0] in range(100)
+
+
+@pytest.mark.gpu
+def test_a_gpu_chooses_what_the_host_chooses() -> None:
+    logits = torch.randn(4, 900, generator=torch.Generator().manual_seed(2)) * 4
+    for params in (SamplingParams(), SamplingParams(top_k=50), SamplingParams(min_p=0.01)):
+        chosen = [Sampler(params, 900, d).choose(logits.to(d), range(4)) for d in ("cpu", "cuda")]
+        assert chosen[0] == chosen[1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-6])
