@@ -212,8 +212,8 @@ def use_kernel(network: nn.Module, name: str) -> None:
 
 
 def has_gpu_kernel() -> bool:
-    """Whether the kernel for GPUs is there."""
-    return triton_attention.is_available()
+    """Whether the kernel for GPUs is there, and right on the one of this process."""
+    return triton_attention.is_usable()
 
 
 AttentionInterface.register(NAME, tree_attention)

@@ -102,7 +102,7 @@ class Sampler:
 
     def _noise_rows(self, positions: Sequence[int], device: torch.device) -> Tensor:
         """The noise of whole rows, (positions, vocabulary), made where it is wanted if possible."""
-        if device.type != "cuda" or not triton_noise.is_available():
+        if device.type != "cuda" or not triton_noise.is_usable():
             return self.noise.rows(positions)
         seed = np.array([self.params.seed & _WORD], dtype=np.uint64).view(np.int64)
         there = torch.from_numpy(np.append(seed, positions)).to(device)
@@ -129,7 +129,10 @@ def survivors(logits: Tensor, params: SamplingParams) -> tuple[_Ids, _Scores]:
         likeliest = logits.topk(min(width, size), dim=-1)
         scores: _Scores = _scaled(likeliest.values, params).cpu().numpy()
         is_kept = scores >= _cut(scores, log_total, params)
-        if width >= size or not is_kept[:, -1].any():
+        is_tied = 0 < params.top_k < size and bool(
+            (scores[:, -1] >= scores[:, params.top_k - 1]).any()
+        )
+        if width >= size or not (is_tied or is_kept[:, -1].any()):
             return likeliest.indices.cpu().numpy(), np.where(is_kept, scores, -np.float32(math.inf))
         width *= _WIDER
 
@@ -161,10 +164,11 @@ def _cut(scores: _Scores, log_total: _Scores | None, params: SamplingParams) -> 
     if params.top_p < 1.0:
         with np.errstate(invalid="ignore"):  # the best of a broken network may be infinite
             weights = np.exp(np.where(scores >= cut, scores, -math.inf) - best)
-            total = weights.sum(axis=-1, keepdims=True)
-            if log_total is not None:
-                total = np.exp(log_total - best)
-        before = weights.cumsum(axis=-1, dtype=np.float64) - weights
+        sums = weights.cumsum(axis=-1, dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            # The sum of all so far, which no zero behind them changes by a bit.
+            total = sums[:, -1:] if log_total is None else np.exp(log_total - best)
+        before = sums - weights
         num_kept = (before < params.top_p * total).sum(axis=-1, keepdims=True).clip(min=1)
         cut = np.maximum(cut, np.take_along_axis(scores, num_kept - 1, axis=-1))
     if params.min_p > 0.0:

@@ -204,7 +204,7 @@ class EngineClient:
         except EngineDiedError as error:
             return str(error)
         finally:
-            self._serving = None
+            self._serving = self._engine = None
             await engine.close()
 
     def _announce(self, serving: Serving) -> None:

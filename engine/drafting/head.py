@@ -97,8 +97,8 @@ class HeadModel(TreeScorer):
     ) -> None:
         """Count in nodes that passes on the device have scored, with their outputs."""
         super().adopt(nodes, carried, places, num_passes)
-        for node, place in zip(nodes, places, strict=True):
-            self._outputs[node] = carried[place]
+        # A copy: the device writes there again.
+        self._outputs.update(zip(nodes, carried[list(places)], strict=True))
 
     def _rows_of(self, context: Sequence[int]) -> Sequence[int]:
         """All tokens but the first."""

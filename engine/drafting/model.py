@@ -128,7 +128,7 @@ class ModelDrafter:
 
     def _prepare_growth(self) -> None:
         """Have later passes recorded once the first ones are, where that is of use."""
-        if not self._may_grow or self._growth or not triton_noise.is_available():
+        if not self._may_grow or self._growth or not triton_noise.is_usable():
             return
         if (record := self._model.runner.recorder) is None:
             return

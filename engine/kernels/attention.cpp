@@ -471,8 +471,10 @@ Tensor attention(
   const Sight sight(prefix.contiguous(), visible.contiguous(), positions.contiguous(), window);
   TORCH_CHECK(
       sight.prefix >= 0 && sight.length <= length, sight.length, " rows of a cache of ", length);
-  const Tensor query = with_contiguous_rows(given), keys = with_contiguous_rows(given_keys);
-  const Tensor values = with_contiguous_rows(given_values);
+  // What lies behind the text is neither read nor converted.
+  const Tensor query = with_contiguous_rows(given);
+  const Tensor keys = with_contiguous_rows(given_keys.narrow(2, 0, sight.length));
+  const Tensor values = with_contiguous_rows(given_values.narrow(2, 0, sight.length));
   const Tensor sinks = given_sinks ? given_sinks->to(at::kFloat).contiguous() : Tensor();
   Tensor output = at::empty({1, rows, heads, value_size}, query.options());
   attend({

@@ -5,14 +5,16 @@ launch serves a text of any length. Triton is imported when the first attention 
 """
 
 import importlib.util
+import logging
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 _LOG2_E = 1.4426950408889634
+_log = logging.getLogger(__name__)
 
 
 class Launch(NamedTuple):
@@ -33,6 +35,34 @@ class Launch(NamedTuple):
 def is_available() -> bool:
     """Whether Triton is installed; that there is a GPU is the caller's to know."""
     return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def is_usable() -> bool:
+    """Whether the GPU of this process computes by this kernel what it should; tried once."""
+    try:
+        check("cuda")
+    except Exception as error:  # whatever Triton, its compiler or the device may raise
+        _log.warning("attention on this GPU is torch's own, since ours cannot be used: %s", error)
+        return False
+    return True
+
+
+def check(device: str) -> None:
+    """Raise ValueError unless attention is right there, or whatever Triton raises."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(1, 4, 5, 64, generator=generator).to(device)
+    keys, values = torch.randn(2, 1, 2, 60, 64, generator=generator).to(device)
+    prefix, positions = torch.tensor([40]), torch.arange(40, 45)
+    mask = torch.ones(5, 45, dtype=torch.bool).tril(40).to(device)
+    bits = torch.tensor([[1], [3], [7], [15], [31]], dtype=torch.uint8)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, keys[:, :, :45], values[:, :, :45], attn_mask=mask, enable_gqa=True
+    )
+    given = (each.to(device) for each in (prefix, bits, positions))
+    output = attend(query, keys, values, *given)
+    if not torch.allclose(output, expected.transpose(1, 2), rtol=1e-3, atol=1e-3):
+        raise ValueError("its attention is wrong")
 
 
 def attend(
@@ -92,7 +122,7 @@ def attend(
     )
 
 
-@cache
+@lru_cache(1024)
 def plan(
     rows: int,
     heads: int,
@@ -201,6 +231,7 @@ def _tree_attention(
             capacity,
             num_bytes,
             window,
+            launch.num_blocks,
             scale,
             softcap * _LOG2_E,
             SIZE=size,
@@ -209,7 +240,6 @@ def _tree_attention(
             IS_CHAIN=visible is None,
             HAS_WINDOW=window > 0,
             HAS_CAP=softcap > 0,
-            NUM_BLOCKS=launch.num_blocks,
             BLOCK=launch.block,
             TILE=launch.tile,
             PADDED_SIZE=_padded(size),

@@ -6,16 +6,45 @@ depends on a tensor's contents, so a call can be recorded once another has compi
 """
 
 import importlib.util
+import logging
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 _BLOCK = 256
+_log = logging.getLogger(__name__)
 
 
 def is_available() -> bool:
     """Whether Triton is installed; that there is a GPU is the caller's to know."""
     return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def is_usable() -> bool:
+    """Whether the GPU of this process makes the noise that it should; tried once."""
+    try:
+        check("cuda")
+    except Exception as error:  # whatever Triton, its compiler or the device may raise
+        _log.warning("noise is made on the host, since this GPU cannot: %s", error)
+        return False
+    return True
+
+
+def check(device: str) -> None:
+    """Raise ValueError unless noise is right there, or whatever Triton raises."""
+    words = np.random.Philox(key=[7, 0], counter=[0, 5, 0, 0]).random_raw(8)
+    expected = -np.log(-np.log1p(-((words >> np.uint64(12)) + 0.5) * 2.0**-52))
+    seed, position = torch.tensor([7]).to(device), torch.tensor([5]).to(device)
+    found = (
+        noise_rows(seed, position, 8),
+        noise_of(seed, position, torch.arange(8)[None].to(device)),
+    )
+    for noise in found:
+        if not np.allclose(noise.cpu().numpy()[0], expected, rtol=1e-5, atol=1e-5):
+            raise ValueError("its noise is wrong")
 
 
 def noise_of(seed: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:

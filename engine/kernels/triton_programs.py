@@ -16,7 +16,7 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit(do_not_specialize=["rows", "capacity", "num_bytes", "window"])
+@triton.jit(do_not_specialize=["rows", "capacity", "num_bytes", "window", "num_blocks"])
 def attend_parts(
     query: tl.tensor,  # (heads, rows, SIZE)
     keys: tl.tensor,  # (key heads, capacity, SIZE)
@@ -39,6 +39,7 @@ def attend_parts(
     capacity: int,
     num_bytes: int,
     window: int,
+    num_blocks: int,
     scale: float,
     cap: float,
     SIZE: tl.constexpr,
@@ -47,7 +48,6 @@ def attend_parts(
     IS_CHAIN: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_CAP: tl.constexpr,
-    NUM_BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
     TILE: tl.constexpr,
     PADDED_SIZE: tl.constexpr,
@@ -57,10 +57,10 @@ def attend_parts(
 ) -> None:
     """The running softmax of a block of queries over one part of the cache.
 
-    The grid is (NUM_BLOCKS * key heads, parts), blocks of one key head side by side, so that they
+    The grid is (num_blocks * key heads, parts), blocks of one key head side by side, so that they
     find each other's tiles in the L2 cache.
     """
-    block, kv_head = tl.program_id(0) % NUM_BLOCKS, tl.program_id(0) // NUM_BLOCKS
+    block, kv_head = tl.program_id(0) % num_blocks, tl.program_id(0) // num_blocks
     part, num_shares = tl.program_id(1), tl.num_programs(1) - 1
     pair = block * BLOCK + tl.arange(0, BLOCK)
     is_pair = pair < rows * GROUP

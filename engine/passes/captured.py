@@ -17,7 +17,7 @@ Run = Callable[[], object]
 Record = Callable[[Run], Run]
 
 _WARM_UPS = 3
-_COMPILER = "inductor"
+_COMPILER, _MOST_COMPILED = "inductor", 256
 _WIDTHS = (1, 16, 4, MAX_WIDTH, 2, 8, 32)
 """In the order in which they are recorded: that in which their costs are first asked for."""
 
@@ -59,7 +59,10 @@ class CapturedPasses:
         missing = [width for width in _WIDTHS if width not in self._passes]
         for count, width in enumerate(missing, start=1):
             example = self._example(width, None)
-            self._passes[width] = _CapturedPass(self._function, example, self._record)
+            # Every width of every network is another piece of code to torch's compiler.
+            with torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED):
+                captured = _CapturedPass(self._function, example, self._record)
+            self._passes[width] = captured
             if time.perf_counter() - started > seconds:
                 return missing[:count]
         return missing

@@ -178,6 +178,9 @@ def test_other_precisions_are_converted(dtype: torch.dtype) -> None:
     low = replace(case, **{name: getattr(case, name).to(dtype) for name in names})
     exact = replace(case, **{name: getattr(low, name).float() for name in names})
     assert low.attend().dtype == dtype
+    # Nothing is done to what lies behind the rows in use, which may be most of a cache.
+    whole = replace(low, keys=low.keys.repeat(1, 1, 9, 1), values=low.values.repeat(1, 1, 9, 1))
+    assert torch.equal(whole.attend(), low.attend())
     assert torch.equal(low.attend(), exact.attend().to(dtype))
 
 

@@ -186,6 +186,17 @@ def test_what_is_captured_can_be_compiled_first(kind: str, monkeypatch: pytest.M
             context.append(token)
 
 
+def test_all_widths_of_several_networks_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when torch's compiler gives up on the second: it counts both as one function."""
+    monkeypatch.setattr("engine.passes.captured._COMPILER", "eager")
+    torch._dynamo.reset()
+    for seed in (1, 2):
+        network = make_network(seed=seed, hidden_size=16 * seed)
+        model = Model(network, read_limits(network.config), 512, chunk=100)
+        assert model.runner.capture(60.0, again, is_fused=True)
+        assert not model.runner.is_uncaptured and model.runner.form == "captured"
+
+
 def text(engine: Engine, seed: int) -> list[int]:
     request = GenerateRequest(
         *("r", (3, 1, 4, 1, 5), 30, SamplingParams(1.0, seed=seed)),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from engine import sampling
 from engine.request import SamplingParams
 from engine.sampling import Candidates, Sampler
 from tests.engine.filters import filter_logits
@@ -170,6 +171,20 @@ def test_greedy_takes_the_best_whatever_the_seed(temperature: float) -> None:
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
     sampler = Sampler(SamplingParams(temperature=temperature, seed=3), 50)
     assert sampler.choose(logits, range(5)) == logits.argmax(-1).tolist()
+
+
+def test_many_ties_at_top_k_count_for_top_p_and_no_other_row_matters() -> None:
+    """Red when the mass of top-p is that of the columns looked at; bfloat16 has many ties."""
+    params = SamplingParams(top_k=50, top_p=0.9)
+    generator = torch.Generator().manual_seed(2)
+    logits = (25 + 2.5 * torch.randn(6, 5000, generator=generator)).bfloat16().float()
+    logits[0, :300] = logits[0].max() - 1
+    expected = (filter_logits(logits, params) > -math.inf).sum(dim=-1).tolist()
+    together = sampling.survivors(logits, params)[1] > -math.inf
+    assert together.sum(axis=-1).tolist() == expected
+    for row, count in enumerate(expected):
+        alone = sampling.survivors(logits[row : row + 1], params)[1] > -math.inf
+        assert alone.sum() == count
 
 
 def test_the_token_depends_on_seed_position_and_logits_alone() -> None:

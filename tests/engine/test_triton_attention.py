@@ -457,3 +457,18 @@ def test_a_recorded_launch_serves_every_text(
             enable_gqa=True,
         )
         assert_close(output, expected.transpose(1, 2), tolerance)
+
+
+def test_a_kernel_that_is_wrong_or_cannot_be_run_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when an engine dies of a GPU that Triton does not know, or believes it."""
+    triton_attention.check(DEVICE)
+    right = triton_attention.attend
+    monkeypatch.setattr(triton_attention, "attend", lambda *given: 1.01 * right(*given))
+    with pytest.raises(ValueError, match="wrong"):
+        triton_attention.check(DEVICE)
+    triton_attention.is_usable.cache_clear()
+    assert not triton_attention.is_usable()
+    assert "attention on this GPU is torch's own" in caplog.text
+    triton_attention.is_usable.cache_clear()
