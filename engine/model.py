@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 
 from engine.attention import DenseMasks, PackedMasks
 from engine.errors import ModelLoadError
+from engine.feed import Pass
 from engine.kv_cache import Cache, PassRows
 from engine.passes import PassFunction, PassInputs
-from engine.scorer import ModelLimits, Pass, TreeScorer
+from engine.scorer import ModelLimits, TreeScorer
 from engine.tree import TokenTree
 
 

@@ -1,4 +1,4 @@
-"""Scoring trees of tokens with a network and its cache: which rows there are and who sees whom.
+"""Scoring trees of tokens with a network and its cache, which keeps a row for every token.
 
 It knows nothing of what the network is, nor of sampling, drafting or requests.
 """
@@ -8,15 +8,14 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from engine import attention
 from engine.config import MAX_TREE_ROWS
+from engine.feed import Pass, example, packed
 from engine.kv_cache import Cache, KVCache
 from engine.passes import (
-    MAX_WIDTH,
     Example,
     PackedLinear,
     PassFunction,
@@ -28,10 +27,7 @@ from engine.tree import TokenTree
 
 _SCRATCH_ROWS = MAX_TREE_ROWS + 2
 """Rows kept free behind the longest text, for a tree or a draft's candidates, their root, and one
-that is never used: compiled passes do not read a whole cache."""
-
-NUM_BYTES = (MAX_TREE_ROWS + MAX_WIDTH) // 8
-"""Of bits for the rows behind the text, in every pass that may be compiled."""
+that is never used, but by padding."""
 
 
 def never() -> bool:
@@ -52,41 +48,6 @@ class ModelLimits:
     eos_token_ids: tuple[int, ...] = ()
     window: int = 0
     rope_boundary: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """What one forward pass feeds: committed tokens from index `start` on, then nodes of a tree.
-
-    `earlier` are the tree's nodes that have their rows already; the root's index is `root`.
-    """
-
-    start: int
-    pending: Sequence[int]
-    tree: TokenTree
-    nodes: Sequence[int]
-    earlier: Sequence[int]
-
-    @property
-    def root(self) -> int:
-        """The index of the tree's root in the text."""
-        return self.start + len(self.pending)
-
-    @property
-    def end(self) -> int:
-        """Where the rows of the cache end that the pass reads or writes."""
-        return self.root + len(self.earlier) + len(self.nodes)
-
-    @property
-    def ids(self) -> list[int]:
-        """Token ids, a row each."""
-        return [*self.pending, *(self.tree.tokens[node] for node in self.nodes)]
-
-    @property
-    def positions(self) -> list[int]:
-        """The place of every row in the text: for nodes by depth, not by index."""
-        depths = (self.tree.depths[node] for node in self.nodes)
-        return [*range(self.start, self.root), *(self.root + depth for depth in depths)]
 
 
 class TreeScorer(ABC):
@@ -248,7 +209,7 @@ class TreeScorer(ABC):
 
         Of the rows that have been scored, in that order.
         """
-        return _packed(tree.ancestor_mask(self._nodes)[start:], NUM_BYTES)
+        return packed(tree.ancestor_mask(self._nodes)[start:])
 
     def adopt(
         self, nodes: Sequence[int], carried: Tensor, places: Sequence[int], num_passes: int
@@ -298,65 +259,25 @@ class TreeScorer(ABC):
             raise ValueError("committed tokens cannot follow a tree's rows: roll back first")
         feed = Pass(len(self.tokens), pending, tree, nodes, tuple(self._nodes))
         with torch.inference_mode():
-            logits = self._forward(feed, self._pass_inputs(feed))
+            logits = self._forward(feed, self._inputs_of(feed))
         self._cache.extend(len(pending) + len(nodes))
         self.num_passes += 1
         self.tokens.extend(pending)
         self._nodes.extend(nodes)
         return logits
 
-    def _pass_inputs(self, feed: Pass) -> PassInputs:
-        """The rows of a pass, after as many of padding as its runner wants.
-
-        Padding sees the first row and goes where nobody looks, behind all texts.
-        """
-        slots = self._cache.free_slots(len(feed.ids))
-        padding = self.runner.num_padding(len(slots))
-        ids = [*[0] * padding, *feed.ids]
-        positions = [*[feed.start] * padding, *feed.positions]
-        free = [*[self._cache.capacity - 1] * padding, *slots]
-        numbers = torch.tensor([*ids, *positions, *free, feed.start])
-        visible, windowed = self._sight(feed, positions, padding)
-        return PassInputs(numbers[:-1].view(3, -1), numbers[-1:], visible, windowed)
-
-    def _sight(self, feed: Pass, positions: Sequence[int], padding: int) -> tuple[Tensor, Tensor]:
-        """What each row sees behind the rows that all see, in all layers and in windowed ones.
-
-        Committed rows before it, its ancestors, itself; as bits (rows, bytes).
-        """
-        num_pending, columns = len(feed.pending), [*feed.earlier, *feed.nodes]
-        all_pending = (1 << num_pending) - 1
-        seen = [1] * padding + [(2 << row) - 1 for row in range(num_pending)]
-        for ancestors in feed.tree.ancestor_mask(columns)[len(feed.earlier) :]:
-            seen.append(ancestors << num_pending | all_pending)
-        visible = _packed(seen, max(NUM_BYTES, (num_pending + len(columns) + 7) // 8))
-        if not 0 < self.limits.window <= max(positions) - feed.start:
-            return visible, visible
-        depths = (feed.root + feed.tree.depths[node] for node in columns)
-        behind = np.array([*range(feed.start, feed.root), *depths])
-        is_near = np.array(positions)[:, None] - behind[None, :] < self.limits.window
-        near = np.packbits(is_near, axis=1, bitorder="little")
-        windowed = torch.zeros_like(visible)
-        windowed[:, : near.shape[1]] = torch.from_numpy(near)
-        return visible, windowed & visible
+    def _inputs_of(self, feed: Pass) -> PassInputs:
+        """The inputs of a pass, with as many rows of padding as its runner wants."""
+        num_rows = len(feed.pending) + len(feed.nodes)
+        slots = self._cache.free_slots(num_rows)
+        padding = [self.unused_slot] * self.runner.num_padding(num_rows)
+        return feed.inputs(padding, slots, self.limits.window)
 
     def _example(self, width: int, length: int | None = None) -> Example:
         """Arguments of a pass that reads `length` rows (all, if None) and writes free ones."""
-        end = self._cache.capacity - 1
-        places = torch.arange(width)
-        # No tensor twice: a compiler would take two inputs that are one for one input.
-        tokens = [7 * places % self.limits.vocab_size, places + 2, places + end - width]
-        # Each row sees itself and what comes before it, but one.
-        seen = [((2 << row) - 1) & ~(1 << row // 2) | 1 << row for row in range(width)]
-        visible, prefix = _packed(seen, NUM_BYTES), torch.tensor([(length or end) - width])
-        inputs = PassInputs(torch.stack(tokens), prefix, visible, visible.clone())
+        end = self.unused_slot
+        inputs = example(width, (length or end) - width, end - width, self.limits.vocab_size)
         return Example(inputs, self._extra(width), self._cache.rows)
-
-
-def _packed(rows: Sequence[int], num_bytes: int) -> Tensor:
-    """Sets of small numbers as bits, the lowest first: (rows, bytes) of uint8."""
-    packed = bytearray().join(row.to_bytes(num_bytes, "little") for row in rows)
-    return torch.frombuffer(packed, dtype=torch.uint8).view(len(rows), num_bytes)
 
 
 def _bytes_read(module: nn.Module) -> int:

@@ -20,11 +20,12 @@ from engine.decoder import Decoder
 from engine.drafting.base import Drafter, NoStage
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
+from engine.feed import Pass
 from engine.kv_cache import Cache
 from engine.model import Model
 from engine.passes import PassFunction, PassInputs
 from engine.request import GenerateRequest, SamplingParams, Speculation, Step
-from engine.scorer import ModelLimits, Pass, TreeScorer
+from engine.scorer import ModelLimits, TreeScorer
 
 VOCAB_SIZE = 64
 
@@ -79,7 +80,7 @@ class InventedModel(TreeScorer):
                 logits[row, token] = probability
         return logits.log()
 
-    def _pass_inputs(self, feed: Pass) -> PassInputs:
+    def _inputs_of(self, feed: Pass) -> PassInputs:
         return PassInputs(*[torch.empty(0)] * 4)
 
 

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from engine.config import ModelStageConfig
 from engine.drafting.base import Context
+from engine.feed import NUM_BYTES
 from engine.passes import MAX_WIDTH, Parcel, PassInputs, Record
 from engine.request import SamplingParams
-from engine.scorer import NUM_BYTES, TreeScorer
+from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 
 Noise = Callable[[Tensor, Tensor, Tensor], Tensor]

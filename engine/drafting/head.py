@@ -7,10 +7,11 @@ from torch import Tensor
 
 from engine.attention import DenseMasks, PackedMasks
 from engine.drafting.head_network import HeadNetwork
+from engine.feed import Pass
 from engine.kv_cache import Cache, PassRows
 from engine.model import Model
 from engine.passes import PassFunction, PassInputs
-from engine.scorer import ModelLimits, Pass, TreeScorer
+from engine.scorer import ModelLimits, TreeScorer
 
 
 class HeadPass(PassFunction):
