@@ -111,7 +111,7 @@ def choose_device(device: str) -> torch.device:
             torch.cuda.set_device(place)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"device {device!r}: {_first_line(error)} Try auto, cpu or cuda."
+            f"device {device!r}: {_first_line(error).rstrip('.')}. Try auto or cpu."
         ) from error
     return place
 

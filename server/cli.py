@@ -67,7 +67,9 @@ def serve(
     api_key: Annotated[str | None, typer.Option(help="Asked of clients under /v1/.")] = None,
     served_model_name: Annotated[str | None, typer.Option(help="The model's public name.")] = None,
     max_queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
-    drain_seconds: Annotated[float | None, typer.Option(help="Grace period of SIGTERM.")] = None,
+    drain_seconds: Annotated[
+        float | None, typer.Option(help="Grace period of SIGTERM and Ctrl-C.")
+    ] = None,
     log_level: Annotated[LogLevel | None, typer.Option(help="How much to log.")] = None,
 ) -> None:
     """Serve a model over HTTP; the embedded family when none is named.

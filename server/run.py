@@ -48,7 +48,11 @@ class DrainingServer(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._begin_drain, signal.Signals(sig).name)
 
     def _begin_drain(self, name: str) -> None:
-        _log.info("%s: finishing what is running, for at most %g s", name, self._grace)
+        _log.info(
+            "%s: finishing what is running, for at most %g s; once more to stop now",
+            name,
+            self._grace,
+        )
         self._drain = self._loop.create_task(self._drain_and_exit())
 
     async def _drain_and_exit(self) -> None:

@@ -5,7 +5,6 @@ launch serves a text of any length. Triton is imported when the first attention 
 """
 
 import importlib.util
-import logging
 import math
 from functools import cache, lru_cache
 from typing import NamedTuple, cast
@@ -13,8 +12,9 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from engine.kernels.proof import holds
+
 _LOG2_E = 1.4426950408889634
-_log = logging.getLogger(__name__)
 
 
 class Launch(NamedTuple):
@@ -37,15 +37,9 @@ def is_available() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-@cache
 def is_usable() -> bool:
     """Whether the GPU of this process computes by this kernel what it should; tried once."""
-    try:
-        check("cuda")
-    except Exception as error:  # whatever Triton, its compiler or the device may raise
-        _log.warning("attention on this GPU is torch's own, since ours cannot be used: %s", error)
-        return False
-    return True
+    return holds(check, "attention is torch's own")
 
 
 def check(device: str) -> None:

@@ -6,15 +6,14 @@ depends on a tensor's contents, so a call can be recorded once another has compi
 """
 
 import importlib.util
-import logging
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from engine.kernels.proof import holds
+
 _BLOCK = 256
-_log = logging.getLogger(__name__)
 
 
 def is_available() -> bool:
@@ -22,15 +21,9 @@ def is_available() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-@cache
 def is_usable() -> bool:
     """Whether the GPU of this process makes the noise that it should; tried once."""
-    try:
-        check("cuda")
-    except Exception as error:  # whatever Triton, its compiler or the device may raise
-        _log.warning("noise is made on the host, since this GPU cannot: %s", error)
-        return False
-    return True
+    return holds(check, "noise is made on the host")
 
 
 def check(device: str) -> None:

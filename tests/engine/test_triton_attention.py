@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from engine.kernels import triton_attention
+from engine.kernels import proof, triton_attention
 from engine.kernels.triton_attention import attend, is_available, plan
 from engine.tree import TokenTree
 
@@ -468,7 +468,7 @@ def test_a_kernel_that_is_wrong_or_cannot_be_run_is_not_used(
     monkeypatch.setattr(triton_attention, "attend", lambda *given: 1.01 * right(*given))
     with pytest.raises(ValueError, match="wrong"):
         triton_attention.check(DEVICE)
-    triton_attention.is_usable.cache_clear()
+    proof.holds.cache_clear()
     assert not triton_attention.is_usable()
-    assert "attention on this GPU is torch's own" in caplog.text
-    triton_attention.is_usable.cache_clear()
+    assert "attention is torch's own" in caplog.text
+    proof.holds.cache_clear()

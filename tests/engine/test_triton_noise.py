@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.kernels import triton_noise
+from engine.kernels import proof, triton_noise
 from engine.kernels.triton_noise import is_available, noise_of, noise_rows
 from engine.noise import NoiseRows, RandomBits
 from engine.noise import noise_of as noise_on_the_host
@@ -100,7 +100,7 @@ def test_noise_that_is_wrong_is_not_used(
     monkeypatch.setattr(triton_noise, "noise_of", lambda *given: right(*given) + 0.01)
     with pytest.raises(ValueError, match="wrong"):
         triton_noise.check(DEVICE)
-    triton_noise.is_usable.cache_clear()
+    proof.holds.cache_clear()
     assert not triton_noise.is_usable()
     assert "noise is made on the host" in caplog.text
-    triton_noise.is_usable.cache_clear()
+    proof.holds.cache_clear()
