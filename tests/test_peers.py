@@ -40,6 +40,7 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_without_a_peer_ours_is_measured_and_the_peer_has_a_line(
     prompts: Path, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_table_has_every_mode(scale: ModuleType, capsys: pytest.CaptureFixture
     assert sum("staged 8/2" in line and "1.80 (1.80–1.80)" in line for line in lines) == 2
 
 
+@pytest.mark.slow
 def test_replays_are_measured_at_every_acceptance_and_length(prompts: Path, tmp_path: Path) -> None:
     path = tmp_path / "replay.json"
     asked = ("--acceptance", "0.5", "1.0", "--lengths", "2", "--json", path, *FEW)

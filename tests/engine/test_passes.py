@@ -282,6 +282,7 @@ def test_one_process_at_a_time_compiles_for_a_folder(checkpoint: Path, tmp_path:
         assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
 
 
+@pytest.mark.slow
 def test_an_engine_process_takes_over_what_is_compiled_while_it_serves(
     checkpoint: Path, cache: Path, tmp_path: Path
 ) -> None:

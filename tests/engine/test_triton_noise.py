@@ -74,6 +74,7 @@ def python(*arguments: str) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_the_programs_compile_for_a_hopper_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
