@@ -76,14 +76,15 @@ class CompiledPasses(Acceleration):
     def settle(self, announce: Callable[[str], None]) -> bool:
         """Take over what was compiled before; have the rest compiled, or wait until it is."""
         has_changed = self.adopt()
-        if not has_changed:
+        if not kernels.is_loaded():
             self._prepare()
         if self._config.compile == "cached" or not self._start_compiling():
             return has_changed
         if self._config.compile == "wait":
             announce("compiling passes, a minute or two, once")
             self._compiler.wait()
-        return self.adopt() or has_changed
+            has_changed = self.adopt() or has_changed
+        return has_changed
 
     def adopt(self) -> bool:
         """Take kernels and packages over that have been compiled meanwhile."""

@@ -38,6 +38,12 @@ class RandomBits:
         return self._generator.random_raw(vocab_size)
 
 
+def as_int64(seed: int) -> int:
+    """The 64 bits of a seed as a tensor of int64 has them."""
+    word = seed & _WORD
+    return word - (1 << 64) if word >> 63 else word
+
+
 def gumbel(bits: NDArray[np.uint64]) -> NDArray[np.float32]:
     """Standard Gumbel variates, float32, from 64-bit words.
 

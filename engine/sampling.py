@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.kernels import triton_noise
-from engine.noise import NoiseRows
+from engine.noise import NoiseRows, as_int64
 from engine.request import SamplingParams
 
 _WIDTH = 64
@@ -23,8 +23,6 @@ _WIDTH = 64
 _SPARE = 8
 """How many more than they say, since what ties with the last one is kept too."""
 _WIDER = 8
-
-_WORD = (1 << 64) - 1
 
 _Ids = NDArray[np.int64]
 _Scores = NDArray[np.float32]
@@ -104,8 +102,7 @@ class Sampler:
         """The noise of whole rows, (positions, vocabulary), made where it is wanted if possible."""
         if device.type != "cuda" or not triton_noise.is_usable():
             return self.noise.rows(positions)
-        seed = np.array([self.params.seed & _WORD], dtype=np.uint64).view(np.int64)
-        there = torch.from_numpy(np.append(seed, positions)).to(device)
+        there = torch.tensor([as_int64(self.params.seed), *positions], device=device)
         return triton_noise.noise_rows(there[:1], there[1:], self.noise.vocab_size)
 
     def choose(self, logits: Tensor, positions: Sequence[int]) -> list[int]:
@@ -164,8 +161,7 @@ def _cut(scores: _Scores, log_total: _Scores | None, params: SamplingParams) -> 
     if params.top_p < 1.0:
         with np.errstate(invalid="ignore"):  # the best of a broken network may be infinite
             weights = np.exp(np.where(scores >= cut, scores, -math.inf) - best)
-        sums = weights.cumsum(axis=-1, dtype=np.float64)
-        with np.errstate(invalid="ignore"):
+            sums = weights.cumsum(axis=-1, dtype=np.float64)
             # The sum of all so far, which no zero behind them changes by a bit.
             total = sums[:, -1:] if log_total is None else np.exp(log_total - best)
         before = sums - weights

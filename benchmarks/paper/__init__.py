@@ -1,7 +1,7 @@
 """The table of Spector & Ré (2308.04623) on this machine, with models that it trains itself.
 
-    python -m benchmarks.paper --folder /tmp/paper                # a large GPU, ten minutes
-    python -m benchmarks.paper --folder /tmp/smoke --smoke        # anywhere, tiny, a rehearsal
+    python -m benchmarks.paper --folder FOLDER                # a large GPU, ten minutes
+    python -m benchmarks.paper --folder OTHER --smoke        # anywhere, tiny, a rehearsal
 
 It trains a target, a draft and a head on Python source, builds draft² from text that the draft
 writes at T = 1.5, and measures eight ways of decoding side by side: a loop in eager mode, the

@@ -24,6 +24,7 @@ from torch import Tensor
 from engine.config import ModelStageConfig
 from engine.drafting.base import Context
 from engine.feed import NUM_BYTES
+from engine.noise import as_int64
 from engine.passes import MAX_WIDTH, Parcel, PassInputs, Record
 from engine.request import SamplingParams
 from engine.scorer import TreeScorer
@@ -42,7 +43,6 @@ _NUM_RANKED = 64
 _NUM_STOPS = 32
 _FIRST_WIDTHS = (1, 4, 16, MAX_WIDTH)
 _NO_ONE = -1
-_WORD = (1 << 64) - 1
 _SMALLEST = math.log(1e-30)
 
 
@@ -197,14 +197,13 @@ class Growth:
         """What the device has to know of this text, this tree and the rows of the first pass."""
         here, count, params = self._told.here, len(nodes), context.sampler.params
         first = self._model.num_tree_rows - count
-        seed = params.seed & _WORD
         here["figures"][:, 0] = (
             len(self._model.tokens),
             context.root_position + 1,
             first,
             first + count,
             max_depth - 1,
-            seed - (1 << 64) if seed >> 63 else seed,
+            as_int64(params.seed),
         )
         here["stops"][:] = _NO_ONE
         here["stops"][: len(context.stop_ids)] = list(context.stop_ids)

@@ -180,12 +180,11 @@ class ModelDrafter:
         numbers = logits[rows].nan_to_num_(_NEVER, posinf=-_NEVER, neginf=_NEVER)
         estimates = context.sampler.candidates(numbers, positions).normalised()
         opinions = self._opinions_of_guesses(tree, expanded, estimates)
-        best = estimates.top(self._config.children)
-        confirmed = self._expand(context, tree, expanded, *best, opinions)
-        self._below.work.num_guesses += len(guesses)
-        self._below.work.num_confirmed += len(confirmed.intersection(guesses))
-        milliseconds = (time.perf_counter() - started) * 1e3
-        self.work.milliseconds += milliseconds
+        best = zip(expanded, *estimates.top(self._config.children), strict=True)
+        confirmed: set[int] = set()
+        for node, tokens, values in best:
+            confirmed |= self._expand(context, tree, node, tokens, values, opinions)
+        milliseconds = self._account(started, guesses, confirmed)
         context.economy.spend(self.work.name, num_rows, milliseconds)
 
     def _evaluate_on_device(
@@ -209,11 +208,16 @@ class ModelDrafter:
         found = growth.run(context, tree, nodes, expanded, logits, max_depth, worths, num_passes)
         confirmed, passes = self._adopt(context, tree, nodes, expanded, found)
         self.work.num_passes += self._model.num_passes - before
+        milliseconds = self._account(started, guesses, confirmed)
+        context.economy.spend_growing(self.work.name, num_rows, passes, milliseconds)
+
+    def _account(self, started: float, guesses: Sequence[int], confirmed: set[int]) -> float:
+        """Note what a pass made of the guesses below, and the milliseconds since it started."""
         self._below.work.num_guesses += len(guesses)
         self._below.work.num_confirmed += len(confirmed.intersection(guesses))
         milliseconds = (time.perf_counter() - started) * 1e3
         self.work.milliseconds += milliseconds
-        context.economy.spend_growing(self.work.name, num_rows, passes, milliseconds)
+        return milliseconds
 
     def _adopt(
         self,
@@ -234,7 +238,7 @@ class ModelDrafter:
         for node in expanded:
             tokens, values = found.tokens[place[node]], found.values[place[node]]
             opinions = _opinions_of_children(tree, node, tokens, values, own)
-            confirmed |= self._expand(context, tree, [node], [tokens], [values], opinions)
+            confirmed |= self._expand(context, tree, node, tokens, values, opinions)
         node_of, scores = dict(enumerate(nodes)), tree.scores()
         score_of = {row: scores[node] for row, node in node_of.items()}
         least = context.economy.prospects(0).least
@@ -245,9 +249,7 @@ class ModelDrafter:
             score_of[row.index] = score_of[row.parent] + tree.estimates[node]
             if math.exp(score_of[row.index]) >= least:
                 opinions = _opinions_of_children(tree, node, row.tokens, row.values, {})
-                confirmed |= self._expand(
-                    context, tree, [node], [row.tokens], [row.values], opinions
-                )
+                confirmed |= self._expand(context, tree, node, row.tokens, row.values, opinions)
         places = [row.index for row in found.rows]
         evaluated = [node_of[place] for place in places]
         self._model.adopt(evaluated, found.carried, places, len(found.passes))
@@ -268,43 +270,37 @@ class ModelDrafter:
         self,
         context: Context,
         tree: TokenTree,
-        nodes: Sequence[int],
-        best_tokens: Sequence[list[int]],
-        best_values: Sequence[list[float]],
+        node: int,
+        tokens: Sequence[int],
+        values: Sequence[float],
         opinions: Mapping[int, float],
     ) -> set[int]:
-        """Give every node its best children; returns those that the stage below had guessed.
+        """Give a node its best children; returns those that the stage below had guessed.
 
-        Their tokens and log probabilities are given by node, best first. Where a child is a guess,
-        the model's opinion of it and the guesser's own are mixed: a guess that the model would not
-        have made stays a candidate, if a doubtful one.
+        Their tokens and log probabilities are given, best first. Where a child is a guess, the
+        model's opinion of it and the guesser's own are mixed: a guess that the model would not have
+        made stays a candidate, if a doubtful one.
         """
-        confirmed: set[int] = set()
-        for node, tokens, values in zip(nodes, best_tokens, best_values, strict=True):
-            guesses = {child: tree.estimates[child] for child in tree.children(node)}
-            surest = max(guesses.values(), default=-math.inf)
-            likelihood = math.exp(tree.estimates[node]) if node else 1.0
-            context.economy.put(self.work.name, node, likelihood, tokens)
-            ranks: dict[int, int] = {}
-            for rank, (token, opinion) in enumerate(zip(tokens, values, strict=True)):
-                if opinion == -math.inf:
-                    break
-                child = tree.child(node, token)
-                if child is not None:
-                    ranks[child] = rank
-                    continue
-                kind = (self.work.name, rank, -_grade(surest))
-                estimate = context.economy.believe(node, token, kind, opinion)
-                tree.add(node, token, estimate, self.work.name)
-            for child, guess in guesses.items():
-                rank = ranks.get(child, len(tokens))
-                kind = (self.work.name, rank, _grade(guess))
-                claim = _mix(opinions[child], guess)
-                tree.estimates[child] = context.economy.believe(
-                    node, tree.tokens[child], kind, claim
-                )
-            confirmed.update(ranks)
-        return confirmed
+        guesses = {child: tree.estimates[child] for child in tree.children(node)}
+        surest = max(guesses.values(), default=-math.inf)
+        likelihood = math.exp(tree.estimates[node]) if node else 1.0
+        context.economy.put(self.work.name, node, likelihood, tokens)
+        ranks: dict[int, int] = {}
+        for rank, (token, opinion) in enumerate(zip(tokens, values, strict=True)):
+            if opinion == -math.inf:
+                break
+            child = tree.child(node, token)
+            if child is not None:
+                ranks[child] = rank
+                continue
+            kind = (self.work.name, rank, -_grade(surest))
+            estimate = context.economy.believe(node, token, kind, opinion)
+            tree.add(node, token, estimate, self.work.name)
+        for child, guess in guesses.items():
+            kind = (self.work.name, ranks.get(child, len(tokens)), _grade(guess))
+            claim = _mix(opinions[child], guess)
+            tree.estimates[child] = context.economy.believe(node, tree.tokens[child], kind, claim)
+        return set(ranks)
 
     def _opinions_of_guesses(
         self, tree: TokenTree, nodes: Sequence[int], estimates: Candidates

@@ -4,7 +4,6 @@ The committed text is a length in the device's memory and the tree's mask is bit
 launch serves a text of any length. Triton is imported when the first attention is computed.
 """
 
-import importlib.util
 import math
 from functools import cache, lru_cache
 from typing import NamedTuple, cast
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels.proof import holds
+from engine.kernels.proof import is_available as is_available
 
 _LOG2_E = 1.4426950408889634
 
@@ -30,11 +30,6 @@ class Launch(NamedTuple):
     """Parts of the cache, the rows behind the prefix being the first of them."""
     num_warps: int
     num_stages: int
-
-
-def is_available() -> bool:
-    """Whether Triton is installed; that there is a GPU is the caller's to know."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def is_usable() -> bool:

@@ -5,20 +5,14 @@ variate may differ from the host's in its last place. Nothing waits for the devi
 depends on a tensor's contents, so a call can be recorded once another has compiled it.
 """
 
-import importlib.util
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.kernels.proof import holds
+from engine.kernels.proof import is_available as is_available
 
 _BLOCK = 256
-
-
-def is_available() -> bool:
-    """Whether Triton is installed; that there is a GPU is the caller's to know."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def is_usable() -> bool:

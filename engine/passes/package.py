@@ -68,13 +68,7 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
     # proves it).
     width = torch.export.Dim("width", min=2, max=MAX_WIDTH)
     rest = (*({1: width} for _ in extra), *({} for _ in rows))
-    shapes: tuple[object, ...] = (
-        {1: width},
-        {},
-        {0: width},
-        {0: width},
-        rest,
-    )
+    shapes: tuple[object, ...] = ({1: width}, {}, {0: width}, {0: width}, rest)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
         program = torch.export.export(
