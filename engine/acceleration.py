@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine import attention, kernels
+from engine.code_cache import check_private
 from engine.config import EngineConfig
 from engine.passes import CudaRecorder, Record
 from engine.passes.background import BackgroundCompiler
 from engine.scorer import TreeScorer
+from engine.scratch import sweep
 
 _LARGEST_SHARE = 1 / 4
 """Of a machine's memory may be weights that are to be loaded once more, to be compiled."""
@@ -153,11 +155,24 @@ def accelerate(
 ) -> Acceleration:
     """What the configuration and the device of these networks allow."""
     device = next(iter(scorers.values())).device.type
-    if config.compile != "never" and device == "cpu":
+    if config.compile != "never" and device == "cpu" and _is_safe(compiler.folder):
         return CompiledPasses(config, scorers, compiler)
     if config.compile != "never" and device == "cuda":
         return CapturedPasses(config, scorers, CudaRecorder())
     return StockPasses(config, scorers)
+
+
+def _is_safe(folder: Path) -> bool:
+    """Whether code may be loaded from here and put here; if not, it is logged why."""
+    try:
+        check_private(folder)
+    except FileNotFoundError:
+        return True  # whoever makes it does so for us alone
+    except OSError as error:
+        _log.warning("passes stay eager: %s", error)
+        return False
+    sweep(folder)
+    return True
 
 
 def compile_passes(scorers: Scorers, folder: Path) -> list[str]:

@@ -9,13 +9,14 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from engine.code_cache import is_usable, make_private, publish
 from engine.kernels import attention, linear
+from engine.scratch import Scratch
 
 _HERE = Path(__file__).parent
 _is_loaded = False
@@ -33,16 +34,16 @@ def build(folder: Path) -> None:
 
     It takes some ten seconds. Raises OSError or RuntimeError if there is no compiler or it fails.
     """
-    if (path := _path(folder)).exists():
+    if is_usable(path := _path(folder)):
         return
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        draft = Path(scratch) / path.name
+    make_private(folder)
+    with Scratch(folder) as scratch:
+        draft = scratch / path.name
         command = [*_command(), "-o", str(draft)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{command[0]} cannot compile the kernels:\n{done.stderr}")
-        os.replace(draft, path)
+        publish([draft], path)
 
 
 def _command() -> list[str]:
@@ -77,11 +78,6 @@ def load(folder: Path) -> bool:
     return _is_loaded
 
 
-def is_usable(path: Path) -> bool:
-    """Whether there is such a file of machine code to run: readable, and nobody else's."""
-    return os.access(path, os.R_OK) and path.stat().st_uid in (os.getuid(), 0)
-
-
 @cache
 def describe_machine() -> str:
     """What machine code depends on: sources, torch, and the instructions that are there."""
@@ -100,4 +96,4 @@ def _processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = ("flags", "Features")  # as x86 and ARM call them
-    return next((line for line in lines if line.startswith(names)), platform.processor())
+    return next((line for line in lines if line.startswith(names)), "")

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine.kernels import is_usable
+from engine.code_cache import is_usable
 from engine.passes.captured import CapturedPasses, Record
 from engine.passes.function import MAX_WIDTH, Example, FastPasses, Form, PassFunction, PassInputs
-from engine.passes.package import Package, compile_package, fingerprint
+from engine.passes.package import LIBRARY, Package, compile_package, fingerprint
 
 _log = logging.getLogger(__name__)
 _EXAMPLE_WIDTH, _EXAMPLE_LENGTH = 8, 300
@@ -133,7 +133,7 @@ class PassRunner:
         return True
 
     def _path(self, folder: Path) -> Path:
-        return folder / f"{fingerprint(self._function, self._rows)}.pt2"
+        return folder / f"{fingerprint(self._function, self._rows)}{LIBRARY}"
 
     @torch.inference_mode()
     def _prove(self, fast: FastPasses, widths: Iterable[int]) -> None:
