@@ -25,7 +25,7 @@ import torch
 from engine import attention, kernels
 from engine.acceleration import CapturedPasses
 from engine.benchmark import WIDTHS, machine, measured_bandwidth, pass_times
-from engine.code_cache import default_root
+from engine.code_cache import cache_root
 from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
 from engine.loading import choose_device, load_model
@@ -103,7 +103,7 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
     for scorer in scorers.values():
         if form == "eager":
             scorer.prepare(kernel=None)
-        if form == "compiled" and kernels.load(folder := default_root() / "passes"):
+        if form == "compiled" and kernels.load(folder := cache_root() / "passes"):
             scorer.prepare(attention.CPU_KERNEL)
             scorer.runner.adopt(folder)
     return scorers

@@ -14,6 +14,7 @@ from engine.errors import (
     InvalidRequestError,
     ModelLoadError,
 )
+from engine.program import own_environment
 from engine.request import (
     TARGET,
     EmittedToken,
@@ -63,6 +64,7 @@ __all__ = [
     "StageStats",
     "Step",
     "StepStats",
+    "own_environment",
 ]
 
 

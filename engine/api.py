@@ -7,13 +7,14 @@
 For Python users, benchmarks and tools. It needs torch and transformers, and nothing of a server.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from engine.acceleration import accelerate, compile_passes
-from engine.code_cache import claim_torch_caches, default_root
+from engine.code_cache import cache_root, torch_caches
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
 from engine.drafting.base import Drafter
@@ -44,7 +45,7 @@ class Engine:
         self._config = config
         self._target = target
         self._builder = builder
-        folder = _cache_root(config) / "passes"
+        folder = cache_root(config.cache_dir) / "passes"
         # Shared by all lists of stages: who compiles, and what was learnt of each list.
         self._compiler: BackgroundCompiler = (
             sibling._compiler if sibling else BackgroundCompiler(folder)
@@ -78,7 +79,7 @@ class Engine:
 
         Raises ModelLoadError or ConfigError.
         """
-        claim_torch_caches(_cache_root(config))
+        os.environ.update(torch_caches(cache_root(config.cache_dir)))
         if config.threads or config.num_engines > 1:
             share = max(1, CROWD.num_threads // config.num_engines)
             CROWD.set_num_threads(config.threads or share)
@@ -177,7 +178,3 @@ class Engine:
     ) -> Iterator[Step | Finished]:
         """Continue a prompt; see `Decoder.generate`."""
         return self._decoder.generate(request, is_cancelled)
-
-
-def _cache_root(config: EngineConfig) -> Path:
-    return Path(config.cache_dir) if config.cache_dir else default_root()

@@ -27,12 +27,14 @@ _TORCH_CACHES = {
 _log = logging.getLogger(__name__)
 
 
-def default_root() -> Path:
-    """Where compiled code is kept between runs, by the XDG convention."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
+def cache_root(named: str | None = None) -> Path:
+    """Where compiled code is kept between runs: in a folder by its name, or as XDG has it."""
+    if named:
+        return Path(named).absolute()
+    home = os.environ.get("XDG_CACHE_HOME", "")
     # A relative name, which is also all that a user without a home has, means the working folder.
-    root = named if os.path.isabs(named) else os.path.expanduser("~/.cache")
-    return Path(root if os.path.isabs(root) else "/", "stagetree")
+    home = home if os.path.isabs(home) else os.path.expanduser("~/.cache")
+    return Path(home if os.path.isabs(home) else "/", "stagetree")
 
 
 def make_private(folder: Path) -> None:
@@ -143,25 +145,27 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def claim_torch_caches(root: Path) -> None:
-    """Have torch, here and in child processes, keep the code that it compiles in private folders.
+def torch_caches(root: Path) -> dict[str, str]:
+    """Environment variables by which torch keeps the code that it compiles in private folders.
 
     By default it is kept among the temporary files of all users, and what is found there is run.
-    Folders that the environment names stay in use if they are private; the others will be in
-    `root` or, where that cannot be, in a folder of this process.
+    Folders that the environment names stay in use if they are private; the others are in `root`
+    or, where that cannot be, in a folder of this process.
     """
-    for variable, name in _TORCH_CACHES.items():
-        if not _is_private(os.environ.get(variable, "")):
-            os.environ[variable] = str(_torch_folder(root) / name)
+    named = {variable: os.environ.get(variable, "") for variable in _TORCH_CACHES}
+    return {
+        variable: folder if _is_private(folder) else str(_torch_folder(root) / name)
+        for (variable, folder), name in zip(named.items(), _TORCH_CACHES.values(), strict=True)
+    }
 
 
 def _is_private(folder: str) -> bool:
-    """Whether a folder, which is made if it is missing, is one wherever the process works."""
-    try:
-        make_private(Path(folder))
-    except OSError:
-        return False
-    return os.path.isabs(folder)
+    """Whether it is such a folder, made if it is missing, wherever the process works."""
+    with suppress(OSError):
+        if os.path.isabs(folder):
+            make_private(Path(folder))
+            return True
+    return False
 
 
 @cache

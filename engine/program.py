@@ -1,17 +1,18 @@
 """Our own programs in processes of their own, which run nothing that stands in the working folder.
 
-A program is a module of this package with a function `main`. Its interpreter gets the safe path,
-and takes this very package, wherever it is, from its own place: that folder may be a working
-folder, and is not put on the path.
+A program is a module of this package with a function `main`; `__main__.py` finds it.
 """
 
 import os
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from engine.code_cache import cache_root, torch_caches
+from engine.scratch import Scratch
 
 _SEARCH_PATHS = (
     *("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
@@ -22,16 +23,42 @@ _SEARCH_PATHS = (
 
 def command(module: str) -> list[str]:
     """The command line that runs `main` of a module, such as `engine.compiling`."""
-    return [sys.executable, "-P", str(Path(__file__).absolute()), module]
+    return [sys.executable, "-P", str(Path(__file__).absolute().with_name("__main__.py")), module]
 
 
-def environment() -> dict[str, str]:
-    """What such a process and its children inherit: this one's, without the working folder."""
+def environment(root: Path, temporary: Path) -> dict[str, str]:
+    """What such a process and its children inherit: this one's, without the working folder.
+
+    The code that torch compiles is kept in `root`. Some of it torch puts among the temporary files
+    whatever it is told: these go to a folder of our own.
+    """
     found = {name: _absolute(os.environ.get(name, "")) for name in _SEARCH_PATHS}
     rest = {name: value for name, value in os.environ.items() if name not in found}
     # An empty list means the working folder, too.
     paths = {name: value for name, value in found.items() if value}
-    return {**rest, **paths, "PYTHONSAFEPATH": "1"}
+    own = {"TMPDIR": str(temporary), "PYTHONSAFEPATH": "1"}
+    return {**rest, **paths, **torch_caches(root), **own}
+
+
+@contextmanager
+def own_environment() -> Iterator[None]:
+    """The same for this process: for a program that has torch compile here, before it is imported.
+
+    Where there is no room for temporary files nothing is compiled, and nothing is changed.
+    """
+    before = {**os.environ}
+    with ExitStack() as stack:
+        with suppress(OSError):
+            temporary = stack.enter_context(Scratch(Path(tempfile.gettempdir())))
+            _replace_environment(environment(cache_root(), temporary))
+            stack.callback(_replace_environment, before)
+        yield
+
+
+def _replace_environment(names: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(names)
+    tempfile.tempdir = None  # to be found anew
 
 
 def end_with_parent(end: Callable[[], object]) -> None:
@@ -49,19 +76,3 @@ def end_with_parent(end: Callable[[], object]) -> None:
 
 def _absolute(folders: str) -> str:
     return os.pathsep.join(filter(os.path.isabs, folders.split(os.pathsep)))
-
-
-def _main() -> None:
-    """Run the program that the command line names."""
-    package = Path(__file__).parent
-    spec = spec_from_file_location(
-        package.name, package / "__init__.py", submodule_search_locations=[str(package)]
-    )
-    assert spec is not None and spec.loader is not None
-    sys.modules[package.name] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[package.name])
-    import_module(sys.argv[1]).main()
-
-
-if __name__ == "__main__":
-    _main()

@@ -1,7 +1,7 @@
 """Folders for a while, which the next start sweeps away if a killed process has left them.
 
-A folder is held by a lock on a file in it, which ends with its process, in whatever container: so
-one whose lock can be had is nobody's any more.
+A folder is held by a lock on it, which ends with its process, in whatever container: one whose lock
+can be had is nobody's any more. Nor does a system that sweeps old files touch one that is locked.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
-_PREFIX, _LOCK_NAME = "stagetree-", "lock"
+_PREFIX = "stagetree."
 
 
 class Scratch:
@@ -24,10 +24,12 @@ class Scratch:
 
     def __init__(self, parent: Path) -> None:
         sweep(parent)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        lock = os.open(self.path / _LOCK_NAME, os.O_CREAT | os.O_RDWR, 0o600)
+        made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
+        lock = os.open(made, os.O_RDONLY)
         with suppress(OSError):  # where there are no locks nothing is swept either
             fcntl.flock(lock, fcntl.LOCK_EX)
+        # Only now is it found by those who sweep.
+        self.path = made.rename(made.with_name(made.name.removeprefix(".")))
         self.remove = weakref.finalize(self, _remove, self.path, lock)
 
     def __enter__(self) -> Path:
@@ -47,8 +49,8 @@ def sweep(parent: Path) -> None:
 
 
 def _remove_if_left(folder: Path) -> None:
-    """Raises OSError if it is held, or has no lock: it is not one of ours, or not yet."""
-    lock = os.open(folder / _LOCK_NAME, os.O_RDWR | os.O_NOFOLLOW)
+    """Raises OSError if it is held."""
+    lock = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)

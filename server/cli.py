@@ -1,7 +1,6 @@
 """The `stagetree` command."""
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from engine import Speculation
+from engine import Speculation, own_environment
 from server.settings import Settings, load_settings
 from server.terminal import messages, readable_errors
 from server.train_cli import ngram_app, train_app
@@ -43,10 +42,9 @@ ThreadsOption = Annotated[
 
 
 @app.callback()
-def stagetree() -> None:
+def stagetree(context: typer.Context) -> None:
     """An OpenAI-compatible server that decodes by staged tree speculative decoding."""
-    # Torch's compilers are started as `python -c`, which would find modules in the working folder.
-    os.environ["PYTHONSAFEPATH"] = "1"
+    context.with_resource(own_environment())
 
 
 @app.command()

@@ -59,11 +59,10 @@ class BackgroundCompiler:
     def _launch(self, config: EngineConfig) -> None:
         scratch = Scratch(self.folder)
         environment = {
-            **program.environment(),
+            **program.environment(self.folder.parent, scratch.path),
             # Threads that wait for one another must not spin on cores that others need.
             "OMP_WAIT_POLICY": "PASSIVE",
             "GOMP_SPINCOUNT": "0",
-            "TMPDIR": str(scratch.path),
             "TORCHINDUCTOR_CACHE_DIR": str(scratch.path),
         }
         with open_own(self._log_file, "wb") as log:

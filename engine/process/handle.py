@@ -14,6 +14,7 @@ import zmq
 import zmq.asyncio
 
 from engine import program
+from engine.code_cache import cache_root
 from engine.config import EngineConfig
 from engine.errors import EngineDiedError, EngineError, InvalidRequestError, ModelLoadError
 from engine.process.messages import (
@@ -77,8 +78,9 @@ class EngineProcess:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(address)
         # Its standard input stays open until this process ends, and with that it ends itself.
+        environment = program.environment(cache_root(self._config.cache_dir), self._folder)
         self._process = await asyncio.create_subprocess_exec(
-            *program.command(_PROGRAM), stdin=PIPE, env=program.environment()
+            *program.command(_PROGRAM), stdin=PIPE, env=environment
         )
         assert self._process.stdin is not None
         self._process.stdin.write(pickle.dumps((self._config, address)))

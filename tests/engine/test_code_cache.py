@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from engine.code_cache import (
+    cache_root,
     check_private,
-    claim_torch_caches,
-    default_root,
     is_usable,
     make_private,
     open_own,
     publish,
+    torch_caches,
 )
 
 CACHES = (
@@ -203,13 +203,9 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_torch_keeps_code_in_our_cache(unset: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Red when what anybody has put among the temporary files is loaded."""
-    claim_torch_caches(tmp_path)
-    for variable in CACHES:
-        assert Path(os.environ[variable]).parent == tmp_path / "torch"
+    chosen = torch_caches(tmp_path)
+    assert {Path(chosen[variable]).parent for variable in CACHES} == {tmp_path / "torch"}
     assert (tmp_path / "torch").stat().st_mode & 0o777 == 0o700
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    assert Path(cache_dir()).parent == tmp_path / "torch"
 
 
 def test_a_private_folder_that_the_environment_names_stays_in_use(
@@ -222,10 +218,10 @@ def test_a_private_folder_that_the_environment_names_stays_in_use(
     unset.setenv("TRITON_CACHE_DIR", str(folder))
     unset.setenv("TORCHINDUCTOR_CACHE_DIR", str(shared))
     unset.setenv("TORCH_EXTENSIONS_DIR", "relative")
-    claim_torch_caches(tmp_path)
-    assert os.environ["TRITON_CACHE_DIR"] == str(folder)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "torch" / "inductor")
-    assert os.environ["TORCH_EXTENSIONS_DIR"] == str(tmp_path / "torch" / "extensions")
+    chosen = torch_caches(tmp_path)
+    assert chosen["TRITON_CACHE_DIR"] == str(folder)
+    assert chosen["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "torch" / "inductor")
+    assert chosen["TORCH_EXTENSIONS_DIR"] == str(tmp_path / "torch" / "extensions")
 
 
 def test_without_a_cache_torch_keeps_code_in_a_folder_of_the_process(
@@ -234,15 +230,14 @@ def test_without_a_cache_torch_keeps_code_in_a_folder_of_the_process(
     """Red when a read-only container, or a planted cache folder, sends it back to /tmp."""
     unset.setattr(tempfile, "tempdir", str(tmp_path))
     folder.chmod(0o777)
-    claim_torch_caches(folder)
-    chosen = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent
-    assert chosen.name.startswith("stagetree-") and chosen.stat().st_mode & 0o777 == 0o700
+    chosen = Path(torch_caches(folder)["TORCHINDUCTOR_CACHE_DIR"]).parent
+    assert chosen.name.startswith("stagetree.") and chosen.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_cache_is_never_in_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Red when who has no home, or names a relative one, runs what the working folder has."""
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
     monkeypatch.setenv("HOME", "")
-    assert default_root().is_absolute()
+    assert cache_root().is_absolute()
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    assert default_root().is_absolute()
+    assert cache_root().is_absolute()

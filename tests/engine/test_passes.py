@@ -227,20 +227,51 @@ print(engine.info.passes["target"])
     return done.stdout.strip()
 
 
-def test_an_engine_starts_no_compiler_and_leaves_nothing_among_the_temporary_files(
-    checkpoint: Path, cache: Path, tmp_path: Path
+PLANTED = """
+#include <fstream>
+static const bool ran = bool(std::ofstream(RAN) << "ran");
+"""
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """Temporary files with a library, wherever torch by default looks for those of its probes.
+
+    Whoever loads it leaves a file `ran` beside that folder.
+    """
+    (tmp_path / "planted.cpp").write_text(PLANTED)
+    library, ran, temporary = (tmp_path / name for name in ("planted.so", "ran", "temporary"))
+    temporary.mkdir()
+    build = ["g++", "-shared", "-fPIC", f'-DRAN="{ran}"', "-o", str(library)]
+    subprocess.run([*build, str(tmp_path / "planted.cpp")], check=True)
+    script = f"""
+import shutil
+from torch._inductor import cpp_builder, cpu_vec_isa
+cpp_builder.CppBuilder.build = lambda it: shutil.copy({str(library)!r}, it.get_target_file_path())
+cpu_vec_isa.valid_vec_isa_list()
+"""
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    ran.unlink()  # left by the script's own probes
+    return temporary
+
+
+def test_an_engine_starts_no_compiler_and_loads_nothing_from_the_temporary_files(
+    checkpoint: Path, cache: Path, planted: Path
 ) -> None:
-    """Red when torch asks the compiler what it can do, minutes of it, or unpacks code in /tmp."""
-    (temporary := tmp_path / "temporary").mkdir()
-    form = in_another_process(checkpoint, cache, "cached", PATH="", TMPDIR=str(temporary))
+    """Red when torch asks the compiler what it can do, by libraries that anybody can plant."""
+    before = {*planted.rglob("*")}
+    form = in_another_process(checkpoint, cache, "cached", PATH="", TMPDIR=str(planted))
     assert form == "compiled"
-    assert not [*temporary.iterdir()]
+    assert not planted.with_name("ran").exists()
+    assert {*planted.rglob("*")} == before
 
 
 def test_compiling_leaves_nothing_but_what_it_made(cache: Path) -> None:
     """Red when compilers work where others can put libraries for them to load."""
     assert not [*(cache / "temporary").iterdir()]
-    assert not [*cache.rglob("stagetree-*")]
+    assert not [*cache.rglob("stagetree.*")]
 
 
 def halve_the_kernels(folder: Path) -> tuple[Path, int]:

@@ -159,16 +159,19 @@ def test_it_runs_nothing_of_the_working_folder(
     assert not ran.exists(), ran.read_text()
 
 
-def test_what_a_killed_server_left_is_swept_by_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_all_that_it_leaves_among_the_temporary_files_is_one_folder_while_it_lives(
+    config: EngineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Red when folders of sockets gather among the temporary files."""
+    """Red when torch looks for code where anybody can put it, or what was killed leaves sockets."""
     left = abandoned(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
     async def scenario() -> None:
-        async with running(EngineConfig(model="x")):
+        async with running(config) as process:
             assert not left.exists()
+            await process.wait_ready()
+            assert [*tmp_path.iterdir()] == [process._folder]
 
     asyncio.run(scenario())
     assert not [*tmp_path.iterdir()]

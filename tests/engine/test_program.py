@@ -1,11 +1,14 @@
 """Our own processes run nothing that stands in the working folder, and the engine that we run."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
 from engine import program
+from engine.code_cache import cache_root
 from engine.config import EngineConfig
 from engine.passes.background import BackgroundCompiler
 from tests.engine.planted import plant
@@ -31,9 +34,32 @@ def test_the_compiling_process_runs_nothing_of_the_working_folder(
     assert not ran.exists(), ran.read_text()
 
 
-def test_the_compilers_that_torch_starts_run_nothing_of_the_working_folder() -> None:
-    """Red when the safe path ends with our own process: torch starts `python -c`."""
-    assert program.environment()["PYTHONSAFEPATH"] == "1"
+def test_a_program_that_has_torch_compile_does_it_in_folders_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when headers or libraries come from the temporary files, which anybody writes to."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    before = {**os.environ}
+    with program.own_environment():
+        (folder,) = tmp_path.iterdir()
+        assert Path(default_cache_dir()).is_relative_to(folder)
+        assert Path(tempfile.gettempdir()) == folder
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert Path(cache_dir()).is_relative_to(cache_root() / "torch")
+        assert os.environ["PYTHONSAFEPATH"] == "1", "it starts `python -c`"
+    assert dict(os.environ) == before and tempfile.gettempdir() == str(tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_without_room_for_temporary_files_a_program_is_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a read-only container cannot even print the version."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with program.own_environment():
+        pass
 
 
 def test_a_process_finds_the_engine_wherever_it_is(
