@@ -170,11 +170,12 @@ def _is_private(folder: str) -> bool:
 
 @cache
 def _torch_folder(root: Path) -> Path:
-    try:
+    with suppress(OSError):
         make_private(root / "torch")
         return root / "torch"
-    except OSError:
+    with suppress(OSError):
         return _scratch().path
+    return Path(os.devnull)  # where nothing can be written nothing is compiled
 
 
 @cache

@@ -71,7 +71,9 @@ def load(folder: Path) -> bool:
             kernel.register()
             kernel.check()
         _is_loaded = True
-    except Exception as error:  # whatever a foreign file may cause
+    except OSError as error:  # such as a disk from which nothing may be run
+        _log.warning("the kernels in %s cannot be loaded: %s", path, error)
+    except Exception as error:  # whatever kernels that are wrong may cause
         _log.warning("the kernels in %s are not used: %s", path, error)
         with contextlib.suppress(OSError):
             path.unlink()  # the next start makes them anew

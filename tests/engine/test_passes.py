@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from engine.api import Engine
 from engine.attention import DenseMasks
 from engine.config import NgramStageConfig
-from engine.kernels import linear
+from engine.kernels import library, linear
 from engine.passes import PackedLinear, pack
 from engine.passes.background import BackgroundCompiler
 from engine.passes.package import Package, fingerprint
@@ -240,14 +240,14 @@ def planted(tmp_path: Path) -> Path:
     Whoever loads it leaves a file `ran` beside that folder.
     """
     (tmp_path / "planted.cpp").write_text(PLANTED)
-    library, ran, temporary = (tmp_path / name for name in ("planted.so", "ran", "temporary"))
+    plant, ran, temporary = (tmp_path / name for name in ("planted.so", "ran", "temporary"))
     temporary.mkdir()
-    build = ["g++", "-shared", "-fPIC", f'-DRAN="{ran}"', "-o", str(library)]
+    build = ["g++", "-shared", "-fPIC", f'-DRAN="{ran}"', "-o", str(plant)]
     subprocess.run([*build, str(tmp_path / "planted.cpp")], check=True)
     script = f"""
 import shutil
 from torch._inductor import cpp_builder, cpu_vec_isa
-cpp_builder.CppBuilder.build = lambda it: shutil.copy({str(library)!r}, it.get_target_file_path())
+cpp_builder.CppBuilder.build = lambda it: shutil.copy({str(plant)!r}, it.get_target_file_path())
 cpu_vec_isa.valid_vec_isa_list()
 """
     environment = {**os.environ, "TMPDIR": str(temporary)}
@@ -276,17 +276,33 @@ def test_compiling_leaves_nothing_but_what_it_made(cache: Path) -> None:
 
 def halve_the_kernels(folder: Path) -> tuple[Path, int]:
     """Where they are, and how large they were."""
-    (library,) = folder.rglob("kernels-*.so")
-    size = library.stat().st_size
-    os.truncate(library, size // 2)
-    return library, size
+    (path,) = folder.rglob("kernels-*.so")
+    size = path.stat().st_size
+    os.truncate(path, size // 2)
+    return path, size
 
 
 def test_half_of_the_kernels_kill_no_engine(checkpoint: Path, copied: Path) -> None:
     """Red when a library is mapped into memory of which a part is not there: SIGBUS."""
-    library, _ = halve_the_kernels(copied)
+    path, _ = halve_the_kernels(copied)
     assert in_another_process(checkpoint, copied, "cached") == "eager"
-    assert not library.exists()
+    assert not path.exists()
+
+
+def test_kernels_that_cannot_be_loaded_here_are_kept(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when a disk from which nothing may be run has them compiled at every start."""
+
+    def refuse(path: Path) -> None:
+        raise OSError("failed to map segment from shared object")
+
+    monkeypatch.setattr(library, "_was_tried", False)
+    monkeypatch.setattr(library, "_is_loaded", False)
+    monkeypatch.setattr(torch.ops, "load_library", refuse)
+    assert not library.load(copied / "passes")
+    assert "failed to map segment" in caplog.text
+    assert [*copied.rglob("kernels-*.so")]
 
 
 @pytest.mark.slow
@@ -294,9 +310,9 @@ def test_half_of_the_kernels_are_made_anew_by_the_same_start(
     checkpoint: Path, copied: Path
 ) -> None:
     """Red when an engine finds out that they are spoilt only after it asked what is missing."""
-    library, size = halve_the_kernels(copied)
+    path, size = halve_the_kernels(copied)
     assert in_another_process(checkpoint, copied, "wait") == "compiled"
-    assert library.stat().st_size == size
+    assert path.stat().st_size == size
 
 
 @pytest.mark.parametrize("name", ["compiler.log", "compiler.lock"])
