@@ -53,7 +53,11 @@ class BackgroundCompiler:
             make_private(self.folder)
             self._launch(config)
         except OSError as error:
-            _log.warning("passes stay eager: no compiler could be started: %s", error)
+            _log.warning(
+                "passes stay eager: they cannot be compiled in %s, which cache_dir names: %s",
+                self.folder,
+                error,
+            )
         return self._process is not None
 
     def _launch(self, config: EngineConfig) -> None:
