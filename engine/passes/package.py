@@ -4,10 +4,12 @@ A package holds machine code for a network's shapes, for any width and any lengt
 weights stay where they are: whoever loads a package hands it those of its network.
 """
 
+import contextlib
 import hashlib
 import inspect
 import os
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -18,12 +20,12 @@ import torch
 from torch import Tensor
 
 from engine import attention, kernels, kv_cache
-from engine.passes import packed
+from engine.passes import packed, proof
 from engine.passes.crowd import CROWD
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
 
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}
-_CONSTANTS = ".constants"
+_CONSTANTS, _VERDICT = ".constants", ".refused"
 _INLINED = 8
 
 
@@ -86,6 +88,40 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
         os.replace(draft, path)
 
 
+def verdict(path: Path) -> str | None:
+    """Why what was compiled to `path` is not to be used, if that was found before."""
+    try:
+        return path.with_suffix(_VERDICT).read_text()
+    except OSError:
+        return None
+
+
+def condemn(path: Path, reason: str) -> None:
+    """Remove a package that is wrong, and remember why: made anew it would be the same."""
+    with contextlib.suppress(OSError):
+        path.with_suffix(_VERDICT).write_text(reason)
+    remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a package, as far as that can be done."""
+    for each in (path, path.with_suffix(_CONSTANTS)):
+        with contextlib.suppress(OSError):
+            each.unlink()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a package is there as it was written: what then fails is not the file's fault."""
+    try:
+        for each in (path, path.with_suffix(_CONSTANTS)):
+            with zipfile.ZipFile(each) as archive:
+                if archive.testzip() is not None:
+                    return False
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return True
+
+
 def default_folder() -> Path:
     """Where packages are kept between runs, by the XDG convention."""
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -95,7 +131,8 @@ def default_folder() -> Path:
 def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
     """A name for all that a package depends on: shapes, code, versions, the machine."""
     state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
-    sources = (attention, kv_cache, packed, compile_package, type(function))
+    # Of the proof, too: what it refused is tried once more when it has changed.
+    sources = (attention, kv_cache, packed, proof, compile_package, type(function))
     facts = [
         function.description,
         kernels.describe_machine(),
