@@ -25,7 +25,7 @@ from engine.passes.crowd import CROWD
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
 
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}
-_CONSTANTS, _VERDICT = ".constants", ".refused"
+_CONSTANTS = ".constants"
 _INLINED = 8
 
 
@@ -90,17 +90,23 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
 
 def verdict(path: Path) -> str | None:
     """Why what was compiled to `path` is not to be used, if that was found before."""
-    try:
-        return path.with_suffix(_VERDICT).read_text()
-    except OSError:
-        return None
+    with contextlib.suppress(OSError):
+        if kernels.is_usable(place := _verdict(path)):
+            return place.read_text()
+    return None
 
 
 def condemn(path: Path, reason: str) -> None:
     """Remove a package that is wrong, and remember why: made anew it would be the same."""
     with contextlib.suppress(OSError):
-        path.with_suffix(_VERDICT).write_text(reason)
+        _verdict(path).write_text(reason)
     remove(path)
+
+
+def _verdict(path: Path) -> Path:
+    """Where it is kept that this proof has refused a package; another may think otherwise."""
+    judge = hashlib.blake2b(inspect.getsource(proof).encode(), digest_size=4).hexdigest()
+    return path.with_suffix(f".{judge}.refused")
 
 
 def remove(path: Path) -> None:
@@ -131,8 +137,7 @@ def default_folder() -> Path:
 def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
     """A name for all that a package depends on: shapes, code, versions, the machine."""
     state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
-    # Of the proof, too: what it refused is tried once more when it has changed.
-    sources = (attention, kv_cache, packed, proof, compile_package, type(function))
+    sources = (attention, kv_cache, packed, compile_package, type(function))
     facts = [
         function.description,
         kernels.describe_machine(),
