@@ -4,14 +4,14 @@ Whatever takes long is done while the engine serves, and taken over between two 
 """
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine import attention, kernels
 from engine.config import EngineConfig
-from engine.passes import CudaRecorder, Record
+from engine.memory import total_bytes
+from engine.passes import CudaRecorder, PassRunner, Record
 from engine.passes.background import BackgroundCompiler
 from engine.scorer import TreeScorer
 
@@ -35,6 +35,16 @@ class Acceleration(ABC):
     def is_under_way(self) -> bool:
         """Whether there is more to come."""
         return False
+
+    @property
+    def refusals(self) -> dict[str, str]:
+        """Why passes stay eager that were to be fast, by the names of their networks."""
+        runners = {name: scorer.runner for name, scorer in self._scorers.items()}
+        reasons = {name: self._refusal(each) for name, each in runners.items()}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    def _refusal(self, runner: PassRunner) -> str | None:
+        return runner.refusal
 
     @abstractmethod
     def settle(self, announce: Callable[[str], None]) -> bool:
@@ -67,6 +77,7 @@ class CompiledPasses(Acceleration):
     ) -> None:
         super().__init__(config, scorers)
         self._compiler = compiler
+        self._obstacle: str | None = None
 
     @property
     def is_under_way(self) -> bool:
@@ -96,6 +107,11 @@ class CompiledPasses(Acceleration):
         has_new = any([runner.adopt(self._compiler.folder) for runner in runners])
         return has_new or not had_kernels
 
+    def _refusal(self, runner: PassRunner) -> str | None:
+        if runner.form != "eager":
+            return None
+        return runner.refusal or self._obstacle or self._compiler.failure
+
     def _prepare(self) -> None:
         kernel = attention.CPU_KERNEL if kernels.is_loaded() else None
         for scorer in self._scorers.values():
@@ -104,12 +120,12 @@ class CompiledPasses(Acceleration):
     def _start_compiling(self) -> bool:
         """Begin to compile, in another process, what passes are still eager; whether any are."""
         num_bytes = sum(scorer.num_bytes for scorer in self._scorers.values())
-        if num_bytes > _LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-            _log.warning(
-                "passes stay eager: whoever compiles them loads the weights once more, and these "
-                "%.0f GB are too much of this machine's memory for that",
-                num_bytes / 1e9,
+        if num_bytes > _LARGEST_SHARE * (total_bytes() or num_bytes):
+            self._obstacle = (
+                "whoever compiles loads the weights once more, and these "
+                f"{num_bytes / 1e9:.0f} GB are too much of this machine's memory for that"
             )
+            _log.warning("passes stay eager: %s", self._obstacle)
             return False
         runners = [scorer.runner for scorer in self._scorers.values()]
         missing = [runner.name for runner in runners if runner.is_missing(self._compiler.folder)]

@@ -129,6 +129,8 @@ class Engine:
             stages=stage_names(self._config.stages),
             passes={name: scorer.runner.form for name, scorer in self._scorers.items()},
             is_compiling=self._acceleration.is_under_way,
+            precision=self._target.precision,
+            refusals=self._acceleration.refusals,
         )
 
     @property

@@ -28,6 +28,8 @@ class BackgroundCompiler:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._tried: set[str] = set()
+        self.failure: str | None = None
+        """Why the last attempt made nothing, if so."""
 
     @property
     def is_running(self) -> bool:
@@ -37,7 +39,7 @@ class BackgroundCompiler:
         if (code := self._process.poll()) is None:
             return True
         if code:
-            _log.warning("passes stay eager: compiling them failed; see %s", self._log_file)
+            self._fail(f"compiling them failed; see {self._log_file}")
         self._end()
         self._process = None
         return False
@@ -76,11 +78,15 @@ class BackgroundCompiler:
             process.stdin.write(pickle.dumps((config, self.folder)))
         except OSError as error:
             shutil.rmtree(scratch, ignore_errors=True)
-            _log.warning("passes stay eager: no compiler could be started: %s", error)
+            self._fail(f"no compiler could be started: {error}")
         else:
             self._process = process
             self._end = weakref.finalize(self, _end, process, scratch)
         return self._process is not None
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        _log.warning("passes stay eager: %s", reason)
 
     def wait(self) -> None:
         """Return when everything is compiled or given up."""

@@ -21,6 +21,7 @@ from engine.attention import DenseMasks
 from engine.config import NgramStageConfig
 from engine.kernels import linear
 from engine.passes import PackedLinear, pack
+from engine.passes import package as package_file
 from engine.passes.background import BackgroundCompiler
 from engine.passes.package import Package, fingerprint
 from engine.passes.packed import KernelLinear
@@ -204,20 +205,82 @@ def test_a_package_of_another_network_is_refused(
     assert "differs from the eager one" in caplog.text
 
 
-def test_a_package_that_loses_its_rows_is_refused(
-    checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its outputs may be right: what it must also do is write to the cache."""
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let packages compute the right outputs, and write nothing to the cache."""
     original = Package.__call__
 
-    def forgetful(self: Package, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def call(self: Package, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return original(self, *inputs[:4], *(rows.clone() for rows in inputs[4:]))
 
-    monkeypatch.setattr(Package, "__call__", forgetful)
-    monkeypatch.setattr(Path, "unlink", lambda self: None)
-    engine = Engine.load(config(checkpoint, cache, compile="cached"))
+    monkeypatch.setattr(Package, "__call__", call)
+
+
+def test_a_package_that_is_wrong_is_removed_and_not_made_again(
+    checkpoint: Path,
+    copied: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Red when each start compiles what each start refuses, or nobody is told why."""
+    forgetful(monkeypatch)
+    for _ in range(2):
+        caplog.clear()
+        engine = Engine.load(config(checkpoint, copied, compile="background"))
+        assert engine.info.passes == {"target": "eager"}
+        assert not engine.info.is_compiling
+        assert "what was compiled is wrong" in engine.info.refusals["target"]
+        assert "differs from the eager one" in caplog.text
+        assert not [*copied.rglob("*.pt2")]
+
+
+def test_another_proof_tries_once_more(
+    checkpoint: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when what a mistaken proof has refused stays eager for ever."""
+    with monkeypatch.context() as patch:
+        forgetful(patch)
+        Engine.load(config(checkpoint, copied, compile="cached"))
+    engine = Engine.load(config(checkpoint, copied, compile="cached"))
+    assert not engine._target.runner.is_missing(copied / "passes")
+    monkeypatch.setattr(package_file, "proof", linear)
+    engine = Engine.load(config(checkpoint, copied, compile="cached"))
+    assert engine._target.runner.is_missing(copied / "passes")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("failed to map segment")]
+)
+def test_what_cannot_be_loaded_here_and_now_stays(
+    checkpoint: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A full, read-only or noexec TMPDIR. Red when a minute's work is thrown away for it."""
+
+    def fail(*args: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch._inductor, "aoti_load_package", fail)
+        engine = Engine.load(config(checkpoint, copied, compile="background"))
+        assert not engine.info.is_compiling
     assert engine.info.passes == {"target": "eager"}
-    assert "differs from the eager one" in caplog.text
+    assert str(error) in engine.info.refusals["target"]
+    engine = Engine.load(config(checkpoint, copied, compile="cached"))
+    assert (engine.info.passes, engine.info.refusals) == ({"target": "compiled"}, {})
+
+
+def test_what_another_server_took_away_is_missing_and_not_wrong(
+    checkpoint: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a file that is gone is held against the network."""
+
+    def vanish(path: str) -> None:
+        Path(path).unlink()
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", vanish)
+    engine = Engine.load(config(checkpoint, copied, compile="cached"))
+    assert (engine.info.passes, engine.info.refusals) == ({"target": "eager"}, {})
+    assert engine._target.runner.is_missing(copied / "passes")
 
 
 def test_other_stages_share_the_compiler_and_do_not_try_again(
@@ -248,6 +311,7 @@ def test_without_a_compiler_passes_stay_eager_and_say_so(
     assert engine.info.passes == {"target": "eager"}
     assert not engine.info.is_compiling
     assert "compiling them failed" in caplog.text
+    assert "compiling them failed" in engine.info.refusals["target"]
     assert "/nowhere/g++" in (tmp_path / "passes/compiler.log").read_text()
     assert len(text(engine, 0, 0.0)) == 40
 
