@@ -172,7 +172,7 @@ def test_a_spoilt_package_is_refused_and_decoding_goes_on(
     package.write_bytes(b"not a package")
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
     assert engine.info.passes == {"target": "eager"}
-    assert "are not used" in caplog.text
+    assert "what was compiled is damaged" in caplog.text
     assert not package.exists(), "the next start would not make it anew"
     assert len(text(engine, 0, 0.0)) == 40
 
