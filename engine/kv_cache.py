@@ -122,6 +122,20 @@ class PassRows(Cache):
         length = rows[0].shape[2] if length is None else length
         super().__init__(layers=[_PassLayer(keys, values, slots, length) for keys, values in pairs])
 
+    def of_layer(self, number: int) -> "LayerRows":
+        """The rows of one layer alone, for a layer of whatever number."""
+        return LayerRows(layers=[self.layers[number]])
+
+
+class LayerRows(Cache):
+    """The rows of one layer as that layer sees them, which need not say which one it is."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write the pass's rows into their slots and return all that it may see, as views."""
+        return cast(_PassLayer, self.layers[0]).update(key_states, value_states)
+
 
 class _PassLayer(CacheLayerMixin):
     """One layer's keys and values during one pass."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.attention import DenseMasks, PackedMasks
-from engine.drafting.head_network import HeadNetwork
+from engine.drafting.head_network import HeadLayer, HeadNetwork
 from engine.feed import Pass
 from engine.kv_cache import Cache, PassRows
 from engine.model import Model
@@ -21,6 +21,11 @@ class HeadPass(PassFunction):
         super().__init__()
         self.network = network
         self.description = repr(network.shape)
+
+    @property
+    def layers(self) -> tuple[HeadLayer]:
+        """The only one."""
+        return (self.network.midlayer,)
 
     def forward(
         self,

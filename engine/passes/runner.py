@@ -70,7 +70,8 @@ class PassRunner:
 
     def call(self, inputs: PassInputs, extra: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         """The function itself, of inputs on its own device: a part of something to be recorded."""
-        outputs: tuple[Tensor, ...] = self._function(*inputs, *extra, *self._rows)
+        function = self._captured.function if self._captured else self._function
+        outputs: tuple[Tensor, ...] = function(*inputs, *extra, *self._rows)
         return outputs
 
     def is_missing(self, folder: Path) -> bool:

@@ -15,7 +15,6 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from engine import EngineProcess
 from engine.api import Engine
 from engine.attention import DenseMasks
 from engine.config import NgramStageConfig
@@ -351,6 +350,8 @@ def test_an_engine_process_takes_over_what_is_compiled_while_it_serves(
     checkpoint: Path, cache: Path, tmp_path: Path
 ) -> None:
     """Compiled over there, told over here, and the text goes on as it was."""
+    from engine import EngineProcess  # which asks for zmq
+
     shutil.copytree(cache, tmp_path, dirs_exist_ok=True)
     (package,) = tmp_path.rglob("*.pt2")
     package.unlink()
