@@ -18,6 +18,8 @@ import torch
 from engine.kernels import attention, linear
 
 _HERE = Path(__file__).parent
+_ARCHITECTURES = {"avx2": "x86-64-v3", "default": "x86-64"}
+"""What a compiler calls the sets of instructions that torch can be told not to go beyond."""
 _is_loaded = False
 _was_tried = False
 _log = logging.getLogger(__name__)
@@ -49,12 +51,20 @@ def _command() -> list[str]:
     """What compiles and links the kernels."""
     torch_folder = Path(torch.__file__).parent
     return [
-        *(*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", "-O3", "-march=native"),
+        *(*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", "-O3"),
+        f"-march={_architecture()}",
         # No -ffast-math: it would change how the whole process computes with tiny numbers.
         *("-shared", "-fPIC", *(["-fopenmp"] if sys.platform != "darwin" else [])),
         *(f"-I{torch_folder / 'include'}", *map(str, sorted(_HERE.glob("*.cpp")))),
         *(f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu"),
     ]
+
+
+def _architecture() -> str:
+    """This machine's own, unless torch has been told by ATEN_CPU_CAPABILITY to use less of it."""
+    capability = os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    return _ARCHITECTURES.get(capability, "native") if is_x86 else "native"
 
 
 def load(folder: Path) -> bool:
@@ -86,8 +96,8 @@ def is_usable(path: Path) -> bool:
 def describe_machine() -> str:
     """What machine code depends on: sources, torch, and the instructions that are there."""
     sources = [path.read_text() for path in sorted(_HERE.glob("*.[ch]*"))]
-    facts = (torch.__version__, platform.machine(), _processor(), inspect.getsource(_command))
-    return "\0".join([*facts, *sources])
+    machine = (platform.machine(), _architecture(), _processor())
+    return "\0".join([torch.__version__, *machine, inspect.getsource(_command), *sources])
 
 
 def _path(folder: Path) -> Path:

@@ -27,7 +27,7 @@ from engine.request import GenerateRequest, SamplingParams, Step
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_network
-from tests.engine.setups import STAGE_LISTS, fitted_head, target_model
+from tests.engine.setups import STAGE_LISTS, fitted_head, in_float32, target_model
 from tests.engine.setups import compiling_config as config
 from tests.engine.test_lossless import play
 
@@ -233,6 +233,7 @@ def text(engine: Engine, seed: int) -> list[int]:
     return [token.token_id for step in steps for token in step.tokens]
 
 
+@in_float32
 def test_an_engine_captures_a_part_and_the_rest_between_requests(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

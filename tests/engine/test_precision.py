@@ -1,5 +1,6 @@
 """The precision: a rule that is known beforehand, and in words."""
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from transformers import AutoConfig, LlamaConfig
 
 from engine import loading, memory
+from engine.kernels import library
 from engine.loading import choose_precision, load_model
 from tests.checkpoints import save_checkpoint
 
@@ -77,3 +79,20 @@ def test_a_loaded_model_says_why(tmp_path: Path) -> None:
         expected = choose_precision(dtype, CPU, AutoConfig.from_pretrained(tmp_path))
         assert (model.dtype, model.precision) == expected
         assert reason in model.precision
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names of this architecture's sets")
+@pytest.mark.parametrize(
+    ("capability", "architecture"),
+    [(None, "native"), ("avx512", "native"), ("avx2", "x86-64-v3"), ("default", "x86-64")],
+)
+def test_kernels_use_no_more_instructions_than_torch_may(
+    capability: str | None, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when what is compiled for fewer instructions has more, or shares a name with others."""
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    own = library.describe_machine.__wrapped__()
+    if capability is not None:
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+    assert f"-march={architecture}" in library._command()
+    assert (library.describe_machine.__wrapped__() == own) == (architecture == "native")
