@@ -15,6 +15,7 @@ from engine.passes.proof import WrongPassError, prove
 
 _log = logging.getLogger(__name__)
 _EXAMPLE_WIDTH = 8
+_LONGEST_REASON = 200
 _PROVEN_WIDTHS = (1, 2, _EXAMPLE_WIDTH, MAX_WIDTH)
 
 
@@ -35,6 +36,7 @@ class PassRunner:
         self._device = self._rows[0].device
         self._fast: FastPasses | None = None
         self._captured: CapturedPasses | None = None
+        self._is_fusible = True
         self.refusal: str | None = None
         """Why the passes stay eager in this process, if they do."""
         self.recorder: Record | None = None
@@ -110,8 +112,7 @@ class PassRunner:
             package.condemn(path, str(self.refusal))
         except Exception as error:  # whatever a foreign file, or a machine short of room, may cause
             if package.is_whole(path):
-                reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-                self._refuse(f"what was compiled could not be loaded and tried ({reason})")
+                self._refuse(f"what was compiled could not be loaded and tried ({_line(error)})")
             elif path.exists():
                 self._refuse("what was compiled is damaged; the next start makes it anew")
                 package.remove(path)
@@ -129,29 +130,37 @@ class PassRunner:
     def capture(self, seconds: float, record: Record, is_fused: bool = False) -> bool:
         """Record passes that are not yet, for about so long; whether there are new ones.
 
-        Each proves itself first. A function that cannot be recorded goes on being run eagerly.
+        Each proves itself first. What cannot be fused is recorded as it is, and a function that
+        cannot be recorded either goes on being run eagerly.
         """
         if not self.is_uncaptured:
             return False
+        is_fused = is_fused and self._is_fusible
         try:
             captured = self._captured or CapturedPasses(
                 self._function, self._example, record, is_fused
             )
             prove(captured, self._function, self._example, captured.capture(seconds))
         except WrongPassError as error:
-            return self._forgo(f"what was captured is wrong: {error}")
+            reason = f"what was captured is wrong: {error}"
         except Exception as error:  # whatever a network may do that a graph cannot hold
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            return self._forgo(f"they could not be captured and tried ({reason})")
-        self._fast = self._captured = captured
-        self.recorder = record
-        return True
-
-    def _forgo(self, reason: str) -> bool:
-        """Have nothing captured, for this reason; False."""
+            reason = f"they could not be captured and tried ({_line(error)})"
+        else:
+            self._fast = self._captured = captured
+            self.recorder = record
+            return True
+        self._fast = self._captured = self.recorder = None
+        if is_fused:
+            self._is_fusible = False
+            _log.warning("passes are not fused: %s", reason)
+            return self.capture(seconds, record)
         self._refuse(reason)
-        self._fast, self.recorder = None, None
         return False
 
     def _path(self, folder: Path) -> Path:
         return folder / f"{fingerprint(self._function, self._rows)}.pt2"
+
+
+def _line(error: Exception) -> str:
+    """What an error says, in a line of which the beginning is enough."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
