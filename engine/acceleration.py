@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine import attention, kernels
+from engine.code_cache import check_private
 from engine.config import EngineConfig
 from engine.memory import total_bytes
-from engine.passes import CudaRecorder, PassRunner, Record
+from engine.passes import CudaRecorder, Record
 from engine.passes.background import BackgroundCompiler
 from engine.scorer import TreeScorer
+from engine.scratch import sweep
 
 _LARGEST_SHARE = 1 / 4
 """Of a machine's memory may be weights that are to be loaded once more, to be compiled."""
@@ -27,9 +29,10 @@ Scorers = Mapping[str, TreeScorer]
 class Acceleration(ABC):
     """What is done for the passes of some networks, named as in `ModelInfo.passes`."""
 
-    def __init__(self, config: EngineConfig, scorers: Scorers) -> None:
+    def __init__(self, config: EngineConfig, scorers: Scorers, obstacle: str | None = None) -> None:
         self._config = config
         self._scorers = scorers
+        self._obstacle = obstacle
 
     @property
     def is_under_way(self) -> bool:
@@ -40,11 +43,14 @@ class Acceleration(ABC):
     def refusals(self) -> dict[str, str]:
         """Why passes stay eager that were to be fast, by the names of their networks."""
         runners = {name: scorer.runner for name, scorer in self._scorers.items()}
-        reasons = {name: self._refusal(each) for name, each in runners.items()}
+        eager = {name: each.refusal for name, each in runners.items() if each.form == "eager"}
+        reasons = {name: reason or self._general_refusal for name, reason in eager.items()}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
-    def _refusal(self, runner: PassRunner) -> str | None:
-        return runner.refusal
+    @property
+    def _general_refusal(self) -> str | None:
+        """Why no passes are fast, whatever their network."""
+        return self._obstacle
 
     @abstractmethod
     def settle(self, announce: Callable[[str], None]) -> bool:
@@ -77,7 +83,6 @@ class CompiledPasses(Acceleration):
     ) -> None:
         super().__init__(config, scorers)
         self._compiler = compiler
-        self._obstacle: str | None = None
 
     @property
     def is_under_way(self) -> bool:
@@ -107,10 +112,10 @@ class CompiledPasses(Acceleration):
         has_new = any([runner.adopt(self._compiler.folder) for runner in runners])
         return has_new or not had_kernels
 
-    def _refusal(self, runner: PassRunner) -> str | None:
-        if runner.form != "eager":
-            return None
-        return runner.refusal or self._obstacle or self._compiler.failure
+    @property
+    def _general_refusal(self) -> str | None:
+        known = (kernels.refusal(self._compiler.folder), self._obstacle, self._compiler.failure)
+        return next(filter(None, known), None)
 
     def _prepare(self) -> None:
         kernel = attention.CPU_KERNEL if kernels.is_loaded() else None
@@ -119,6 +124,8 @@ class CompiledPasses(Acceleration):
 
     def _start_compiling(self) -> bool:
         """Begin to compile, in another process, what passes are still eager; whether any are."""
+        if kernels.refusal(self._compiler.folder):
+            return False
         num_bytes = sum(scorer.num_bytes for scorer in self._scorers.values())
         if num_bytes > _LARGEST_SHARE * (total_bytes() or num_bytes):
             self._obstacle = (
@@ -170,10 +177,25 @@ def accelerate(
     """What the configuration and the device of these networks allow."""
     device = next(iter(scorers.values())).device.type
     if config.compile != "never" and device == "cpu":
-        return CompiledPasses(config, scorers, compiler)
+        if (danger := _danger_in(compiler.folder)) is None:
+            return CompiledPasses(config, scorers, compiler)
+        return StockPasses(config, scorers, danger)
     if config.compile != "never" and device == "cuda":
         return CapturedPasses(config, scorers, CudaRecorder())
     return StockPasses(config, scorers)
+
+
+def _danger_in(folder: Path) -> str | None:
+    """Why no code may be loaded from here or put here, if so; it is logged."""
+    try:
+        check_private(folder)
+    except FileNotFoundError:
+        return None  # whoever makes it does so for us alone
+    except OSError as error:
+        _log.warning("passes stay eager: %s", error)
+        return str(error)
+    sweep(folder)
+    return None
 
 
 def compile_passes(scorers: Scorers, folder: Path) -> list[str]:
