@@ -6,6 +6,7 @@ last, which tell that they are whole: half a library, mapped into memory, kills 
 """
 
 import hashlib
+import inspect
 import logging
 import os
 import stat
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import IO
 
 from engine.scratch import Scratch
@@ -121,6 +123,28 @@ def is_usable(path: Path) -> bool:
     with suppress(OSError):
         path.unlink()
     return False
+
+
+def condemn(path: Path, judge: ModuleType, reason: str) -> None:
+    """Remove what a judge has found wrong, and remember it: made anew it would be the same."""
+    with suppress(OSError), open_own(_verdict_of(path, judge), "wb") as file:
+        file.write(reason.encode())
+    for each in (_digests_of(path), path):
+        with suppress(OSError):
+            each.unlink()
+
+
+def verdict(path: Path, judge: ModuleType) -> str | None:
+    """Why this judge has condemned what is made as `path`, if it has."""
+    with suppress(OSError), open_own(_verdict_of(path, judge), "rb") as file:
+        return file.read().decode(errors="replace")
+    return None
+
+
+def _verdict_of(path: Path, judge: ModuleType) -> Path:
+    """Named by the judge's code, since another may think otherwise."""
+    code = hashlib.sha256(inspect.getsource(judge).encode()).hexdigest()[:8]
+    return path.with_name(f"{path.name}.{code}.refused")
 
 
 def _digests_of(path: Path) -> Path:

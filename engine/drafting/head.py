@@ -120,7 +120,10 @@ class HeadModel(TreeScorer):
 
     def _extra(self, width: int) -> tuple[Tensor, ...]:
         hidden_size = self.network.shape.layer.hidden_size
-        return (torch.ones(1, width, hidden_size, device=self.device, dtype=self.dtype),)
+        # The same for a row whatever the width, and no two alike.
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(1, width, hidden_size, generator=generator)
+        return (features.to(self.device, self.dtype),)
 
     def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:
         num_logits = len(feed.nodes)

@@ -27,6 +27,8 @@ class BackgroundCompiler:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._tried: set[str] = set()
+        self.failure: str | None = None
+        """Why the last attempt made nothing, if so."""
 
     @property
     def is_running(self) -> bool:
@@ -36,7 +38,7 @@ class BackgroundCompiler:
         if (code := self._process.poll()) is None:
             return True
         if code:
-            _log.warning("passes stay eager: compiling them failed; see %s", self._log_file)
+            self._fail(f"compiling them failed; see {self._log_file}")
         self._end()
         self._process = None
         return False
@@ -53,12 +55,12 @@ class BackgroundCompiler:
             make_private(self.folder)
             self._launch(config)
         except OSError as error:
-            _log.warning(
-                "passes stay eager: they cannot be compiled in %s, which cache_dir names: %s",
-                self.folder,
-                error,
-            )
+            self._fail(f"they cannot be compiled in {self.folder}, which cache_dir names: {error}")
         return self._process is not None
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        _log.warning("passes stay eager: %s", reason)
 
     def _launch(self, config: EngineConfig) -> None:
         scratch = Scratch(self.folder)

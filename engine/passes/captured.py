@@ -5,13 +5,14 @@ that stay in place: inputs are copied in, and outputs are copied out before the 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
 from engine.passes.fused import FusedFunction
+from engine.passes.parcel import Parcel
 
 Run = Callable[[], object]
 Record = Callable[[Run], Run]
@@ -80,29 +81,28 @@ class _CapturedPass:
     def __init__(
         self, function: Callable[..., tuple[Tensor, ...]], example: Example, record: Record
     ) -> None:
-        device = example.rows[0].device
-        self._inputs = PassInputs(*(each.to(device, copy=True) for each in example.inputs))
+        shapes = {name: (each.dtype, (*each.shape,)) for name, each in _named(example.inputs)}
+        self._inputs = Parcel(example.rows[0].device, **shapes)
+        self._inputs.send(dict(_named(example.inputs)))
         self._extra = [each.clone() for each in example.extra]
         self._outputs: tuple[Tensor, ...] = ()
+        there = PassInputs(**self._inputs.there)
 
         def run() -> None:
-            self._outputs = function(*self._inputs, *self._extra, *example.rows)
+            self._outputs = function(*there, *self._extra, *example.rows)
 
         self._replay = record(run)
 
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        for buffer, given in zip(self._inputs, inputs, strict=True):
-            buffer.copy_(_reachable(given), non_blocking=True)
+        self._inputs.send(dict(_named(inputs)))
         for buffer, given in zip(self._extra, extra, strict=True):
             buffer[:, buffer.shape[1] - given.shape[1] :].copy_(given)
         self._replay()
         return tuple(output.clone() for output in self._outputs)
 
 
-def _reachable(tensor: Tensor) -> Tensor:
-    """In memory from which a GPU can copy while the host goes on."""
-    is_far = tensor.device.type == "cpu" and torch.cuda.is_available()
-    return tensor.pin_memory() if is_far else tensor
+def _named(inputs: PassInputs) -> Iterable[tuple[str, Tensor]]:
+    return zip(PassInputs._fields, inputs, strict=True)
 
 
 class CudaRecorder:

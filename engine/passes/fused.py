@@ -3,7 +3,8 @@
 Compiled as a whole, a pass takes a compiler minutes: it is as long as the network is deep. But the
 layers are alike: what is made of one serves them all, as long as nothing that the compiler sees
 tells them apart but tensors. So each is given its own rows of the cache alone, and its number,
-which it would look them up by, is an unknown.
+which it would look them up by, is an unknown. Nor do widths tell them apart: one row is a piece of
+code, and any other number of rows another one.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ class FusedFunction:
     @contextmanager
     def _compiled_layers(self) -> Iterator[None]:
         """The network's layers are the compiled ones; elsewhere, in prompts, they are as ever."""
-        # Every width of every network is another piece of code.
+        # Every network has code of its own.
         limits = torch._dynamo.config.patch(
             allow_unspec_int_on_nn_module=True, recompile_limit=_MOST_COMPILED
         )
@@ -54,7 +55,7 @@ class FusedFunction:
 
 def _compiled(layer: nn.Module, number: int) -> Callable[..., Any]:
     """The layer's forward, compiled, over the rows of its own number."""
-    compiled = torch.compile(layer.forward, backend=_COMPILER, fullgraph=True, dynamic=False)
+    compiled = torch.compile(layer.forward, backend=_COMPILER, fullgraph=True)
 
     def forward(*inputs: object, **named: object) -> Any:
         return compiled(

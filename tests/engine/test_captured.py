@@ -27,7 +27,7 @@ from engine.request import GenerateRequest, SamplingParams, Step
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_network
-from tests.engine.setups import STAGE_LISTS, fitted_head, target_model
+from tests.engine.setups import STAGE_LISTS, fitted_head, in_float32, target_model
 from tests.engine.setups import compiling_config as config
 from tests.engine.test_lossless import play
 
@@ -166,7 +166,8 @@ def test_a_function_that_cannot_be_recorded_is_run_eagerly(
     model = Model(network, read_limits(network.config), 512, chunk=100)
     assert not model.runner.capture(60.0, fail)
     assert model.runner.form == "eager"
-    assert "stay eager, since they cannot be captured: operation not permitted" in caplog.text
+    assert "passes stay eager: they could not be captured" in caplog.text
+    assert "operation not permitted when stream is capturing" in caplog.text
     model.reset([1, 2, 3])
     assert model.score([1, 2, 3], TokenTree(3)).isfinite().all()
 
@@ -222,6 +223,42 @@ def test_a_deep_network_is_compiled_as_few_layers(
     assert compiler.frame_count <= 4, "a prompt was compiled"
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_widths_but_one_row_are_one_piece_of_code(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a compiler is asked anew for every width that is captured."""
+    compiler = CompileCounterWithBackend("eager")
+    monkeypatch.setattr("engine.passes.fused._COMPILER", compiler)
+    torch._dynamo.reset()
+    model = Model(network := make_network(kind), read_limits(network.config), 512)
+    frames = []
+    for width in (1, 16, 4, 64, 2):
+        example = model._example(width)
+        expected = model._function()(*example.inputs, *example.rows)
+        outputs = FusedFunction(model._function())(*example.inputs, *example.rows)
+        assert torch.equal(outputs[0], expected[0])
+        frames.append(compiler.frame_count)
+    assert frames[2:] == [frames[2]] * 3
+
+
+def test_what_cannot_be_fused_is_captured_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when a compiler's failure costs the graphs too."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such compiler")
+
+    monkeypatch.setattr("engine.passes.fused._COMPILER", fails)
+    torch._dynamo.reset()
+    model = Model(network := make_network(), read_limits(network.config), 512)
+    assert model.runner.capture(60.0, again, is_fused=True)
+    assert model.runner.form == "captured" and not model.runner.is_uncaptured
+    assert "passes are not fused" in caplog.text and "no such compiler" in caplog.text
+
+
 def text(engine: Engine, seed: int) -> list[int]:
     request = GenerateRequest(
         *("r", (3, 1, 4, 1, 5), 30, SamplingParams(1.0, seed=seed)),
@@ -232,6 +269,7 @@ def text(engine: Engine, seed: int) -> list[int]:
     return [token.token_id for step in steps for token in step.tokens]
 
 
+@in_float32
 def test_an_engine_captures_a_part_and_the_rest_between_requests(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +278,7 @@ def test_an_engine_captures_a_part_and_the_rest_between_requests(
     eager = Engine.load(config(checkpoint, tmp_path, compile="never", stages=stages))
     monkeypatch.setattr(acceleration, "_CAPTURE_SECONDS", 0.0)
     monkeypatch.setattr(attention, "has_gpu_kernel", lambda: False)
+    monkeypatch.setattr("engine.passes.fused._COMPILER", "eager")
     monkeypatch.setattr(
         *("engine.api.accelerate",),
         lambda config, scorers, _: acceleration.CapturedPasses(config, scorers, again),

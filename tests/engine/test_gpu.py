@@ -30,6 +30,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Where to run; on a CPU too what is captured decides."""
     if request.param == "cpu":
         monkeypatch.setattr(attention, "has_gpu_kernel", lambda: False)
+        monkeypatch.setattr("engine.passes.fused._COMPILER", "eager")
         monkeypatch.setattr(
             "engine.api.accelerate",
             lambda config, scorers, _: acceleration.CapturedPasses(config, scorers, again),

@@ -44,7 +44,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
         {"kind": "ngram"},
     ]
     model = str(save_checkpoint(folder / "target", seed=0, hidden_size=32))
-    return EngineConfig.from_mapping({"model": model, "stages": stages, "threads": 1})
+    given = {"model": model, "stages": stages, "threads": 1, "dtype": "float32"}
+    return EngineConfig.from_mapping(given)
 
 
 @asynccontextmanager

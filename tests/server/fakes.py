@@ -89,6 +89,8 @@ class FakeEngine:
         stages=("draft", "ngram"),
         passes={"target": "compiled", "draft": "eager"},
         is_compiling=True,
+        precision="as asked for",
+        refusals={"draft": "what was compiled is wrong"},
     )
 
     def __init__(self, behaviour: Behaviour) -> None:
