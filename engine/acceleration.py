@@ -4,6 +4,7 @@ Whatever takes long is done while the engine serves, and taken over between two 
 """
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from engine.scratch import sweep
 
 _LARGEST_SHARE = 1 / 4
 """Of a machine's memory may be weights that are to be loaded once more, to be compiled."""
-_CAPTURE_SECONDS = 2.0
+_START_SECONDS, _PAUSE_SECONDS = 10.0, 2.0
 """For which the start and a pause between requests are spent on recording one network's passes."""
 
 _log = logging.getLogger(__name__)
@@ -159,16 +160,18 @@ class CapturedPasses(Acceleration):
         for scorer in self._scorers.values():
             scorer.prepare(attention.GPU_KERNEL if attention.has_gpu_kernel() else None)
         announce("capturing passes")
-        has_changed = self.adopt()
-        while self._config.compile == "wait" and self.is_under_way:
-            self.adopt()
-        return has_changed
+        is_waiting = self._config.compile == "wait"
+        return self._capture(math.inf if is_waiting else _START_SECONDS)
 
     def adopt(self) -> bool:
         """Capture more; whether there was any."""
+        return self._capture(_PAUSE_SECONDS)
+
+    def _capture(self, seconds: float) -> bool:
+        """Record passes of every network, each for about so long; whether there were any."""
         runners = [scorer.runner for scorer in self._scorers.values()]
-        given = (_CAPTURE_SECONDS, self._record, self._config.compile != "cached")
-        return any([runner.capture(*given) for runner in runners])
+        is_fused = self._config.compile != "cached"
+        return any([runner.capture(seconds, self._record, is_fused) for runner in runners])
 
 
 def accelerate(

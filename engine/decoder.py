@@ -28,7 +28,8 @@ from engine.scorer import never
 from engine.stats import SpeculationStats, StepStats
 from engine.tree import TokenTree, bushy_tree
 
-_REHEARSAL_TOKENS = 16
+_REHEARSAL_TOKENS = 80
+"""More than a captured pass has rows: on a GPU the first prompt need not wait for its kernels."""
 _REHEARSED = (SamplingParams(1.0, top_k=50), SamplingParams(0.0))
 
 

@@ -7,6 +7,7 @@ which it would look them up by, is an unknown. Nor do widths tell them apart: on
 code, and any other number of rows another one.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -58,12 +59,31 @@ def _compiled(layer: nn.Module, number: int) -> Callable[..., Any]:
     compiled = torch.compile(layer.forward, backend=_COMPILER, fullgraph=True)
 
     def forward(*inputs: object, **named: object) -> Any:
-        return compiled(
-            *(_of_layer(each, number) for each in inputs),
-            **{name: _of_layer(each, number) for name, each in named.items()},
-        )
+        with _without_hooks(layer):
+            return compiled(
+                *(_of_layer(each, number) for each in inputs),
+                **{name: _of_layer(each, number) for name, each in named.items()},
+            )
 
     return forward
+
+
+@contextmanager
+def _without_hooks(layer: nn.Module) -> Iterator[None]:
+    """Let what is inside a layer tell nobody of its outputs.
+
+    Once it was asked for hidden states, transformers has every attention tell of itself through a
+    context variable, which torch's compiler cannot follow. The layer itself goes on telling.
+    """
+    inside = [each for each in layer.modules() if each is not layer and each._forward_hooks]
+    hooks = [each._forward_hooks for each in inside]
+    for each in inside:
+        each._forward_hooks = OrderedDict()
+    try:
+        yield
+    finally:
+        for each, own in zip(inside, hooks, strict=True):
+            each._forward_hooks = own
 
 
 def _of_layer(given: object, number: int) -> object:

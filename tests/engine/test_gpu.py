@@ -83,13 +83,18 @@ def test_in_float32_no_text_changes(device: str, tmp_path: Path) -> None:
 
 
 def test_in_bfloat16_texts_part_at_near_ties_alone(device: str, tmp_path: Path) -> None:
-    """Red when captured passes are wrong by more than rounding."""
+    """Red when captured passes are wrong by more than rounding.
+
+    Without filters: a token at a filter's edge is in or out by rounding too, whatever its score.
+    """
     engine = load(tmp_path, device, "bfloat16")
     rng = random.Random(6)
     prompts = [[rng.randrange(VOCAB_SIZE) for _ in range(20)] for _ in range(20)]
-    worst = max(rounding(engine._target, prompts))
+    worst = max(*rounding(engine._target, prompts), torch.finfo(torch.bfloat16).eps)
     for _ in range(NUM_TEXTS):
-        request = replace(random_request(rng), num_logprobs=None)
+        request = random_request(rng)
+        sampling = replace(request.sampling, top_k=0, top_p=1.0, min_p=0.0)
+        request = replace(request, sampling=sampling, num_logprobs=None)
         off, on = (
             token_ids(decode(engine, request, speculation)[0]) for speculation in ("off", "always")
         )
@@ -140,6 +145,8 @@ def test_a_closed_engine_process_gives_its_memory_back(tmp_path: Path) -> None:
             await process.close()
 
     torch.cuda.init()
+    if torch.cuda.list_gpu_processes().count("process") > 1:
+        pytest.skip("others use this GPU's memory")
     free, _ = torch.cuda.mem_get_info()
     asyncio.run(asyncio.wait_for(serve(), 120))
     assert torch.cuda.mem_get_info()[0] >= free - 2**20
