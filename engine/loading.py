@@ -111,7 +111,7 @@ def _load_network(
         if isinstance(error, KeyError) and error.args == (attention.NAME,):
             raise _unfit(name, error) from error
         raise ModelLoadError(f"cannot load {name!r}: {first_line(error)}.") from error
-    check_numbers(name, network.state_dict())
+    check_numbers(name, network.state_dict(keep_vars=True))
     return network
 
 
@@ -231,25 +231,39 @@ def read_limits(config: PretrainedConfig) -> ModelLimits:
             f"{text.model_type} has {', '.join(sorted(unknown))} layers, whose state cannot be "
             "rolled back to a tree's node; models of full or sliding attention can be served."
         )
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    rope_type = rope.get("rope_type", "default")
-    if rope_type == "dynamic":
-        raise ModelLoadError(
-            "dynamic rotary scaling changes with the length of the text, which a cached tree "
-            "cannot follow; choose a checkpoint with linear, yarn, llama3 or longrope scaling."
-        )
-    boundary = None
-    if rope_type == "longrope":
-        boundary = rope.get("original_max_position_embeddings") or getattr(
-            text, "original_max_position_embeddings", None
-        )
     return ModelLimits(
         vocab_size=text.vocab_size,
         max_positions=getattr(text, "max_position_embeddings", None) or _UNBOUNDED,
         eos_token_ids=_eos_token_ids(text, None),
         window=getattr(text, "sliding_window", None) or 0,
-        rope_boundary=boundary,
+        rope_boundary=rope_boundary(text),
     )
+
+
+def rope_boundary(text: PretrainedConfig) -> int | None:
+    """The length beyond which a text has other rotary factors; None where one set serves all.
+
+    Raises ModelLoadError for factors that change with every length.
+    """
+    given: Any = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    nested = [part for part in given.values() if isinstance(part, Mapping)]  # by kind of layer
+    boundaries = set()
+    for part in nested or [given]:
+        rope_type = part.get("rope_type") or part.get("type") or "default"
+        if "dynamic" in rope_type:
+            raise ModelLoadError(
+                "dynamic rotary scaling changes with the length of the text, which a cached tree "
+                "cannot follow; choose a checkpoint with linear, yarn, llama3 or longrope scaling."
+            )
+        if rope_type == "longrope":
+            key = "original_max_position_embeddings"
+            boundaries.add(part.get(key) or getattr(text, key, None))
+    if len(boundaries) > 1:
+        raise ModelLoadError(
+            f"the layers change their rotary factors at several lengths "
+            f"({', '.join(map(str, boundaries))}); only models with one can be served."
+        )
+    return boundaries.pop() if boundaries else None
 
 
 def _eos_token_ids(*configs: object) -> tuple[int, ...]:
