@@ -139,10 +139,11 @@ def _check_pickle(file: Path) -> None:
 
 def num_weights(name: str) -> int:
     """How many numbers a folder's safetensors hold; 0 where that cannot be told beforehand."""
-    if (folder := find_folder(name)) is None:
-        return 0
+    folder = find_folder(name)
     count = 0
-    for file in folder.glob("model*.safetensors"):
+    for file in _weight_files(folder) if folder else ():
+        if file.suffix != ".safetensors":
+            return 0
         with safe_open(file, "pt") as tensors:
             shapes = (tensors.get_slice(key).get_shape() for key in tensors.keys())  # noqa: SIM118
             count += sum(int(torch.Size(shape).numel()) for shape in shapes)
@@ -225,7 +226,7 @@ def _is_finite(weight: Tensor) -> bool:
 
 
 def check_same_tokens(draft: str, target: str) -> None:
-    """Refuse a draft whose tokenizer gives ids another meaning than its target's.
+    """Refuse a draft or a head whose tokenizer gives ids another meaning than its target's.
 
     Where either has no tokenizer.json nothing is known. Raises ModelLoadError.
     """
@@ -237,9 +238,9 @@ def check_same_tokens(draft: str, target: str) -> None:
     num_same = sum(ours[token_id] == theirs[token_id] for token_id in shared)
     if num_same < _KNOWN_TOKENS * len(shared):
         raise ModelLoadError(
-            f"the draft {draft!r} has another tokenizer than the target: of {len(shared)} token "
-            f"ids {len(shared) - num_same} mean something else. Name a draft of the same family, "
-            "or none."
+            f"{draft!r} cannot draft: its tokenizer is another than the target's, of {len(shared)} "
+            f"token ids {len(shared) - num_same} mean something else. Name a draft of the same "
+            "family, or none."
         )
 
 
@@ -247,7 +248,7 @@ def _tokenizer_file(name: str) -> Path | None:
     try:
         folder = find_folder(name)
         file = folder / _TOKENIZER if folder else Path(hf_hub_download(name, _TOKENIZER))
-    except (OSError, ValueError):
+    except Exception:  # whatever a hub may answer that is not there, or has no such file
         return None
     return file if file.is_file() else None
 

@@ -49,15 +49,33 @@ def load_model(
     """
     place = choose_device(device)
     config = read_config(name)
-    limits = read_limits(config)
     wanted = choose_dtype(dtype, place, config)
-    network = _load_network(name, config, wanted, place)
-    limits = replace(limits, eos_token_ids=_eos_token_ids(config, network.generation_config))
-    window = max_model_len or min(limits.max_positions, 8192)
-    try:
+    with _named(name):
+        limits = read_limits(config)
+        network = _load_network(name, config, wanted, place)
+        limits = replace(limits, eos_token_ids=_eos_token_ids(config, network.generation_config))
+        window = max_model_len or min(limits.max_positions, 8192)
         return Model(network, limits, window, chunk).check_seam()
-    except EngineError:
-        raise
+
+
+def known_positions(name: str) -> int:
+    """The longest text that a checkpoint was made for, told before it is loaded.
+
+    Raises ModelLoadError as `load_model` does.
+    """
+    config = read_config(name)
+    with _named(name):
+        return read_limits(config).max_positions
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say of which checkpoint an error is: there are several in an engine."""
+    try:
+        yield
+    except EngineError as error:
+        told = str(error)
+        raise type(error)(told if repr(name) in told else f"{name!r}: {told}") from error
     except Exception as error:  # whatever a network does that was not written for our seams
         raise _unfit(name, error) from error
 

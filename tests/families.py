@@ -260,7 +260,8 @@ def _told(error: Exception, folder: Path) -> str:
     # What libraries raise ends in what is wrong.
     last = (str(error).strip() or type(error).__name__).splitlines()[-1]
     line = str(error) if isinstance(error, EngineError) else last
-    line = " ".join(line.replace(repr(str(folder)), "it").split())
+    line = line.removeprefix(f"{str(folder)!r}: ").replace(repr(str(folder)), "it")
+    line = " ".join(line.split())
     line = re.sub(r" \((?:behind|error) [^)]*\)", "", line).replace("|", "\\|")
     return line if len(line) <= 300 else f"{line[:297]}..."
 

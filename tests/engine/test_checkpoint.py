@@ -358,6 +358,16 @@ def test_a_table_that_is_damaged_is_refused_however_it_is(tmp_path: Path) -> Non
             KatzTable.load(tmp_path)
 
 
+def test_a_draft_that_is_refused_is_named(folder: Path, tmp_path: Path) -> None:
+    """Red when a limit of its configuration is told, and not of whose: there are several models."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    draft = configure(save_checkpoint(tmp_path / "draft"), rope_parameters=rope)
+    stages = [{"kind": "model", "model": str(draft)}]
+    mapping = {"model": str(folder), "stages": stages, "dtype": "float32"}
+    with pytest.raises(ModelLoadError, match=r"draft': dynamic rotary scaling"):
+        Engine.load(EngineConfig.from_mapping(mapping))
+
+
 def test_names_are_abridged_by_layer() -> None:
     keys = [f"layers.{layer}.mlp.experts.{expert}.w" for layer in range(9) for expert in range(3)]
     assert abridged(keys) == "layers.{0..8}.mlp.experts.0.w, layers.{0..8}.mlp.experts.1.w, " + (
