@@ -15,17 +15,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from engine import attention
 from engine.attention import DenseMasks, PackedMasks, tree_attention
-from engine.config import NgramStageConfig
+from engine.config import ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
 from engine.drafting.base import NoStage
+from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
 from engine.errors import ModelLoadError
+from engine.feed import Pass
 from engine.loading import choose_device, load_model, read_limits, rope_boundary
 from engine.model import Model
 from engine.request import GenerateRequest, SamplingParams
 from engine.tree import TokenTree
 from tests.checkpoints import ARCHITECTURES, VOCAB_SIZE, make_model, make_network
-from tests.engine.setups import run, token_ids
+from tests.engine.setups import noisy_copy, run, token_ids
 from tests.fakes import AdversarialDrafter
 from tests.strategies import token_trees
 
@@ -216,7 +218,7 @@ LONGROPES: dict[str, dict[str, Any]] = {
 def longrope_pair(architecture: str) -> tuple[Model, PreTrainedModel]:
     """A model whose rotary factors change at a length of 20, and the same in stock transformers."""
     config = AutoConfig.for_model(architecture, **copy.deepcopy(SMALL | LONGROPES[architecture]))
-    pair = [seeded(config, implementation) for implementation in (attention.NAME, "eager")]
+    pair = [large(seeded(config, implementation)) for implementation in (attention.NAME, "eager")]
     return Model(pair[0], read_limits(config), 80, chunk=4).check_seam(), pair[1]
 
 
@@ -251,6 +253,13 @@ def test_a_text_on_either_side_of_a_rotary_boundary_equals_stock_transformers(
         assert error < 2e-5 * expected[0].abs().max(), f"a text of {length} tokens"
 
 
+def test_a_row_that_is_there_to_be_far_away_sees_something_in_every_window() -> None:
+    """Red when all is hidden from it: some kernels then write what is no number into the cache."""
+    feed = Pass(0, [1, 2, 3, 4], TokenTree(0), (), ())
+    inputs = feed.inputs([99], range(4), window=6, place=20)
+    assert inputs.windowed.any(dim=1).all() and inputs.visible.any(dim=1).all()
+
+
 def test_a_reply_across_a_rotary_boundary_is_that_of_stock_transformers() -> None:
     """Red when the rows of the shorter text are kept, speculatively or not.
 
@@ -267,7 +276,9 @@ def test_a_reply_across_a_rotary_boundary_is_that_of_stock_transformers() -> Non
         "r", tuple(prompt), 20, SamplingParams(temperature=0.0), ignore_eos=True
     )
     lookup = NgramDrafter(NgramStageConfig(budget=6, children=3), None, "ngram")
-    for drafter in (NoStage(), lookup, AdversarialDrafter(8, 6, VOCAB_SIZE)):
+    stage = ModelStageConfig(model="", budget=8, passes=3, width=4, children=3)
+    draft = ModelDrafter(stage, noisy_copy(model, 0.02), NoStage(), "draft", VOCAB_SIZE)
+    for drafter in (NoStage(), lookup, AdversarialDrafter(8, 6, VOCAB_SIZE), draft):
         steps, _ = run(Decoder(model, drafter), request)
         assert [*prompt, *token_ids(steps)] == expected
 
