@@ -72,6 +72,11 @@ def check_files(name: str) -> None:
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from its file. Raises ModelLoadError."""
+    if not file.exists() and (file.parent / "adapter_config.json").exists():
+        raise ModelLoadError(
+            f"{str(file.parent)!r} is an adapter without its base model: merge them, and name the "
+            "folder of what comes of it."
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:

@@ -3,9 +3,10 @@
 `embedded/...` names a part of the family that ships with the engine.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from logging import Handler, LogRecord
 from typing import Any
 
 import torch
@@ -19,15 +20,20 @@ from transformers.utils import logging
 from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
 
 from engine import attention
-from engine.checkpoint import check_files, check_keys, check_numbers, first_line, num_weights
+from engine.checkpoint import (
+    abridged,
+    check_files,
+    check_keys,
+    check_numbers,
+    first_line,
+    num_weights,
+)
 from engine.checkpoint import resolve as resolve
 from engine.errors import ConfigError, EngineError, ModelLoadError
 from engine.memory import require
 from engine.model import Model
 from engine.scorer import ModelLimits
 
-_NOTHING = 100
-"""A level of logging above all that there are."""
 _UNBOUNDED = 1 << 20
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _DEQUANTISED = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
@@ -110,7 +116,7 @@ def _load_network(
     remedy = "choose a smaller model, or dtype bfloat16."
     require(size, device, f"loading the weights of {name!r}", remedy)
     try:
-        with _silence():
+        with _silence() as said:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 resolve(name),
                 dtype=dtype,
@@ -128,6 +134,11 @@ def _load_network(
     except Exception as error:  # whatever a foreign checkpoint may cause
         if isinstance(error, KeyError) and error.args == (attention.NAME,):
             raise _unfit(name, error) from error
+        if parts := _unconverted(said):
+            raise ModelLoadError(
+                f"the weights of {name!r} are not those that its config.json describes; with "
+                f"missing or mis-shaped parts: {abridged(parts)}. Download it again."
+            ) from error
         raise ModelLoadError(f"cannot load {name!r}: {first_line(error)}.") from error
     check_numbers(name, network.state_dict(keep_vars=True))
     return network
@@ -187,17 +198,37 @@ def random_model(
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Whoever loads has been told what is loading, and hears of us what is wrong, in one line."""
-    was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+def _silence() -> Iterator[list[str]]:
+    """Keep what transformers says to ourselves: who loads hears of faults in one line of ours."""
+    logger, was_enabled = logging.get_logger("transformers"), logging.is_progress_bar_enabled()
+    before = logger.handlers, logger.propagate
+    said: list[str] = []
+    logger.handlers, logger.propagate = [_Listener(said)], False
     logging.disable_progress_bar()
-    logging.set_verbosity(_NOTHING)
     try:
-        yield
+        yield said
     finally:
-        logging.set_verbosity(verbosity)
+        logger.handlers, logger.propagate = before
         if was_enabled:
             logging.enable_progress_bar()
+
+
+class _Listener(Handler):
+    """Adds what is logged to a list."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__()
+        self._said = said
+
+    def emit(self, record: LogRecord) -> None:
+        """Take a message."""
+        self._said.append(record.getMessage())
+
+
+def _unconverted(said: Sequence[str]) -> list[str]:
+    """The weights that transformers could not put together, from its report: experts, for one."""
+    lines = [line for report in said for line in report.splitlines()]
+    return [line.split("|")[0].strip() for line in lines if "CONVERSION" in line and "|" in line]
 
 
 def choose_device(device: str) -> torch.device:
