@@ -7,6 +7,7 @@ do build theirs, and it must be the same.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -207,21 +208,23 @@ def _stock_attention(
     Some keep it from their attention. Raises ModelLoadError for a mask of another kind.
     """
     if tree_masks is not None:
-        theirs = torch.tensor(True) if attention_mask is None else attention_mask == 0
-        setattr(module, _WINDOW, _window_seen(module, theirs, tree_masks, sliding_window))
+        candidates = dict.fromkeys((sliding_window, None, tree_masks.window or None))
+        masks = {each: tree_masks.additive(each, key.shape[2], query.dtype) for each in candidates}
+        setattr(module, _WINDOW, _window_seen(module, attention_mask, masks))
     return tree_attention(module, query, key, value, None, tree_masks, **kwargs)
 
 
 def _window_seen(
-    module: nn.Module, theirs: Tensor, masks: PackedMasks, given: int | None
+    module: nn.Module, attention_mask: Tensor | None, masks: Mapping[int | None, Tensor]
 ) -> int | None:
-    """The window under which a layer sees the same as `theirs` says: (1, 1, queries, rows)."""
-    reach = theirs.shape[-1] if theirs.dim() else 0
-    for window in dict.fromkeys((given, None, masks.window or None)):
-        ours = masks.additive(window, reach, torch.float32) == 0
-        if torch.equal(ours, theirs):
+    """The first window of `masks` under which a layer sees what its own mask shows it."""
+    ours = {window: mask == 0 for window, mask in masks.items()}
+    theirs = torch.ones_like(ours[None]) if attention_mask is None else attention_mask == 0
+    for window, seen in ours.items():
+        if torch.equal(seen, theirs):
             return window
-    reach = int(theirs[..., -1, :].sum()) if reach else 0
+    last = theirs[..., -1, :]
+    reach = 0 if last.all() else int(last.sum())
     remedy = f"set max_model_len to {reach} or less" if reach else "it cannot be served"
     raise ModelLoadError(
         f"layer {getattr(module, 'layer_idx', '?')} of this model sees other tokens in stock "
