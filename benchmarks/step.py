@@ -34,7 +34,7 @@ from engine.api import Engine
 from engine.benchmark import SIZES, LlamaShape, grown, machine
 from engine.config import Compile, EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.drafting.build import StageBuilder
-from engine.loading import choose_device, choose_dtype, random_model
+from engine.loading import choose_device, choose_precision, random_model
 from engine.request import GenerateRequest, SamplingParams, Speculation, Step
 
 LLAMAS: Mapping[str, tuple[int, int, int, int]] = {
@@ -125,7 +125,9 @@ def loaded(name: str, arguments: argparse.Namespace) -> Iterator[Engine]:
     device = choose_device(arguments.device)
     config = llama(name)
     with tempfile.TemporaryDirectory() as folder:
-        save_random(DRAFTS[name], Path(folder), choose_dtype(arguments.dtype, device, config))
+        save_random(
+            DRAFTS[name], Path(folder), choose_precision(arguments.dtype, device, config).dtype
+        )
         stages = (ModelStageConfig(folder, **sizes), NgramStageConfig())
         given = EngineConfig(name, stages, **common)
         target = random_model(

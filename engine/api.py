@@ -21,7 +21,7 @@ from engine.drafting.base import Drafter
 from engine.drafting.build import StageBuilder, recognised, stage_names
 from engine.economy import Costs, Economy
 from engine.errors import ConfigError
-from engine.loading import load_model, read_config, read_limits
+from engine.loading import known_positions, load_model
 from engine.model import Model
 from engine.passes import CROWD
 from engine.passes.background import BackgroundCompiler
@@ -84,7 +84,7 @@ class Engine:
             share = max(1, CROWD.num_threads // config.num_engines)
             CROWD.set_num_threads(config.threads or share)
         on_progress(LoadProgress(f"loading the target {config.model}", 0.0))
-        known = read_limits(read_config(config.model)).max_positions
+        known = known_positions(config.model)
         if (wanted := config.max_model_len or 0) > known:
             raise ConfigError(
                 f"max_model_len is {wanted}, but {config.model} knows {known} positions: set it to "

@@ -2,11 +2,12 @@
 
 The masks of a pass are built once and travel as the forward keyword `tree_masks`; each layer picks
 the full or the windowed one by its own `sliding_window`. No mask function is registered under this
-name, so models build none of their own and pass `attention_mask=None`.
+name, so models build none of their own and pass `attention_mask=None`. Under the name `STOCK` they
+do build theirs, and it must be the same.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,14 +16,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
 
 from engine.errors import ModelLoadError
 from engine.kernels import triton_attention
 from engine.kernels.attention import attend
 
 NAME = "stagetree"
+STOCK = "stagetree_stock"
 CPU_KERNEL, GPU_KERNEL = "stagetree_cpu", "stagetree_gpu"
+
+_WINDOW = "_stagetree_window"
+_OURS = (NAME, STOCK, CPU_KERNEL, GPU_KERNEL)
 
 # Arguments that models pass and that change nothing here: bookkeeping, or causality, which the
 # mask already holds. Anything else would be a silent error if ignored, so it is refused by name.
@@ -156,21 +162,22 @@ def tree_attention(
             f"{type(module).__name__} does not hand keyword arguments down to its attention, "
             "so the tree mask cannot reach it; this model cannot be served."
         )
+    window = _window_of(module, sliding_window)
     if kernel is not None and isinstance(tree_masks, PackedMasks):
         output = kernel(
             query,
             key,
             value,
             tree_masks.prefix,
-            tree_masks.bits(sliding_window),
+            tree_masks.bits(window),
             tree_masks.positions,
             scaling=scaling,
-            window=sliding_window or 0,
+            window=window or 0,
             softcap=softcap,
             sinks=s_aux,
         )
         return output, None
-    mask = tree_masks.additive(sliding_window, key.shape[2], query.dtype)
+    mask = tree_masks.additive(window, key.shape[2], query.dtype)
     if softcap is None and s_aux is None:
         is_grouped = query.shape[1] != key.shape[1]
         output = scaled_dot_product_attention(
@@ -179,6 +186,51 @@ def tree_attention(
     else:
         output = _explicit_attention(query, key, value, mask, scaling, softcap, s_aux)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _window_of(module: nn.Module, given: int | None) -> int | None:
+    """A layer's window, as its mask in stock transformers has it where that has been looked at."""
+    window: int | None = getattr(module, _WINDOW, given)
+    return window
+
+
+def _stock_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    tree_masks: PackedMasks | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Tree attention, for which the mask that transformers has made tells the layer's window.
+
+    Some keep it from their attention. Raises ModelLoadError for a mask of another kind.
+    """
+    if tree_masks is not None:
+        candidates = dict.fromkeys((sliding_window, None, tree_masks.window or None))
+        masks = {each: tree_masks.additive(each, key.shape[2], query.dtype) for each in candidates}
+        setattr(module, _WINDOW, _window_seen(module, attention_mask, masks))
+    return tree_attention(module, query, key, value, None, tree_masks, **kwargs)
+
+
+def _window_seen(
+    module: nn.Module, attention_mask: Tensor | None, masks: Mapping[int | None, Tensor]
+) -> int | None:
+    """The first window of `masks` under which a layer sees what its own mask shows it."""
+    ours = {window: mask == 0 for window, mask in masks.items()}
+    theirs = torch.ones_like(ours[None]) if attention_mask is None else attention_mask == 0
+    for window, seen in ours.items():
+        if torch.equal(seen, theirs):
+            return window
+    last = theirs[..., -1, :]
+    reach = 0 if last.all() else int(last.sum())
+    remedy = f"set max_model_len to {reach} or less" if reach else "it cannot be served"
+    raise ModelLoadError(
+        f"layer {getattr(module, 'layer_idx', '?')} of this model sees other tokens in stock "
+        f"transformers than a token tree can show it, by a mask of its own: {remedy}."
+    )
 
 
 def _explicit_attention(
@@ -205,16 +257,17 @@ def _explicit_attention(
     return weights[..., : key.shape[2]] @ value
 
 
-def use_kernel(network: nn.Module, name: str) -> None:
-    """Let this kernel of ours, which must be there, do a network's attention."""
-    for config in _configs(network, NAME):
+def use(network: nn.Module, name: str) -> None:
+    """Let this one of our attentions, which must be there, do a network's."""
+    for config in _configs(network, _OURS):
         config._attn_implementation = name
 
 
 @contextmanager
 def without_kernel(network: nn.Module) -> Iterator[None]:
     """Let torch's own operations do a network's attention for a while, in whatever precision."""
-    used = [(each, name) for name in (CPU_KERNEL, GPU_KERNEL) for each in _configs(network, name)]
+    configs = _configs(network, (CPU_KERNEL, GPU_KERNEL))
+    used = [(each, each._attn_implementation) for each in configs]
     for config, _ in used:
         config._attn_implementation = NAME
     try:
@@ -224,10 +277,10 @@ def without_kernel(network: nn.Module) -> Iterator[None]:
             config._attn_implementation = name
 
 
-def _configs(network: nn.Module, name: str) -> list[Any]:
-    """The configurations in a network that name this attention."""
+def _configs(network: nn.Module, names: Sequence[str]) -> list[Any]:
+    """The configurations in a network that name one of these attentions."""
     configs = [getattr(module, "config", None) for module in network.modules()]
-    return [each for each in configs if getattr(each, "_attn_implementation", None) == name]
+    return [each for each in configs if getattr(each, "_attn_implementation", None) in names]
 
 
 def has_gpu_kernel() -> bool:
@@ -236,5 +289,7 @@ def has_gpu_kernel() -> bool:
 
 
 AttentionInterface.register(NAME, tree_attention)
+AttentionInterface.register(STOCK, _stock_attention)
+AttentionMaskInterface.register(STOCK, eager_mask)
 AttentionInterface.register(CPU_KERNEL, partial(tree_attention, kernel=attend))
 AttentionInterface.register(GPU_KERNEL, partial(tree_attention, kernel=triton_attention.attend))

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.errors import ModelLoadError
 
@@ -72,6 +72,11 @@ def check_files(name: str) -> None:
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from its file. Raises ModelLoadError."""
+    if not file.exists() and (file.parent / "adapter_config.json").exists():
+        raise ModelLoadError(
+            f"{str(file.parent)!r} is an adapter without its base model: merge them, and name the "
+            "folder of what comes of it."
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
@@ -139,10 +144,11 @@ def _check_pickle(file: Path) -> None:
 
 def num_weights(name: str) -> int:
     """How many numbers a folder's safetensors hold; 0 where that cannot be told beforehand."""
-    if (folder := find_folder(name)) is None:
-        return 0
+    folder = find_folder(name)
     count = 0
-    for file in folder.glob("model*.safetensors"):
+    for file in _weight_files(folder) if folder else ():
+        if file.suffix != ".safetensors":
+            return 0
         with safe_open(file, "pt") as tensors:
             shapes = (tensors.get_slice(key).get_shape() for key in tensors.keys())  # noqa: SIM118
             count += sum(int(torch.Size(shape).numel()) for shape in shapes)
@@ -202,7 +208,10 @@ def _filled_in(pattern: str, numbers: list[int]) -> str:
 
 
 def check_numbers(name: str, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not finite numbers. Raises ModelLoadError."""
+    """Refuse parameters that are not finite, and buffers that are no numbers.
+
+    Raises ModelLoadError.
+    """
     if wrong := {key: weight.dtype for key, weight in weights.items() if not _is_finite(weight)}:
         dtypes = {str(dtype).removeprefix("torch.") for dtype in wrong.values()}
         raise ModelLoadError(
@@ -215,11 +224,14 @@ def _is_finite(weight: Tensor) -> bool:
     if not weight.is_floating_point() or not weight.numel():
         return True
     # In one reading and no copy: a number that is not one is both the least and the greatest.
-    return bool(torch.isfinite(torch.stack(torch.aminmax(weight.detach()))).all())
+    ends = torch.stack(torch.aminmax(weight.detach()))
+    # A buffer may be a bound that nothing reaches.
+    is_sound = ends.isfinite() if isinstance(weight, nn.Parameter) else ~ends.isnan()
+    return bool(is_sound.all())
 
 
 def check_same_tokens(draft: str, target: str) -> None:
-    """Refuse a draft whose tokenizer gives ids another meaning than its target's.
+    """Refuse a draft or a head whose tokenizer gives ids another meaning than its target's.
 
     Where either has no tokenizer.json nothing is known. Raises ModelLoadError.
     """
@@ -231,9 +243,9 @@ def check_same_tokens(draft: str, target: str) -> None:
     num_same = sum(ours[token_id] == theirs[token_id] for token_id in shared)
     if num_same < _KNOWN_TOKENS * len(shared):
         raise ModelLoadError(
-            f"the draft {draft!r} has another tokenizer than the target: of {len(shared)} token "
-            f"ids {len(shared) - num_same} mean something else. Name a draft of the same family, "
-            "or none."
+            f"{draft!r} cannot draft: its tokenizer is another than the target's, of {len(shared)} "
+            f"token ids {len(shared) - num_same} mean something else. Name a draft of the same "
+            "family, or none."
         )
 
 
@@ -241,7 +253,7 @@ def _tokenizer_file(name: str) -> Path | None:
     try:
         folder = find_folder(name)
         file = folder / _TOKENIZER if folder else Path(hf_hub_download(name, _TOKENIZER))
-    except (OSError, ValueError):
+    except Exception:  # whatever a hub may answer that is not there, or has no such file
         return None
     return file if file.is_file() else None
 

@@ -49,14 +49,16 @@ class Pass:
         depths = (self.tree.depths[node] for node in self.nodes)
         return [*range(self.start, self.root), *(self.root + depth for depth in depths)]
 
-    def inputs(self, padding: Sequence[int], slots: Sequence[int], window: int) -> PassInputs:
+    def inputs(
+        self, padding: Sequence[int], slots: Sequence[int], window: int, place: int
+    ) -> PassInputs:
         """The pass's rows for the cache's rows `slots`, after rows that are there to fill it up.
 
-        Those go to the slots `padding`, where nobody looks, and see the pass's first row. `window`
-        is that of sliding layers, 0 for none.
+        Those go to the slots `padding`, where nobody looks, are at position `place`, and see the
+        pass's first row. `window` is that of sliding layers, 0 for none.
         """
         ids = [*[0] * len(padding), *self.ids]
-        positions = [*[self.start] * len(padding), *self.positions]
+        positions = [*[place] * len(padding), *self.positions]
         numbers = torch.tensor([*ids, *positions, *padding, *slots, self.start])
         visible, windowed = self._sight(positions, len(padding), window)
         return PassInputs(numbers[:-1].view(3, -1), numbers[-1:], visible, windowed)
@@ -79,6 +81,7 @@ class Pass:
         depths = (self.root + self.tree.depths[node] for node in columns)
         behind = np.array([*range(self.start, self.root), *depths])
         is_near = np.array(positions)[:, None] - behind[None, :] < window
+        is_near[:num_padding, 0] = True
         near = np.packbits(is_near, axis=1, bitorder="little")
         windowed = torch.zeros_like(visible)
         windowed[:, : near.shape[1]] = torch.from_numpy(near)
@@ -101,7 +104,7 @@ def example(width: int, end: int, limits: tuple[int, int, int]) -> PassInputs:
     vocab_size, max_positions, window = limits
     start = end - MAX_WIDTH
     feed = Pass(start, [], bushy_tree(0, MAX_WIDTH), range(width), ())
-    inputs = feed.inputs([], range(start, start + width), window)
+    inputs = feed.inputs([], range(start, start + width), window, start)
     inputs.tokens[0] = 7 * torch.arange(width) % vocab_size
     inputs.tokens[1].clamp_(max=max_positions - 1)
     # No tensor twice: a compiler would take two inputs that are one for one input.

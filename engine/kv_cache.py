@@ -172,3 +172,48 @@ class _PassLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Rows there are."""
         return int(cast(Tensor, self.keys).shape[2])
+
+
+class RepeatedRows(Cache):
+    """A cache of `length` rows, which are those of the pass itself, over and over.
+
+    Nothing is kept, so that a long text's end costs little. Of the rows before the pass the network
+    is told that there are `told`.
+    """
+
+    def __init__(self, num_layers: int, length: int, told: int) -> None:
+        super().__init__(layers=[_RepeatedLayer(length, told) for _ in range(num_layers)])
+
+
+class _RepeatedLayer(CacheLayerMixin):
+    """One layer of repeated rows."""
+
+    is_sliding = False
+
+    def __init__(self, length: int, told: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._length, self._told = length, told
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to allocate."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """The pass's rows behind those that repeat them."""
+        num_rows = key_states.shape[2]
+        places = torch.arange(-self._length, num_rows, device=key_states.device) % num_rows
+        return key_states[:, :, places], value_states[:, :, places]
+
+    def get_seq_length(self) -> int:
+        """Rows before the pass, as the network is told."""
+        return self._told
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """How many rows a mask would cover, and from which on."""
+        return self._length + query_length, 0
+
+    def get_max_length(self) -> int:
+        """Rows there are."""
+        return self._length

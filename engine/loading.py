@@ -3,9 +3,10 @@
 `embedded/...` names a part of the family that ships with the engine.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from logging import Handler, LogRecord
 from typing import Any, NamedTuple
 
 import torch
@@ -19,15 +20,20 @@ from transformers.utils import logging
 from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
 
 from engine import attention
-from engine.checkpoint import check_files, check_keys, check_numbers, first_line, num_weights
+from engine.checkpoint import (
+    abridged,
+    check_files,
+    check_keys,
+    check_numbers,
+    first_line,
+    num_weights,
+)
 from engine.checkpoint import resolve as resolve
 from engine.errors import ConfigError, EngineError, ModelLoadError
 from engine.memory import require, total_bytes
 from engine.model import Model
 from engine.scorer import ModelLimits
 
-_NOTHING = 100
-"""A level of logging above all that there are."""
 _UNBOUNDED = 1 << 20
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _DEQUANTISED = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
@@ -53,19 +59,37 @@ def load_model(
     """
     place = choose_device(device)
     config = read_config(name)
-    limits = read_limits(config)
     wanted = choose_precision(dtype, place, config)
-    network = _load_network(name, config, wanted.dtype, place)
-    limits = replace(limits, eos_token_ids=_eos_token_ids(config, network.generation_config))
-    window = max_model_len or min(limits.max_positions, 8192)
-    try:
+    with _named(name):
+        limits = read_limits(config)
+        network = _load_network(name, config, wanted.dtype, place)
+        limits = replace(limits, eos_token_ids=_eos_token_ids(config, network.generation_config))
+        window = max_model_len or min(limits.max_positions, 8192)
         model = Model(network, limits, window, chunk).check_seam()
-    except EngineError:
-        raise
-    except Exception as error:  # whatever a network does that was not written for our seams
-        raise _unfit(name, error) from error
     model.precision = wanted.reason
     return model
+
+
+def known_positions(name: str) -> int:
+    """The longest text that a checkpoint was made for, told before it is loaded.
+
+    Raises ModelLoadError as `load_model` does.
+    """
+    config = read_config(name)
+    with _named(name):
+        return read_limits(config).max_positions
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say of which checkpoint an error is: there are several in an engine."""
+    try:
+        yield
+    except EngineError as error:
+        told = str(error)
+        raise type(error)(told if repr(name) in told else f"{name!r}: {told}") from error
+    except Exception as error:  # whatever a network does that was not written for our seams
+        raise _unfit(name, error) from error
 
 
 def _unfit(name: str, error: Exception) -> ModelLoadError:
@@ -98,7 +122,7 @@ def _load_network(
     remedy = "choose a smaller model, or dtype bfloat16."
     require(size, device, f"loading the weights of {name!r}", remedy)
     try:
-        with _silence():
+        with _silence() as said:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 resolve(name),
                 dtype=dtype,
@@ -116,8 +140,13 @@ def _load_network(
     except Exception as error:  # whatever a foreign checkpoint may cause
         if isinstance(error, KeyError) and error.args == (attention.NAME,):
             raise _unfit(name, error) from error
+        if parts := _unconverted(said):
+            raise ModelLoadError(
+                f"the weights of {name!r} are not those that its config.json describes; with "
+                f"missing or mis-shaped parts: {abridged(parts)}. Download it again."
+            ) from error
         raise ModelLoadError(f"cannot load {name!r}: {first_line(error)}.") from error
-    check_numbers(name, network.state_dict())
+    check_numbers(name, network.state_dict(keep_vars=True))
     return network
 
 
@@ -175,17 +204,37 @@ def random_model(
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Whoever loads has been told what is loading, and hears of us what is wrong, in one line."""
-    was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+def _silence() -> Iterator[list[str]]:
+    """Keep what transformers says to ourselves: who loads hears of faults in one line of ours."""
+    logger, was_enabled = logging.get_logger("transformers"), logging.is_progress_bar_enabled()
+    before = logger.handlers, logger.propagate
+    said: list[str] = []
+    logger.handlers, logger.propagate = [_Listener(said)], False
     logging.disable_progress_bar()
-    logging.set_verbosity(_NOTHING)
     try:
-        yield
+        yield said
     finally:
-        logging.set_verbosity(verbosity)
+        logger.handlers, logger.propagate = before
         if was_enabled:
             logging.enable_progress_bar()
+
+
+class _Listener(Handler):
+    """Adds what is logged to a list."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__()
+        self._said = said
+
+    def emit(self, record: LogRecord) -> None:
+        """Take a message."""
+        self._said.append(record.getMessage())
+
+
+def _unconverted(said: Sequence[str]) -> list[str]:
+    """The weights that transformers could not put together, from its report: experts, for one."""
+    lines = [line for report in said for line in report.splitlines()]
+    return [line.split("|")[0].strip() for line in lines if "CONVERSION" in line and "|" in line]
 
 
 def choose_device(device: str) -> torch.device:
@@ -255,25 +304,39 @@ def read_limits(config: PretrainedConfig) -> ModelLimits:
             f"{text.model_type} has {', '.join(sorted(unknown))} layers, whose state cannot be "
             "rolled back to a tree's node; models of full or sliding attention can be served."
         )
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    rope_type = rope.get("rope_type", "default")
-    if rope_type == "dynamic":
-        raise ModelLoadError(
-            "dynamic rotary scaling changes with the length of the text, which a cached tree "
-            "cannot follow; choose a checkpoint with linear, yarn, llama3 or longrope scaling."
-        )
-    boundary = None
-    if rope_type == "longrope":
-        boundary = rope.get("original_max_position_embeddings") or getattr(
-            text, "original_max_position_embeddings", None
-        )
     return ModelLimits(
         vocab_size=text.vocab_size,
         max_positions=getattr(text, "max_position_embeddings", None) or _UNBOUNDED,
         eos_token_ids=_eos_token_ids(text, None),
         window=getattr(text, "sliding_window", None) or 0,
-        rope_boundary=boundary,
+        rope_boundary=rope_boundary(text),
     )
+
+
+def rope_boundary(text: PretrainedConfig) -> int | None:
+    """The length beyond which a text has other rotary factors; None where one set serves all.
+
+    Raises ModelLoadError for factors that change with every length.
+    """
+    given: Any = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    nested = [part for part in given.values() if isinstance(part, Mapping)]  # by kind of layer
+    boundaries = set()
+    for part in nested or [given]:
+        rope_type = part.get("rope_type") or part.get("type") or "default"
+        if "dynamic" in rope_type:
+            raise ModelLoadError(
+                "dynamic rotary scaling changes with the length of the text, which a cached tree "
+                "cannot follow; choose a checkpoint with linear, yarn, llama3 or longrope scaling."
+            )
+        if rope_type == "longrope":
+            key = "original_max_position_embeddings"
+            boundaries.add(part.get(key) or getattr(text, key, None))
+    if len(boundaries) > 1:
+        raise ModelLoadError(
+            f"the layers change their rotary factors at several lengths "
+            f"({', '.join(map(str, boundaries))}); only models with one can be served."
+        )
+    return boundaries.pop() if boundaries else None
 
 
 def _eos_token_ids(*configs: object) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from engine.feed import Pass
 from engine.kv_cache import Cache, PassRows
 from engine.passes import PassFunction, PassInputs
 from engine.scorer import ModelLimits, TreeScorer
+from engine.seam import check_far
 from engine.tree import TokenTree
 
 
@@ -149,10 +150,11 @@ class Model(TreeScorer):
         return logits[-num_logits:] if num_logits else logits[:0]
 
     def check_seam(self) -> Self:
-        """Prove on a small tree that this model obeys masks and positions, or refuse it.
+        """Prove that this model obeys masks and positions, or refuse it.
 
-        Node 3 must score the same behind its sibling-laden tree as it does in a chain of its own.
-        Raises ModelLoadError: an architecture that ignored the mask would corrupt text silently.
+        Node 3 must score the same behind its sibling-laden tree as it does in a chain of its own,
+        and the end of a long text as in stock transformers. Raises ModelLoadError: an architecture
+        that ignored the mask would corrupt text silently.
         """
         tokens = [token % self.limits.vocab_size for token in (1, 5, 9, 17, 33)]
         tree = TokenTree.from_parents([tokens[0], tokens[1], tokens[2], tokens[3]], [-1, 0, 0, 2])
@@ -164,6 +166,12 @@ class Model(TreeScorer):
         blind_chain = TokenTree.from_parents(tree.tokens, [-1, 0, 1, 2])
         blind = self._scored(context, blind_chain)
         self.reset([0])
+        if not straight.isfinite().all():
+            raise ModelLoadError(
+                f"{type(self.network).__name__} scores tokens with numbers that "
+                f"{str(self.dtype).removeprefix('torch.')} cannot hold: choose another dtype, such "
+                "as float32."
+            )
         error, blindness = (branched - straight).abs().max(), (blind - straight).abs().max()
         if not error < 0.1 * blindness:
             raise ModelLoadError(
@@ -171,6 +179,7 @@ class Model(TreeScorer):
                 f"on a branching tree, {blindness:.2g} for a network blind to it); this "
                 "architecture cannot be served in this precision."
             )
+        check_far(self.network, self.limits.vocab_size, self.limits.window, self.max_model_len)
         return self
 
     def _scored(self, context: Sequence[int], tree: TokenTree) -> Tensor:

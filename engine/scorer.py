@@ -39,8 +39,8 @@ def never() -> bool:
 class ModelLimits:
     """What the model's configuration says: sizes in tokens, a sliding window, ids that end a text.
 
-    From `rope_boundary` on (None: nowhere) the positions of one pass change each other's rotary
-    factors, so a tree must not reach across it.
+    A text longer than `rope_boundary` (None: there is none) has other rotary factors in all of its
+    rows than a shorter one, and a pass takes those of its last position.
     """
 
     vocab_size: int
@@ -74,6 +74,7 @@ class TreeScorer(ABC):
         self.network = network
         self._chunk = chunk
         self._nodes: list[int] = []
+        self._is_long = False
         self._runners: dict[Hashable, PassRunner] = {}
 
     @abstractmethod
@@ -121,7 +122,7 @@ class TreeScorer(ABC):
         """
         pack(self.network, with_kernels=kernel == attention.CPU_KERNEL)
         if kernel is not None:
-            attention.use_kernel(self.network, kernel)
+            attention.use(self.network, kernel)
 
     @property
     def num_bytes(self) -> int:
@@ -147,6 +148,7 @@ class TreeScorer(ABC):
     def reset(self, prompt: Sequence[int]) -> None:
         """Start another text: keep the rows of the longest common prefix with the last one."""
         self.rollback()
+        self._fit_factors(self._rows_of(prompt))
         common = 0
         for held, wanted in zip(self.tokens, self._rows_of(prompt)[:-1], strict=False):
             if held != wanted:
@@ -161,6 +163,7 @@ class TreeScorer(ABC):
         False if it was cancelled before that; what was fed stays.
         """
         text = self._rows_of(context)
+        self._fit_factors(text)
         while size := self._chunk_size(text):
             if is_cancelled():
                 return False
@@ -242,16 +245,17 @@ class TreeScorer(ABC):
         return context
 
     def _chunk_size(self, text: Sequence[int]) -> int:
-        """How many committed tokens to feed on their own; 0 if the rest can go with a tree.
+        """How many committed tokens to feed on their own; 0 if the rest can go with a tree."""
+        return self._chunk if len(text) - 1 - len(self.tokens) > self._chunk else 0
 
-        No pass crosses the rotary boundary, or the factors of its first rows would depend on where
-        it began, and so on what the cache happened to hold.
-        """
-        start, root = len(self.tokens), len(text) - 1
+    def _fit_factors(self, text: Sequence[int]) -> None:
+        """Forget rows with the rotary factors of a text on the other side of the boundary."""
         boundary = self.limits.rope_boundary
-        if boundary is not None and start < boundary <= root:
-            return min(self._chunk, boundary - start)
-        return self._chunk if root - start > self._chunk else 0
+        is_long = boundary is not None and len(text) > boundary
+        if is_long != self._is_long:
+            self._is_long = is_long
+            self.tokens.clear()
+            self.rollback()
 
     def _feed(self, pending: Sequence[int], tree: TokenTree, nodes: Sequence[int]) -> Tensor:
         """One forward pass over committed tokens and then nodes; logits of the nodes."""
@@ -270,8 +274,13 @@ class TreeScorer(ABC):
         """The inputs of a pass, with as many rows of padding as its runner wants."""
         num_rows = len(feed.pending) + len(feed.nodes)
         slots = self._cache.free_slots(num_rows)
-        padding = [self.unused_slot] * self.runner.num_padding(num_rows)
-        return feed.inputs(padding, slots, self.limits.window)
+        num_padding = self.runner.num_padding(num_rows)
+        place = feed.start
+        if self._is_long and max(feed.positions) < (boundary := self.limits.rope_boundary or 0):
+            # A row that nobody reads, behind the boundary, so that all have a long text's factors.
+            num_padding, place = max(1, num_padding), boundary
+        padding = [self.unused_slot] * num_padding
+        return feed.inputs(padding, slots, self.limits.window, place)
 
     def _example(self, width: int, length: int | None = None) -> Example:
         """Arguments of a pass whose own rows end the first `length` of the cache.

@@ -82,6 +82,7 @@ class StageBuilder:
         """A head that fits the target. Raises ModelLoadError if it does not."""
         if name not in self._heads:
             head = load_head(name, self._target, self._config.prefill_chunk)
+            check_same_tokens(name, self._config.model)
             self._heads[name] = head
         return self._heads[name]
 

@@ -9,6 +9,7 @@ from engine.attention import DenseMasks, PackedMasks
 from engine.drafting.head_network import HeadLayer, HeadNetwork
 from engine.feed import Pass
 from engine.kv_cache import Cache, PassRows
+from engine.loading import rope_boundary
 from engine.model import Model
 from engine.passes import PassFunction, PassInputs
 from engine.scorer import ModelLimits, TreeScorer
@@ -59,7 +60,11 @@ class HeadModel(TreeScorer):
 
     def __init__(self, network: HeadNetwork, target: Model, chunk: int = 512) -> None:
         config = network.shape.layer
-        limits = ModelLimits(target.limits.vocab_size, config.max_position_embeddings + 1)
+        limits = ModelLimits(
+            target.limits.vocab_size,
+            config.max_position_embeddings + 1,
+            rope_boundary=rope_boundary(config),
+        )
         super().__init__(network, limits, target.max_model_len, chunk)
         self._target = target
         self._first: list[int] = []

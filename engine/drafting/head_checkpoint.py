@@ -43,7 +43,6 @@ def load_head(name: str, target: Model, chunk: int) -> HeadModel:
     try:
         config = _read_config(name)
         weights = _read_weights(name)
-        check_numbers(name, weights)
     except ModelLoadError:
         raise
     except Exception as error:  # whatever a foreign file may cause
@@ -87,6 +86,7 @@ def build_head(
     parts = {**_shared_with(target, given, shape), **given}
     _check_parts(name, network, parts)
     network.load_state_dict(parts, strict=False)  # but for what no layer reads
+    check_numbers(name, network.state_dict(keep_vars=True))
     if len(network.embed_tokens.weight) < target.limits.vocab_size:
         raise ModelLoadError(
             f"the head {name!r} knows {len(network.embed_tokens.weight)} tokens and the target "

@@ -104,6 +104,25 @@ def test_a_shape_that_the_configuration_contradicts_is_refused(folder: Path) -> 
     assert "of another shape than config.json says: model.layers.{0,1,2,3}.mlp.down_proj" in message
 
 
+def test_experts_that_are_missing_or_mis_shaped_are_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Red when a report of transformers' own has what our line lacks."""
+    shape = {"num_local_experts": 2, "num_experts_per_tok": 1, "num_hidden_layers": 1}
+    folder = save_checkpoint(tmp_path, "mixtral", **shape)
+    expert = "model.layers.0.block_sparse_moe.experts.1.w1.weight"
+    weights = load_file(folder / "model.safetensors")
+    capfd.readouterr()
+    changes: list[Callable[[Weights], Weights]] = [
+        lambda weights: {k: v for k, v in weights.items() if k != expert},
+        lambda weights: weights | {expert: torch.ones(5, 5)},
+    ]
+    for change in changes:
+        save_file(change(dict(weights)), folder / "model.safetensors", {"format": "pt"})
+        assert "model.layers.0.mlp.experts.gate_up_proj" in refusal(folder)
+    assert capfd.readouterr().err == ""
+
+
 def test_tied_weights_and_what_no_layer_reads_are_not_missed(folder: Path, tmp_path: Path) -> None:
     """Red when a tied output matrix counts as missing, or an old buffer or a guess-ahead layer as
     left over."""
@@ -212,6 +231,8 @@ def test_a_folder_that_is_not_there_is_told_as_such(folder: Path) -> None:
     assert "is a file" in refusal(folder / "config.json")
     (folder / "config.json").unlink()
     assert "holds no config.json" in refusal(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    assert "adapter without its base model" in refusal(folder)
 
 
 def test_a_model_without_a_vocabulary_is_no_language_model(tmp_path: Path) -> None:
@@ -356,6 +377,16 @@ def test_a_table_that_is_damaged_is_refused_however_it_is(tmp_path: Path) -> Non
         file.write_bytes(bytes_)
         with pytest.raises(ModelLoadError, match=r"katz\.safetensors"):
             KatzTable.load(tmp_path)
+
+
+def test_a_draft_that_is_refused_is_named(folder: Path, tmp_path: Path) -> None:
+    """Red when a limit of its configuration is told, and not of whose: there are several models."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    draft = configure(save_checkpoint(tmp_path / "draft"), rope_parameters=rope)
+    stages = [{"kind": "model", "model": str(draft)}]
+    mapping = {"model": str(folder), "stages": stages, "dtype": "float32"}
+    with pytest.raises(ModelLoadError, match=r"draft': dynamic rotary scaling"):
+        Engine.load(EngineConfig.from_mapping(mapping))
 
 
 def test_names_are_abridged_by_layer() -> None:

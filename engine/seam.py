@@ -1,0 +1,73 @@
+"""Proof that a network does at the end of a long text, for us, what stock transformers would do.
+
+What only shows there: windows that no attention is told of, blocks, factors that follow from how
+many rows a cache says it has. Rows are made up, so a window of thousands costs one narrow pass.
+"""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from engine import attention
+from engine.attention import PackedMasks
+from engine.errors import ModelLoadError
+from engine.feed import Pass
+from engine.kv_cache import RepeatedRows
+from engine.tree import TokenTree
+
+_TOKENS = (1, 5, 9, 17)
+_FAR_ROWS = 1 << 14
+"""Beyond so many rows, or beyond a window if it is wider, nothing new is expected."""
+_NOISE = 4
+
+
+def check_far(network: PreTrainedModel, vocab_size: int, window: int, max_model_len: int) -> None:
+    """Refuse a network that at the end of its longest text is another in stock transformers.
+
+    `window` is that of sliding layers, 0 for none. Raises ModelLoadError.
+    """
+    length = min(max_model_len - len(_TOKENS), max(_FAR_ROWS, window + len(_TOKENS)))
+    if length < 1:
+        return
+    text = [token % vocab_size for token in _TOKENS]
+    name = network.config._attn_implementation
+    attention.use(network, attention.STOCK)
+    try:
+        stock = _logits(network, text, window, length, is_stock=True)
+    finally:
+        attention.use(network, name)
+    ours = _logits(network, text, window, length)
+    error = (stock - ours).abs().max()
+    rounding = torch.finfo(network.dtype).eps * stock.abs().max()
+    # Some kernels add in another order every time.
+    noise = (_logits(network, text, window, length) - ours).abs().max() if error > rounding else 0
+    if not error <= max(rounding, _NOISE * noise):
+        raise ModelLoadError(
+            f"{type(network).__name__} scores tokens by how long its cache says it is, and not by "
+            f"their positions alone (behind {length} tokens by {error:.2g}): the nodes of a tree "
+            f"have nothing else, so it cannot be served with a max_model_len of {max_model_len}."
+        )
+
+
+@torch.inference_mode()
+def _logits(
+    network: PreTrainedModel, text: list[int], window: int, length: int, is_stock: bool = False
+) -> Tensor:
+    """Logits (tokens, vocabulary) of these tokens behind so many rows, in float32.
+
+    In stock transformers the cache says how many rows there are, and positions follow from that.
+    """
+    feed = Pass(length, text, TokenTree(0), (), ())
+    inputs = feed.inputs((), range(length, length + len(text)), window, length)
+    tokens, prefix, visible, windowed = (tensor.to(network.device) for tensor in inputs)
+    ids, positions, _ = tokens[:, None]
+    num_layers = network.config.get_text_config().num_hidden_layers
+    output = network(
+        input_ids=ids,
+        position_ids=None if is_stock else positions,
+        past_key_values=RepeatedRows(num_layers, length, length if is_stock else 0),
+        use_cache=True,
+        tree_masks=PackedMasks(prefix, visible, windowed, positions, window),
+    )
+    logits: Tensor = output.logits[0].float()
+    return logits

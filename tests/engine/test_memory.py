@@ -1,0 +1,44 @@
+"""How much memory is left is what the host and its control group leave, whichever is less."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import memory
+from engine.errors import ConfigError
+
+CPU = torch.device("cpu")
+MEMINFO = "MemTotal:       16000000 kB\nMemFree:         100 kB\nMemAvailable:    8000000 kB\n"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host with 8 GB left; its control group has no limit."""
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    (tmp_path / "memory.max").write_text("max\n")
+    return tmp_path
+
+
+def test_a_host_leaves_what_can_be_had_without_swapping(machine: Path) -> None:
+    assert memory.free_bytes(CPU) == 8_192_000_000
+    (machine / "meminfo").unlink()
+    assert memory.free_bytes(CPU) is None
+
+
+def test_a_container_leaves_its_limit_less_what_cannot_give_way(machine: Path) -> None:
+    """Red when a container's server counts with the memory of its host."""
+    (machine / "memory.max").write_text("2000000000\n")
+    (machine / "memory.current").write_text("900000000\n")
+    (machine / "memory.stat").write_text("anon 500000000\ninactive_file 400000000\n")
+    assert memory.free_bytes(CPU) == 1_500_000_000
+
+
+def test_what_does_not_fit_is_told_with_its_remedy(machine: Path) -> None:
+    memory.require(8_000_000_000, CPU, "a cache", "choose less.")
+    with pytest.raises(ConfigError, match=r"a cache takes 9.0 GB, and 8.2 GB are free on cpu: ch"):
+        memory.require(9_000_000_000, CPU, "a cache", "choose less.")
+    (machine / "meminfo").unlink()
+    memory.require(9_000_000_000, CPU, "a cache", "choose less.")
