@@ -9,7 +9,7 @@ from typing import Literal
 
 from engine import EmittedToken, GenerateRequest
 from server.protocol import Choice, Logprobs
-from server.text import Detokenizer, StopMatcher, Tokenizer
+from server.text import Detokenizer, StopMatcher, Tokenizer, unmarked
 
 # JSON has no infinity; this is the floor that OpenAI-compatible servers agree on.
 LOWEST_LOGPROB = -9999.0
@@ -30,8 +30,8 @@ class ChoiceWriter:
         self._index = index
         self._sequence = sequence
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer, sequence.prompt)
-        self._matcher = StopMatcher(stops)
+        self._matcher = StopMatcher(stops, tokenizer.specials)
+        self._detokenizer = Detokenizer(tokenizer, sequence.prompt, self._matcher.marks)
         eos = () if sequence.ignore_eos else eos_token_ids
         self._stop_ids = frozenset(sequence.stop_token_ids + eos)
         self._wants_token_ids = wants_token_ids
@@ -108,7 +108,7 @@ class ChoiceWriter:
         self.finish_reason = reason
 
     def _write(self, piece: str) -> None:
-        self._num_characters += len(piece)
+        self._num_characters += len(unmarked(piece))
         self._text += self._matcher.push(piece)
 
     def _logprobs(self) -> Logprobs | None:

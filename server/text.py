@@ -3,25 +3,38 @@
 Nothing here knows of requests or of HTTP. `AutoTokenizer` would import torch; this does not.
 """
 
+import codecs
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import tokenizers
-from tokenizers.decoders import DecodeStream
 
 import engine
 from server.errors import LoadFailedError
 
 REPLACEMENT = "\ufffd"
-_PRIMING_TOKENS = 8
-_LONGEST_CHARACTER = 4
+# Decoders look at one neighbour or two; the first token of a text is read unlike any other.
+_CONTEXT_TOKENS = 8
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# No text has half a surrogate pair, so that each can stand for a special token among text.
+_FIRST_MARK = 0xD800
+_WITHOUT_MARKS = dict.fromkeys(range(_FIRST_MARK, 0xE000))
 
 
 class Tokenizer:
-    """A `tokenizer.json`, read without torch."""
+    """A model's tokenizer, asked without torch; `specials` are its special tokens by id."""
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self.inner = inner
+        added = inner.get_added_tokens_decoder()
+        self.specials = {at: token.content for at, token in added.items() if token.special}
+        kinds = _decoder_kinds(inner)
+        self._is_byte_level = kinds == {"ByteLevel"}
+        self._falls_back_to_bytes = "ByteFallback" in kinds
 
     @classmethod
     def load(cls, model: str) -> Self:
@@ -42,6 +55,16 @@ class Tokenizer:
         """The text of token ids, special tokens left out."""
         return self.inner.decode(token_ids, skip_special_tokens=True)
 
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The bytes of text that a token stands for; None if only the decoder can tell."""
+        piece = self.inner.id_to_token(token_id) or ""
+        if self._is_byte_level:
+            codes = [_BYTE_LEVEL.get(character, -1) for character in piece]
+            return piece.encode() if -1 in codes else bytes(codes)
+        if self._falls_back_to_bytes and (byte := _BYTE_TOKEN.fullmatch(piece)):
+            return bytes.fromhex(byte[1])
+        return None
+
     def token_text(self, token_id: int) -> str:
         """One token as log-probabilities name it: its text, or `bytes:` and hex for a fragment."""
         piece = self.inner.id_to_token(token_id) or f"<{token_id}>"
@@ -55,89 +78,122 @@ class Detokenizer:
     """Turns the tokens of one reply into text, piece by piece; mutable.
 
     The pieces, `flush` included, join to the text that the reply adds to its prompt. A character
-    that the prompt's last tokens began and the reply completes belongs to the reply.
+    that the prompt's last tokens began and the reply completes belongs to the reply. Special
+    tokens leave no text but their mark, for those that have one in `marks`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: tuple[int, ...] = (),
+        marks: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         self._tokenizer = tokenizer
-        complete, dangling = _split_prompt(tokenizer, list(prompt[-_PRIMING_TOKENS:]))
+        self._marks = marks
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._context: list[int] = []
-        self._pending: list[int] = []
-        self._stream = DecodeStream()
-        self._restart(complete)
-        for token_id in dangling:
+        self._is_prompts = False
+        told = [token_id for token_id in prompt if token_id not in tokenizer.specials]
+        for token_id in told[-_CONTEXT_TOKENS:]:
             self.push(token_id)
+        self._is_prompts = bool(self._utf8.getstate()[0])
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is unfinished."""
-        self._pending.append(token_id)
-        try:
-            piece = self._stream.step(self._tokenizer.inner, token_id)
-        except Exception as error:
-            # Some decoders rewrite earlier text; tokenizers then refuses to go on with the stream.
-            if not str(error).startswith("Invalid prefix encountered"):
-                raise
-            piece = self._remainder()
-            self._restart(self._pending)
-            return piece
-        if piece:
-            self._context, self._pending = self._pending, []
-        return piece or ""
+        if token_id in self._marks:
+            return self.flush() + self._marks[token_id]
+        if token_id in self._tokenizer.specials:
+            return ""
+        encoded = self._tokenizer.token_bytes(token_id)
+        if encoded is None:
+            return self.flush() + self._read(token_id)
+        self._context = [token_id]
+        return self._characters(encoded)
 
     def flush(self) -> str:
         """Whatever the last tokens left unfinished; a truncated character reads as U+FFFD."""
-        piece = self._remainder()
-        self._restart([])
-        return piece
+        return self._characters(b"", is_over=True)
 
-    def _remainder(self) -> str:
+    def _characters(self, encoded: bytes, is_over: bool = False) -> str:
+        """The characters that these bytes complete, or end; U+FFFD for bytes that are none."""
+        text = self._utf8.decode(encoded, is_over)
+        if self._is_prompts and (text or is_over):
+            self._is_prompts = False
+            return text.removeprefix(REPLACEMENT)
+        return text
+
+    def _read(self, token_id: int) -> str:
+        """What the decoder adds for a token to the text of those before it."""
         known = self._tokenizer.decode(self._context)
-        whole = self._tokenizer.decode(self._context + self._pending)
+        self._context = [*self._context, token_id]
+        whole = self._tokenizer.decode(self._context)
+        self._context = self._context[-_CONTEXT_TOKENS:]
         if whole.startswith(known):
             return whole[len(known) :]
-        return self._tokenizer.decode(self._pending)
-
-    def _restart(self, context: list[int]) -> None:
-        self._context = context
-        self._pending = []
-        self._stream = DecodeStream(ids=context, skip_special_tokens=True)
+        # Some decoders rewrite earlier text, which has been told.
+        return self._tokenizer.decode([token_id])
 
 
 class StopMatcher:
     """Finds the stop string that completes first in text that arrives in pieces; mutable.
 
-    Only the longest ending that could still begin a stop string is held back.
+    Only the longest ending that could still begin a stop string is held back. Special tokens leave
+    no text; those that a stop string names are told by their `marks`, and end the text like their
+    names.
     """
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
+    def __init__(
+        self, stops: tuple[str, ...], specials: Mapping[int, str] = MappingProxyType({})
+    ) -> None:
+        longest_first = sorted(specials.items(), key=lambda special: -len(special[1]))
+        named = [(at, name) for at, name in longest_first if any(name in stop for stop in stops)]
+        self.marks = {at: chr(_FIRST_MARK + i) for i, (at, _) in enumerate(named)}
+        self._stops = {stop: stop for stop in stops}
+        for stop in stops:
+            marked = stop
+            for at, name in named:
+                marked = marked.replace(name, self.marks[at])
+            self._stops[marked] = stop
         self._held = ""
         self.matched: str | None = None
 
     def push(self, piece: str) -> str:
         """The text that is now certain; sets `matched`, which ends the text before the match."""
         text = self._held + piece
-        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            _, at, self.matched = min(found)
+        if found := [place for pattern in self._stops if (place := _find(pattern, text))]:
+            _, at, pattern = min(found)
+            self.matched = self._stops[pattern]
             self._held = ""
-            return text[:at]
-        keep = len(text) - self._num_held(text)
+            return unmarked(text)[:at]
+        keep = next((i for i in range(len(text)) if self._may_begin(text[i:])), len(text))
         self._held = text[keep:]
-        return text[:keep]
+        return unmarked(text[:keep])
 
     def flush(self) -> str:
         """What was held back, once no more text can come."""
         held, self._held = self._held, ""
-        return held
+        return unmarked(held)
 
-    def _num_held(self, text: str) -> int:
-        longest = min(len(text), max(map(len, self._stops), default=1) - 1)
-        for length in range(longest, 0, -1):
-            ending = text[-length:]
-            if any(stop.startswith(ending) for stop in self._stops):
-                return length
-        return 0
+    def _may_begin(self, ending: str) -> bool:
+        return any(pattern.startswith(_shown_to(pattern, ending)) for pattern in self._stops)
+
+
+def _find(pattern: str, text: str) -> tuple[int, int, str] | None:
+    """Where a stop string first ends and begins, in characters without marks."""
+    shown = _shown_to(pattern, text)
+    if (at := shown.find(pattern)) < 0:
+        return None
+    return len(unmarked(shown[: at + len(pattern)])), len(unmarked(shown[:at])), pattern
+
+
+def _shown_to(pattern: str, text: str) -> str:
+    """The text with its marks for a stop string that has some, and without for others."""
+    return text if pattern != unmarked(pattern) else unmarked(text)
+
+
+def unmarked(text: str) -> str:
+    """A text without the marks of special tokens."""
+    return text.translate(_WITHOUT_MARKS)
 
 
 def _tokenizer_file(model: str) -> Path:
@@ -150,15 +206,13 @@ def _tokenizer_file(model: str) -> Path:
     return Path(hf_hub_download(model, "tokenizer.json"))
 
 
-def _split_prompt(tokenizer: Tokenizer, tail: list[int]) -> tuple[list[int], list[int]]:
-    """Part the tokens that end in a whole character from those that begin an unfinished one.
-
-    A stream primed with an unfinished character would repeat the prompt in its first piece.
-    """
-    for end in range(len(tail), max(-1, len(tail) - _LONGEST_CHARACTER), -1):
-        if not tokenizer.decode(tail[:end]).endswith(REPLACEMENT):
-            return tail[:end], tail[end:]
-    return [], []
+def _decoder_kinds(inner: tokenizers.Tokenizer) -> set[str]:
+    """The parts of its decoder by name; none of one that is written in Python."""
+    try:
+        state = json.loads(inner.decoder.__getstate__())
+    except Exception:
+        return set()
+    return {part["type"] for part in state.get("decoders", [state])} - {"Fuse"}
 
 
 def _fragment(piece: str) -> str:

@@ -202,3 +202,17 @@ def test_everything_asked_reaches_the_engine(live: LiveServer) -> None:
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 7)
     assert (sampling.min_p, sampling.seed) == (0.1, 3)
     assert (asked.num_logprobs, asked.speculation) == (2, "always")
+
+
+@pytest.mark.parametrize("stop", ["<|endoftext|>", "<|endoftext|>w", "o<|endoftext|>"])
+def test_a_stop_string_may_name_a_special_token(start_server: StartServer, stop: str) -> None:
+    """Red when special tokens are dropped before stop strings are looked for."""
+    script = [*blocks("hello"), [EOS], *blocks("world and more")]
+    server = start_server(Behaviour(script=lambda _: script)).wait_ready()
+    body = {"stop": [stop], "ignore_eos": True, "max_tokens": 100, "logprobs": 0}
+    [choice] = server.complete(**body).json()["choices"]
+    assert choice["text"] == ("hell" if stop.startswith("o") else "hello")
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+    offsets = choice["logprobs"]["text_offset"]
+    assert offsets[choice["logprobs"]["tokens"].index("<|endoftext|>")] == len("hello")
+    assert joined(stream(server, **body)) == {0: choice["text"]}
