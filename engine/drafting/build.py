@@ -94,13 +94,14 @@ class StageBuilder:
         return found
 
     def table(self, name: str) -> KatzTable:
-        """An n-gram table over the target's vocabulary."""
+        """An n-gram table for the target: of a smaller vocabulary, or one padded a little more."""
         if name not in self._tables:
-            table = KatzTable.load(resolve(name))
-            if table.vocab_size > self._target.limits.vocab_size:
+            vocab_size = self._target.limits.vocab_size
+            table = KatzTable.load(resolve(name), vocab_size)
+            if table.vocab_size > (1 + _PADDING) * vocab_size:
                 raise ModelLoadError(
                     f"the table {name!r} has {table.vocab_size} tokens and the target "
-                    f"{self._target.limits.vocab_size}: it belongs to another tokenizer."
+                    f"{vocab_size}: it belongs to another tokenizer."
                 )
             self._tables[name] = table
         return self._tables[name]

@@ -74,6 +74,25 @@ def test_a_saved_table_answers_alike(
         assert loaded.continuations(before, last) == table.continuations(before, last)
 
 
+@given(tables(), st.integers(1, 12), st.data())
+def test_any_table_serves_a_vocabulary_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, table: KatzTable, num_ids: int, data: st.DataObject
+) -> None:
+    """Red when an unknown context breaks the look-up, or an id is named that the target lacks."""
+    folder = tmp_path_factory.mktemp("table")
+    table.save(folder)
+    fitted = KatzTable.load(folder, num_ids)
+    ids = st.integers(0, 2 * table.vocab_size)
+    before, last = data.draw(ids | st.just(-1)), data.draw(ids)
+    tokens, logprobs = fitted.continuations(before, last)
+    everything = [table.logprob(before, last, t) for t in range(min(num_ids, table.vocab_size))]
+    assert list(logprobs) == pytest.approx([everything[token] for token in tokens])
+    assert tokens and len(set(tokens)) == len(tokens)
+    if num_ids >= table.vocab_size:
+        best = sorted(everything, reverse=True)[: table.max_continuations]
+        assert list(logprobs) == pytest.approx(best)
+
+
 def test_what_was_seen_comes_first() -> None:
     """Red when the trigram does not win over the bigram that contradicts it."""
     table = KatzTable.build([[1, 2, 3] * 9 + [5, 2, 4] * 3], 8)
@@ -175,6 +194,18 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     whole = (tmp_path / FILE_NAME).read_bytes()
     (tmp_path / FILE_NAME).write_bytes(whole[:-3])
     with pytest.raises(ModelLoadError, match="cut short"):
+        KatzTable.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "array", ["unigram", "trigram_starts", "trigram_befores", "bigram_counts", "trigram_levels"]
+)
+def test_arrays_that_contradict_one_another_are_refused(tmp_path: Path, array: str) -> None:
+    """Red when a table is served that ends a request where its arrays do not meet."""
+    table = KatzTable.build([[1, 2, 3] * 9], 8)
+    table._arrays[array] = table._arrays[array][:-1].copy()
+    table.save(tmp_path)
+    with pytest.raises(ModelLoadError, match="contradict"):
         KatzTable.load(tmp_path)
 
 
