@@ -120,6 +120,17 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizerState:
+    """A model's tokenizer as transformers feeds it, and the ids that end a text to it.
+
+    `json` is the content of a `tokenizer.json`.
+    """
+
+    json: str
+    eos_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LoadProgress:
     """How far loading has come: a phase in words, and the share done, from 0 to 1."""
 

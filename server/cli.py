@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from engine import Speculation
-from server.settings import Settings, load_settings
+from server.settings import Settings, is_debugging, load_settings
 from server.terminal import messages, readable_errors
 from server.train_cli import ngram_app, train_app
 from server.version import VERSION
@@ -44,6 +44,8 @@ ThreadsOption = Annotated[
 @app.callback()
 def stagetree() -> None:
     """An OpenAI-compatible server that decodes by staged tree speculative decoding."""
+    if is_debugging():
+        _log_to_stderr("debug")
 
 
 @app.command()

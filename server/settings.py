@@ -171,6 +171,11 @@ def load_settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
     return settings
 
 
+def is_debugging() -> bool:
+    """Whether the environment asks for the debug log, as it can of every command."""
+    return os.environ.get(f"{ENV_PREFIX}LOG_LEVEL") == "debug"
+
+
 def _environment() -> dict[str, Any]:
     try:
         return EnvSettingsSource(Settings)()

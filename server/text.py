@@ -1,19 +1,19 @@
 """Text and token ids: the tokenizer, incremental detokenising, and stop strings.
 
-Nothing here knows of requests or of HTTP. `AutoTokenizer` would import torch; this does not.
+Nothing here knows of requests or of HTTP. `AutoTokenizer` would import torch; what it says is read
+by the engine process and asked here without it.
 """
 
 import codecs
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
 import tokenizers
 
-import engine
+from engine import EngineError, TokenizerState
 from server.errors import LoadFailedError
 
 REPLACEMENT = "\ufffd"
@@ -26,10 +26,14 @@ _WITHOUT_MARKS = dict.fromkeys(range(_FIRST_MARK, 0xE000))
 
 
 class Tokenizer:
-    """A model's tokenizer, asked without torch; `specials` are its special tokens by id."""
+    """A model's tokenizer, asked without torch; `specials` are its special tokens by id.
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    `eos_token_ids` end a text to it, whatever the model's own configuration says.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer, eos_token_ids: tuple[int, ...] = ()) -> None:
         self.inner = inner
+        self.eos_token_ids = eos_token_ids
         added = inner.get_added_tokens_decoder()
         self.specials = {at: token.content for at, token in added.items() if token.special}
         kinds = _decoder_kinds(inner)
@@ -37,15 +41,19 @@ class Tokenizer:
         self._falls_back_to_bytes = "ByteFallback" in kinds
 
     @classmethod
+    def of(cls, state: TokenizerState) -> Self:
+        """The tokenizer that an engine process has read."""
+        return cls(tokenizers.Tokenizer.from_str(state.json), state.eos_token_ids)
+
+    @classmethod
     def load(cls, model: str) -> Self:
-        """Find a model's tokenizer: in `embedded/...`, a folder, or on the Hugging Face hub."""
+        """The tokenizer of `embedded/...`, a folder or a Hugging Face id; this imports torch."""
+        from engine import read_tokenizer
+
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(_tokenizer_file(model))))
-        except Exception as error:
-            raise LoadFailedError(
-                f"No usable tokenizer.json for {model!r}: {error}. Name a folder or a Hugging Face "
-                "id that holds one, or save one with tokenizer.save_pretrained(folder)."
-            ) from error
+            return cls.of(read_tokenizer(model))
+        except EngineError as error:
+            raise LoadFailedError(str(error)) from error
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text."""
@@ -194,16 +202,6 @@ def _shown_to(pattern: str, text: str) -> str:
 def unmarked(text: str) -> str:
     """A text without the marks of special tokens."""
     return text.translate(_WITHOUT_MARKS)
-
-
-def _tokenizer_file(model: str) -> Path:
-    if model.startswith("embedded/"):
-        return Path(engine.__file__).parent / model / "tokenizer.json"
-    if Path(model).is_dir():
-        return Path(model) / "tokenizer.json"
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(model, "tokenizer.json"))
 
 
 def _decoder_kinds(inner: tokenizers.Tokenizer) -> set[str]:

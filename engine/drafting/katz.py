@@ -129,9 +129,8 @@ class KatzTable:
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         try:
             arrays, metadata = _read(file)
-            _check(arrays)
             return cls(arrays, int(metadata["max_continuations"]), max_vocab)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        except (OSError, ValueError, KeyError, struct.error) as error:
             raise ModelLoadError(
                 f"cannot read an n-gram table from {file}: {error}. Name a folder that holds "
                 f"{FILE_NAME}, such as embedded/draft2, or build one: stagetree ngram build."
@@ -207,22 +206,6 @@ class KatzTable:
 def _most_frequent(unigram: Array, count: int) -> Continuations:
     order = np.argsort(-unigram, kind="stable")[:count]
     return Continuations(tuple(order.tolist()), tuple(unigram[order].tolist()))
-
-
-def _check(arrays: Mapping[str, Array]) -> None:
-    """Refuse arrays that contradict one another, which would end a request when it meets them."""
-    num_tokens, num_contexts = len(arrays["unigram"]), len(arrays["trigram_befores"])
-    starts = arrays["trigram_starts"]
-    is_whole = num_tokens > 0 and len(starts) == num_tokens + 1 and starts[-1] == num_contexts
-    is_whole = is_whole and bool((starts[1:] >= starts[:-1]).all())
-    for order, contexts in (("bigram", num_tokens), ("trigram", num_contexts)):
-        counts, tokens = arrays[f"{order}_counts"], arrays[f"{order}_tokens"]
-        entries = int(counts.sum(dtype=np.int64))
-        is_whole = is_whole and len(counts) == len(arrays[f"{order}_backoffs"]) == contexts
-        is_whole = is_whole and len(tokens) == len(arrays[f"{order}_levels"]) == entries
-        is_whole = is_whole and int(tokens.max(initial=0)) < num_tokens
-    if not is_whole:
-        raise ValueError("its arrays contradict one another")
 
 
 def _read(file: Path) -> tuple[dict[str, Array], dict[str, str]]:

@@ -204,6 +204,18 @@ def test_everything_asked_reaches_the_engine(live: LiveServer) -> None:
     assert (asked.num_logprobs, asked.speculation) == (2, "always")
 
 
+def test_the_tokenizers_own_end_of_text_is_one(start_server: StartServer) -> None:
+    """Red when the end that the model's configuration names is the only one."""
+    end = TOKENIZER.encode("!")[0]
+    script = [*blocks("hello"), [end], *blocks("and more")]
+    server = start_server(Behaviour(script=lambda _: script, tokenizer_eos=(end,))).wait_ready()
+    [choice] = server.complete(max_tokens=100).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("hello", "stop")
+    assert server.behaviour.requests[-1].stop_token_ids == (EOS, end)
+    [choice] = server.complete(max_tokens=100, ignore_eos=True).json()["choices"]
+    assert choice["text"] == "hello!and more"
+
+
 @pytest.mark.parametrize("stop", ["<|endoftext|>", "<|endoftext|>w", "o<|endoftext|>"])
 def test_a_stop_string_may_name_a_special_token(start_server: StartServer, stop: str) -> None:
     """Red when special tokens are dropped before stop strings are looked for."""

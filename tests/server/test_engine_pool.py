@@ -5,9 +5,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 from server.engine_pool import EnginePool
-from server.text import Tokenizer
 from tests.server.conftest import LiveServer, StartServer, wait_until
-from tests.server.fakes import Behaviour, FakeEngine, byte_level_tokenizer
+from tests.server.fakes import Behaviour, FakeEngine
 from tests.server.test_metrics import scrape
 
 LONG = [[5, 6]] * 100
@@ -210,16 +209,11 @@ def test_the_tokenizer_is_loaded_once() -> None:
     """Red when each engine has a copy of its own, or each of its lives."""
 
     async def scenario() -> None:
-        loaded: list[Tokenizer] = []
-
-        def load() -> Tokenizer:
-            loaded.append(byte_level_tokenizer())
-            return loaded[-1]
-
-        pool = EnginePool([Behaviour().spawn] * 2, load)
+        behaviour = Behaviour()
+        pool = EnginePool([behaviour.spawn] * 2)
         pool.start()
-        async with pool.hold((1,)), pool.hold((1,)):
-            assert len(loaded) == 1
+        async with pool.hold((1,)) as one, pool.hold((1,)) as other:
+            assert behaviour.num_tokenizers_read == 1 and one.tokenizer is other.tokenizer
         await pool.close()
 
     asyncio.run(scenario())
@@ -229,7 +223,7 @@ def test_nobody_overtakes_the_head_of_the_queue() -> None:
     """Red when who comes just as an engine is given back gets it before who waits for it."""
 
     async def scenario() -> None:
-        pool = EnginePool([Behaviour().spawn], byte_level_tokenizer)
+        pool = EnginePool([Behaviour().spawn])
         order: list[str] = []
 
         async def use(name: str) -> None:
