@@ -11,7 +11,7 @@ from rich.logging import RichHandler
 
 from engine import Speculation
 from server.settings import Settings, is_debugging, load_settings
-from server.terminal import messages, readable_errors
+from server.terminal import messages, path_option, readable_errors
 from server.train_cli import ngram_app, train_app
 from server.version import VERSION
 
@@ -29,7 +29,7 @@ ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP)]
 ModelOption = Annotated[str | None, typer.Option(help=MODEL_HELP)]
 DraftOption = Annotated[str | None, typer.Option(help="A draft model for the model.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option(help="A YAML file; the embedded family's unless a model is named.")
+    Path | None, path_option(help="A YAML file; the embedded family's unless a model is named.")
 ]
 DtypeOption = Annotated[Dtype | None, typer.Option(help="Precision of the weights.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")]
@@ -120,7 +120,7 @@ def complete(
 @app.command()
 def bench(
     prompts: Annotated[
-        Path | None, typer.Option(help='A file of {"prompt": "..."}, one a line.')
+        Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
     ] = None,
     num_prompts: Annotated[int | None, typer.Option(min=1, help="Only so many.")] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 64,
@@ -132,7 +132,7 @@ def bench(
     passes: Annotated[
         int | None, typer.Option(min=1, help="Draft passes in a step, for every model and head.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
+    json: Annotated[Path | None, path_option(help="Also write the figures here.")] = None,
     model: ModelOption = None,
     draft: DraftOption = None,
     config: ConfigOption = None,
@@ -168,11 +168,11 @@ def bench(
 def doctor(
     prompt: Annotated[str | None, typer.Option(help="A text to continue as the sample.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help='A file of {"prompt": "..."}, one a line.')
+        Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
     ] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
+    json: Annotated[Path | None, path_option(help="Also write the figures here.")] = None,
     model: ModelOption = None,
     draft: DraftOption = None,
     config: ConfigOption = None,

@@ -1,8 +1,11 @@
 """What every command says to the terminal in the same way: messages, and errors in one line."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -14,6 +17,20 @@ from server.errors import ApiError
 _log = logging.getLogger(__name__)
 
 messages = Console(stderr=True, highlight=False)
+
+
+def path_option(help: str) -> Any:
+    """An option that is a path, in which `~` is home, also where no shell has read it so."""
+    return typer.Option(help=help, parser=_at_home, metavar="PATH")
+
+
+def model_option(help: str) -> Any:
+    """An option that names a model: the same of a folder."""
+    return typer.Option(help=help, parser=os.path.expanduser, metavar="MODEL")
+
+
+def _at_home(text: str) -> Path:
+    return Path(os.path.expanduser(text))
 
 
 @contextmanager
