@@ -119,7 +119,7 @@ class CompiledPasses(Acceleration):
 class CapturedPasses(Acceleration):
     """Passes captured as CUDA graphs, a few widths at a time.
 
-    Who waits for everything to be compiled has torch's compiler fuse their kernels first.
+    Torch's compiler fuses their kernels first, unless nothing is to be compiled now.
     """
 
     def __init__(self, config: EngineConfig, scorers: Scorers, record: Record) -> None:
@@ -144,7 +144,7 @@ class CapturedPasses(Acceleration):
     def adopt(self) -> bool:
         """Capture more; whether there was any."""
         runners = [scorer.runner for scorer in self._scorers.values()]
-        given = (_CAPTURE_SECONDS, self._record, self._config.compile == "wait")
+        given = (_CAPTURE_SECONDS, self._record, self._config.compile != "cached")
         return any([runner.capture(*given) for runner in runners])
 
 

@@ -19,7 +19,7 @@ from engine.drafting.base import Drafter
 from engine.drafting.build import StageBuilder, recognised, stage_names
 from engine.economy import Costs, Economy
 from engine.errors import ConfigError
-from engine.loading import load_model
+from engine.loading import load_model, read_config, read_limits
 from engine.model import Model
 from engine.passes import CROWD
 from engine.passes.background import BackgroundCompiler
@@ -82,6 +82,12 @@ class Engine:
             share = max(1, CROWD.num_threads // config.num_engines)
             CROWD.set_num_threads(config.threads or share)
         on_progress(LoadProgress(f"loading the target {config.model}", 0.0))
+        known = read_limits(read_config(config.model)).max_positions
+        if (wanted := config.max_model_len or 0) > known:
+            raise ConfigError(
+                f"max_model_len is {wanted}, but {config.model} knows {known} positions: set it to "
+                f"{known} or less."
+            )
         target = load_model(
             config.model,
             dtype=config.dtype,
@@ -89,11 +95,6 @@ class Engine:
             max_model_len=config.max_model_len,
             chunk=config.prefill_chunk,
         )
-        if (wanted := config.max_model_len or 0) > (known := target.limits.max_positions):
-            raise ConfigError(
-                f"max_model_len is {wanted}, but {config.model} knows {known} positions: set it to "
-                f"{known} or less."
-            )
         config = replace(config, stages=recognised(config.stages), threads=CROWD.num_threads)
         return cls(config, target, StageBuilder(config, target), on_progress)
 

@@ -6,6 +6,8 @@ name, so models build none of their own and pass `attention_mask=None`.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -205,10 +207,27 @@ def _explicit_attention(
 
 def use_kernel(network: nn.Module, name: str) -> None:
     """Let this kernel of ours, which must be there, do a network's attention."""
-    for module in network.modules():
-        config: Any = getattr(module, "config", None)
-        if getattr(config, "_attn_implementation", None) == NAME:
+    for config in _configs(network, NAME):
+        config._attn_implementation = name
+
+
+@contextmanager
+def without_kernel(network: nn.Module) -> Iterator[None]:
+    """Let torch's own operations do a network's attention for a while, in whatever precision."""
+    used = [(each, name) for name in (CPU_KERNEL, GPU_KERNEL) for each in _configs(network, name)]
+    for config, _ in used:
+        config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        for config, name in used:
             config._attn_implementation = name
+
+
+def _configs(network: nn.Module, name: str) -> list[Any]:
+    """The configurations in a network that name this attention."""
+    configs = [getattr(module, "config", None) for module in network.modules()]
+    return [each for each in configs if getattr(each, "_attn_implementation", None) == name]
 
 
 def has_gpu_kernel() -> bool:

@@ -117,8 +117,8 @@ class EngineConfig(_Section):
     `compile` says where a CPU's compiled passes come from: they are made in the `background` and
     taken over when they are ready, made before loading ends (`wait`), taken only if an earlier
     run has left them (`cached`), or not used (`never`). They are kept in `cache_dir`, by default
-    `stagetree` in the user's cache folder. On a GPU passes are captured unless it is `never`; to
-    `wait` is to have all of them, fused by torch's compiler first, which takes minutes.
+    `stagetree` in the user's cache folder. On a GPU passes are captured unless it is `never`, and
+    fused by torch's compiler first, some seconds a network, unless it is `cached`.
     """
 
     model: str

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from engine.config import MAX_TREE_ROWS
 from engine.passes import MAX_WIDTH, PassInputs
-from engine.tree import TokenTree
+from engine.tree import TokenTree, bushy_tree
 
 NUM_BYTES = (MAX_TREE_ROWS + MAX_WIDTH) // 8
 """Of bits for the rows behind the text, in every pass that may be compiled or captured."""
@@ -92,11 +92,17 @@ def packed(rows: Sequence[int], num_bytes: int = 0) -> Tensor:
     return torch.frombuffer(bits, dtype=torch.uint8).view(len(rows), num_bytes)
 
 
-def example(width: int, prefix: int, first_slot: int, vocab_size: int) -> PassInputs:
-    """Inputs that mean nothing: rows behind `prefix`, to be written from `first_slot` on."""
-    places = torch.arange(width)
-    tokens = torch.stack([7 * places % vocab_size, places + 2, places + first_slot])
-    # Each row sees itself and what comes before it, but one.
-    seen = [((2 << row) - 1) & ~(1 << row // 2) | 1 << row for row in range(width)]
+def example(width: int, end: int, limits: tuple[int, int, int]) -> PassInputs:
+    """Inputs that mean nothing: the first nodes of a tree whose rows end at row `end`.
+
+    `limits` are the sizes of the vocabulary, of a text and of a window (0: none); a position beyond
+    the text is its last.
+    """
+    vocab_size, max_positions, window = limits
+    start = end - MAX_WIDTH
+    feed = Pass(start, [], bushy_tree(0, MAX_WIDTH), range(width), ())
+    inputs = feed.inputs([], range(start, start + width), window)
+    inputs.tokens[0] = 7 * torch.arange(width) % vocab_size
+    inputs.tokens[1].clamp_(max=max_positions - 1)
     # No tensor twice: a compiler would take two inputs that are one for one input.
-    return PassInputs(tokens, torch.tensor([prefix]), packed(seen), packed(seen))
+    return inputs._replace(windowed=inputs.windowed.clone())

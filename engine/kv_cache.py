@@ -17,6 +17,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache as Cache
 from transformers.cache_utils import CacheLayerMixin
 
+from engine.memory import require
+
 
 class KVCache:
     """`length` rows are in use, of at most `capacity`; three verbs change that, none allocates.
@@ -49,13 +51,22 @@ class KVCache:
     def of(cls, capacity: int, run: Callable[[Cache], object]) -> "KVCache":
         """A cache of the shapes that a pass over one token, `run`, writes to the one it is given.
 
-        Only the network itself knows what each of its layers keeps.
+        Only the network itself knows what each of its layers keeps. Raises ConfigError if there is
+        not the memory for it.
         """
         probe = DynamicCache()
         with torch.inference_mode():
             run(probe)
         layers = cast(Any, probe.layers)
-        return cls(capacity, [rows for layer in layers for rows in (layer.keys, layer.values)])
+        like = [rows for layer in layers for rows in (layer.keys, layer.values)]
+        num_bytes = capacity * sum(rows.nbytes for rows in like)
+        require(
+            num_bytes,
+            like[0].device,
+            f"a cache of {capacity} rows",
+            "choose a lower max_model_len.",
+        )
+        return cls(capacity, like)
 
     def free_slots(self, num_rows: int) -> range:
         """Indices of the next rows. Raises ValueError if there are not so many."""
@@ -110,6 +121,20 @@ class PassRows(Cache):
         pairs = zip(rows[::2], rows[1::2], strict=True)
         length = rows[0].shape[2] if length is None else length
         super().__init__(layers=[_PassLayer(keys, values, slots, length) for keys, values in pairs])
+
+    def of_layer(self, number: int) -> "LayerRows":
+        """The rows of one layer alone, for a layer of whatever number."""
+        return LayerRows(layers=[self.layers[number]])
+
+
+class LayerRows(Cache):
+    """The rows of one layer as that layer sees them, which need not say which one it is."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write the pass's rows into their slots and return all that it may see, as views."""
+        return cast(_PassLayer, self.layers[0]).update(key_states, value_states)
 
 
 class _PassLayer(CacheLayerMixin):

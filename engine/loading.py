@@ -3,34 +3,40 @@
 `embedded/...` names a part of the family that ships with the engine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
+from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
 
 from engine import attention
-from engine.errors import ConfigError, ModelLoadError
+from engine.checkpoint import check_files, check_keys, check_numbers, first_line, num_weights
+from engine.checkpoint import resolve as resolve
+from engine.errors import ConfigError, EngineError, ModelLoadError
+from engine.memory import require
 from engine.model import Model
 from engine.scorer import ModelLimits
 
-_EMBEDDED = Path(__file__).parent
+_NOTHING = 100
+"""A level of logging above all that there are."""
 _UNBOUNDED = 1 << 20
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_DEQUANTISED = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
+"""What transformers can load as plain numbers."""
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-def resolve(name: str) -> str:
-    """The folder of an `embedded/...` name; any other name as it is."""
-    return str(_EMBEDDED / name) if name.startswith("embedded/") else name
 
 
 def load_model(
@@ -42,29 +48,106 @@ def load_model(
     served, ConfigError for a device or precision that this machine lacks.
     """
     place = choose_device(device)
+    config = read_config(name)
+    limits = read_limits(config)
+    wanted = choose_dtype(dtype, place, config)
+    network = _load_network(name, config, wanted, place)
+    limits = replace(limits, eos_token_ids=_eos_token_ids(config, network.generation_config))
+    window = max_model_len or min(limits.max_positions, 8192)
     try:
-        config = AutoConfig.from_pretrained(resolve(name))
-        limits = read_limits(config)
-        with _no_progress_bar():
-            network = AutoModelForCausalLM.from_pretrained(
-                resolve(name),
-                dtype=choose_dtype(dtype, place, config),
-                attn_implementation=attention.NAME,
-            )
-        torch.nn.Module.to(network, place).eval()
-        limits = replace(limits, eos_token_ids=_eos_token_ids(config, network.generation_config))
-        window = max_model_len or min(limits.max_positions, 8192)
         return Model(network, limits, window, chunk).check_seam()
-    except (OSError, ValueError) as error:
+    except EngineError:
+        raise
+    except Exception as error:  # whatever a network does that was not written for our seams
+        raise _unfit(name, error) from error
+
+
+def _unfit(name: str, error: Exception) -> ModelLoadError:
+    return ModelLoadError(
+        f"{name!r} is of an architecture that takes no attention function or cache from outside "
+        f"({type(error).__name__}: {str(error)[:200]}); it cannot be served."
+    )
+
+
+def read_config(name: str) -> PretrainedConfig:
+    """The configuration of a checkpoint whose files are whole. Raises ModelLoadError."""
+    check_files(name)
+    try:
+        with _silence():
+            config: PretrainedConfig = AutoConfig.from_pretrained(resolve(name))
+    except Exception as error:  # whatever a foreign configuration may cause
         raise ModelLoadError(
-            f"cannot load {name!r}: {_first_line(error)} Give a Hugging Face id, a folder with "
-            "config.json and weights, or embedded/target."
+            f"cannot load {name!r}: {first_line(error)}. Give a Hugging Face id, a folder "
+            "with config.json and weights, or embedded/target."
         ) from error
-    except (KeyError, AttributeError, TypeError, IndexError, NotImplementedError) as error:
+    return config
+
+
+def _load_network(
+    name: str, config: PretrainedConfig, dtype: torch.dtype, device: torch.device
+) -> PreTrainedModel:
+    """The network with all of its weights, and no others, on its device. Raises EngineError."""
+    quantisation = _dequantised(name, config)
+    size = num_weights(name) * dtype.itemsize
+    remedy = "choose a smaller model, or dtype bfloat16."
+    require(size, device, f"loading the weights of {name!r}", remedy)
+    try:
+        with _silence():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                resolve(name),
+                dtype=dtype,
+                attn_implementation=attention.NAME,
+                # So that we can say which, with all else that is wrong.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **quantisation,
+            )
+        network: PreTrainedModel = loaded[0]
+        _check_found(name, *loaded)
+        torch.nn.Module.to(network, device).eval()
+    except EngineError:
+        raise
+    except Exception as error:  # whatever a foreign checkpoint may cause
+        if isinstance(error, KeyError) and error.args == (attention.NAME,):
+            raise _unfit(name, error) from error
+        raise ModelLoadError(f"cannot load {name!r}: {first_line(error)}.") from error
+    check_numbers(name, network.state_dict())
+    return network
+
+
+def _dequantised(name: str, config: PretrainedConfig) -> dict[str, Any]:
+    """How to load a quantised checkpoint as plain numbers; refuses one that transformers cannot."""
+    quantised = _of_text(config, "quantization_config") or _of_text(config, "compression_config")
+    if not quantised:
+        return {}
+    given = quantised if isinstance(quantised, dict) else quantised.to_dict()
+    method = str(getattr(given.get("quant_method"), "value", given.get("quant_method")))
+    if method not in _DEQUANTISED:
         raise ModelLoadError(
-            f"{name!r} is of an architecture that takes no attention function or cache from "
-            f"outside ({type(error).__name__}: {_first_line(error)}); it cannot be served."
-        ) from error
+            f"{name!r} is quantised ({method[:40]}), and only weights in floating point can be "
+            "served: choose the same model in bfloat16 or float16."
+        )
+    return {"quantization_config": _DEQUANTISED[method](dequantize=True)}
+
+
+def _check_found(name: str, network: PreTrainedModel, found: Mapping[str, Any]) -> None:
+    """Refuse weights that transformers has made up, or left out. Raises ModelLoadError."""
+    num_layers = _of_text(network.config, "num_hidden_layers") or 0
+    num_ahead = _of_text(network.config, "num_nextn_predict_layers") or 0
+    kind, named = type(network).__name__, (network.config.architectures or [""])[0]
+    check_keys(
+        name,
+        kind if named in ("", kind) else f"{kind}, as which {named} is loaded",
+        missing=found["missing_keys"],
+        left_over=found["unexpected_keys"],
+        mis_shaped=[key for key, *_ in found["mismatched_keys"]],
+        ahead=range(num_layers, num_layers + num_ahead),
+    )
+
+
+def _of_text(config: PretrainedConfig, key: str) -> Any:
+    """What a configuration says, itself or in its part for text."""
+    return getattr(config, key, None) or getattr(config.get_text_config(), key, None)
 
 
 def random_model(
@@ -86,13 +169,15 @@ def random_model(
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Whoever loads has been told what is loading; a bar would cut through their output."""
-    was_enabled = logging.is_progress_bar_enabled()
+def _silence() -> Iterator[None]:
+    """Whoever loads has been told what is loading, and hears of us what is wrong, in one line."""
+    was_enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity(_NOTHING)
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if was_enabled:
             logging.enable_progress_bar()
 
@@ -110,9 +195,7 @@ def choose_device(device: str) -> torch.device:
         if place.type == "cuda" and place.index is not None:
             torch.cuda.set_device(place)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {device!r}: {_first_line(error).rstrip('.')}. Try auto or cpu."
-        ) from error
+        raise ConfigError(f"device {device!r}: {first_line(error)}. Try auto or cpu.") from error
     return place
 
 
@@ -138,6 +221,10 @@ def _cpu_has_bfloat16() -> bool:
 def read_limits(config: PretrainedConfig) -> ModelLimits:
     """What the engine must know of a model, from its configuration; refuses what it cannot keep."""
     text: Any = config.get_text_config()
+    if not isinstance(getattr(text, "vocab_size", None), int):
+        raise ModelLoadError(
+            f"{text.model_type} has no vocabulary: it is no language model, and cannot be served."
+        )
     kinds = set(getattr(text, "layer_types", None) or ())
     if unknown := kinds - _LAYER_TYPES:
         raise ModelLoadError(
@@ -172,7 +259,3 @@ def _eos_token_ids(*configs: object) -> tuple[int, ...]:
         eos = getattr(config, "eos_token_id", None)
         found += eos if isinstance(eos, list) else [] if eos is None else [eos]
     return tuple(dict.fromkeys(found))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from engine.attention import DenseMasks, PackedMasks
@@ -31,6 +31,13 @@ class CausalPass(PassFunction):
         self.description = f"{shape} {layers} {window}"
         self._window = window
         self._layers = tuple(layers)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The decoder's layers: the first list of modules of that length."""
+        count = self.network.config.get_text_config().num_hidden_layers
+        lists = (each for each in self.network.modules() if isinstance(each, nn.ModuleList))
+        return list(next(each for each in lists if len(each) == count))
 
     def forward(
         self,

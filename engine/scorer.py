@@ -274,9 +274,12 @@ class TreeScorer(ABC):
         return feed.inputs(padding, slots, self.limits.window)
 
     def _example(self, width: int, length: int | None = None) -> Example:
-        """Arguments of a pass that reads `length` rows (all, if None) and writes free ones."""
-        end = self.unused_slot
-        inputs = example(width, (length or end) - width, end - width, self.limits.vocab_size)
+        """Arguments of a pass whose own rows end the first `length` of the cache.
+
+        By default they are the last of the cache, where no text has any.
+        """
+        sizes = (self.limits.vocab_size, self.max_model_len, self.limits.window)
+        inputs = example(width, length or self.unused_slot, sizes)
         return Example(inputs, self._extra(width), self._cache.rows)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from engine.checkpoint import resolve
 from engine.errors import ModelLoadError
-from engine.loading import resolve
 from engine.request import TokenizerState
 
 

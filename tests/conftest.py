@@ -3,9 +3,12 @@
 import os
 import random
 import tempfile
+from importlib.util import find_spec
 
 # Before transformers is imported: a test that would download fails, here as in CI.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Read by pytest-timeout, where it is installed.
+os.environ.setdefault("PYTEST_TIMEOUT", "300")
 # Nor does any test start a compiler or find what an earlier run compiled, unless it is about that.
 os.environ["STAGETREE_COMPILE"] = "never"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="stagetree-tests-")
@@ -27,6 +30,25 @@ torch.set_num_threads(1)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("ci")
+
+
+# The engine needs none of these, and a machine with a GPU may have torch and pytest alone. Tests
+# that import them are left out there.
+MISSING = [
+    name
+    for name in ("fastapi", "msgspec", "prometheus_client", "pydantic_settings", "uvicorn", "zmq")
+    if find_spec(name) is None
+]
+collect_ignore = ["server", "engine/test_process.py", "test_peers.py", "test_readme.py"]
+if not MISSING:
+    collect_ignore.clear()
+
+
+def pytest_report_header() -> str | None:
+    """Say what is not tested here."""
+    if not MISSING:
+        return None
+    return f"left out, without {', '.join(MISSING)}: {', '.join(collect_ignore)}"
 
 
 @pytest.fixture(autouse=True)

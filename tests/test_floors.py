@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parent.parent
 
 MODELS = {"torch", "transformers"}
 MESSAGES = {"zmq", "msgspec"}
@@ -39,3 +42,13 @@ def test_asking_the_front_door_for_its_handle_imports_the_messages_and_no_model(
     packages = imported_by("engine; engine.EngineProcess; import sys")
     assert packages >= MESSAGES
     assert not packages & MODELS
+
+
+def test_gpu_tests_are_collected_where_only_torch_and_pytest_are_installed() -> None:
+    """Red when collecting them imports a server, or what only pytest's plugins know is set."""
+    command = "-m pytest -m gpu --collect-only -q -p tests.bare -p no:timeout"
+    done = subprocess.run(
+        [sys.executable, *command.split()], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout
+    assert "tests/engine/test_gpu.py" in done.stdout and "tests/server" not in done.stdout

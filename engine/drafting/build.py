@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from engine.checkpoint import check_same_tokens
 from engine.config import (
     EngineConfig,
     HeadStageConfig,
@@ -73,6 +74,7 @@ class StageBuilder:
                 chunk=self._config.prefill_chunk,
             )
             _fit_vocabulary(name, model, self._target)
+            check_same_tokens(name, self._config.model)
             self._models[name] = model
         return self._models[name]
 

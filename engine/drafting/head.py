@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.attention import DenseMasks, PackedMasks
-from engine.drafting.head_network import HeadNetwork
+from engine.drafting.head_network import HeadLayer, HeadNetwork
 from engine.feed import Pass
 from engine.kv_cache import Cache, PassRows
 from engine.model import Model
@@ -21,6 +21,11 @@ class HeadPass(PassFunction):
         super().__init__()
         self.network = network
         self.description = repr(network.shape)
+
+    @property
+    def layers(self) -> tuple[HeadLayer]:
+        """The only one."""
+        return (self.network.midlayer,)
 
     def forward(
         self,
@@ -115,7 +120,10 @@ class HeadModel(TreeScorer):
 
     def _extra(self, width: int) -> tuple[Tensor, ...]:
         hidden_size = self.network.shape.layer.hidden_size
-        return (torch.ones(1, width, hidden_size, device=self.device, dtype=self.dtype),)
+        # The same for a row whatever the width, and no two alike.
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(1, width, hidden_size, generator=generator)
+        return (features.to(self.device, self.dtype),)
 
     def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:
         num_logits = len(feed.nodes)

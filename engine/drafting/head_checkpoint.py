@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from engine.checkpoint import check_keys, check_numbers, check_weights, find_folder, first_line
 from engine.drafting.head import HeadModel
 from engine.drafting.head_network import HeadNetwork, HeadShape, is_head
 from engine.errors import ModelLoadError
@@ -30,7 +31,7 @@ def names_head(name: str) -> bool:
     """
     try:
         return is_head(_read_config(name))
-    except (OSError, ValueError):
+    except Exception:  # whatever a foreign configuration may cause
         return False
 
 
@@ -42,11 +43,13 @@ def load_head(name: str, target: Model, chunk: int) -> HeadModel:
     try:
         config = _read_config(name)
         weights = _read_weights(name)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().split("\n")[0]
+        check_numbers(name, weights)
+    except ModelLoadError:
+        raise
+    except Exception as error:  # whatever a foreign file may cause
         raise ModelLoadError(
-            f"cannot load the head {name!r}: {first_line} Give a Hugging Face id, a folder with "
-            "config.json and weights, or embedded/head."
+            f"cannot load the head {name!r}: {first_line(error)}. Give a Hugging Face "
+            "id, a folder with config.json and weights, or embedded/head."
         ) from error
     if not is_head(config):
         raise ModelLoadError(
@@ -63,21 +66,27 @@ def build_head(
 ) -> HeadNetwork:
     """A network on the target's device and in its precision; raises ModelLoadError."""
     num_layers, hidden_size = target.num_layers, target.hidden_size
-    shape = HeadShape.read(config, num_layers, hidden_size)
+    try:
+        shape = HeadShape.read(config, num_layers, hidden_size)
+        network = HeadNetwork(shape)
+    except Exception as error:  # whatever a foreign configuration may cause
+        raise ModelLoadError(
+            f"the config.json of the head {name!r} is not that of an EAGLE-3 head: "
+            f"{first_line(error)}."
+        ) from error
     width = weights["fc.weight"].shape[-1] if "fc.weight" in weights else 0
-    if width != len(shape.layers) * hidden_size or max(shape.layers) > num_layers:
+    if width != len(shape.layers) * hidden_size or not set(shape.layers) <= {
+        *range(num_layers + 1)
+    }:
         raise ModelLoadError(
             f"the head {name!r} reads {width} units of the layers {shape.layers}, and the target "
             f"has {num_layers} layers of {hidden_size}: it belongs to another model."
         )
-    network = HeadNetwork(shape)
     given = {key: tensor for key, tensor in weights.items() if key != "t2d"}
-    shared = _shared_with(target, given, shape)
-    try:
-        network.load_state_dict({**shared, **given})
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())
-        raise ModelLoadError(f"the head {name!r} does not fit: {problem}") from error
+    _check_ids(name, given, shape, target)
+    parts = {**_shared_with(target, given, shape), **given}
+    _check_parts(name, network, parts)
+    network.load_state_dict(parts, strict=False)  # but for what no layer reads
     if len(network.embed_tokens.weight) < target.limits.vocab_size:
         raise ModelLoadError(
             f"the head {name!r} knows {len(network.embed_tokens.weight)} tokens and the target "
@@ -116,7 +125,40 @@ def save_head(network: HeadNetwork, folder: Path, is_sharing: bool) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
 
 
+def _check_ids(name: str, given: Mapping[str, Tensor], shape: HeadShape, target: Model) -> None:
+    """Refuse a draft vocabulary that is not one of the target's tokens. Raises ModelLoadError."""
+    if (offsets := given.get("d2t")) is None:
+        return
+    vocab_size = target.limits.vocab_size
+    ids = set((offsets.flatten().cpu().long() + torch.arange(offsets.numel())).tolist())
+    if not ids <= set(range(vocab_size)):
+        raise ModelLoadError(
+            f"the d2t of the head {name!r} names token ids from {min(ids)} to {max(ids)}, and the "
+            f"target has {vocab_size}: it belongs to another tokenizer, or is no table of offsets."
+        )
+    if not len(ids) == offsets.numel() == shape.draft_vocab_size:
+        raise ModelLoadError(
+            f"the d2t of the head {name!r} has {offsets.numel()} entries for {len(ids)} token ids, "
+            f"and its config.json a draft vocabulary of {shape.draft_vocab_size}: it is damaged."
+        )
+
+
+def _check_parts(name: str, network: HeadNetwork, parts: Mapping[str, Tensor]) -> None:
+    """Refuse parts that are not those of the network. Raises ModelLoadError."""
+    expected = network.state_dict()
+    check_keys(
+        name,
+        "head in EAGLE-3's layout",
+        missing=expected.keys() - parts.keys(),
+        left_over=parts.keys() - expected.keys(),
+        mis_shaped=[
+            key for key in expected.keys() & parts.keys() if expected[key].shape != parts[key].shape
+        ],
+    )
+
+
 def _read_config(name: str) -> dict[str, Any]:
+    find_folder(name)
     config, _ = PretrainedConfig.get_config_dict(resolve(name))
     return dict(config)
 
@@ -128,9 +170,11 @@ def _read_weights(name: str) -> dict[str, Tensor]:
         folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
     weights: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
+        check_weights(file)
         weights.update(load_file(file))
     if not weights:
         for file in sorted(folder.glob("pytorch_model*.bin")):
+            check_weights(file)
             weights.update(torch.load(file, map_location="cpu", weights_only=True))
     if not weights:
         raise OSError(f"no *.safetensors and no pytorch_model*.bin in {folder}.")
@@ -145,11 +189,13 @@ def _rename(key: str) -> str:
 
 def _shared_with(target: Model, given: Mapping[str, Tensor], shape: HeadShape) -> dict[str, Tensor]:
     """The parts that a checkpoint leaves out, from the target; those of `given` win over them."""
-    parts = {"d2t": torch.zeros(shape.draft_vocab_size, dtype=torch.long)}
+    is_whole = shape.draft_vocab_size >= shape.layer.vocab_size
+    same_ids = torch.zeros(shape.draft_vocab_size, dtype=torch.long)
+    parts = {"d2t": same_ids} if is_whole else {}
     if shape.layer.hidden_size != target.hidden_size:
         return parts
     embedding, output = target.embedding, target.output_matrix
-    ids = given.get("d2t", parts["d2t"]).cpu() + torch.arange(shape.draft_vocab_size)
+    ids = given.get("d2t", same_ids).cpu() + torch.arange(shape.draft_vocab_size)
     if int(ids.max()) < len(output):
         parts["lm_head.weight"] = output[ids.to(output.device)]
     parts["embed_tokens.weight"] = embedding[: shape.layer.vocab_size]

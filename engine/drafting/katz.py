@@ -129,8 +129,9 @@ class KatzTable:
         file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         try:
             arrays, metadata = _read(file)
+            _check(arrays)
             return cls(arrays, int(metadata["max_continuations"]), max_vocab)
-        except (OSError, ValueError, KeyError, struct.error) as error:
+        except Exception as error:  # whatever a foreign file may cause
             raise ModelLoadError(
                 f"cannot read an n-gram table from {file}: {error}. Name a folder that holds "
                 f"{FILE_NAME}, such as embedded/draft2, or build one: stagetree ngram build."
@@ -206,6 +207,23 @@ class KatzTable:
 def _most_frequent(unigram: Array, count: int) -> Continuations:
     order = np.argsort(-unigram, kind="stable")[:count]
     return Continuations(tuple(order.tolist()), tuple(unigram[order].tolist()))
+
+
+def _check(arrays: Mapping[str, Array]) -> None:
+    """Raise ValueError unless what counts and points is in range: nothing asks that again."""
+    vocab_size, starts = len(arrays["unigram"]), arrays["trigram_starts"]
+    num_contexts = {"bigram": vocab_size, "trigram": len(arrays["trigram_befores"])}
+    is_right = len(starts) == vocab_size + 1 and starts[-1] == num_contexts["trigram"]
+    is_right = is_right and bool((starts[1:] >= starts[:-1]).all())
+    for order, count in num_contexts.items():
+        counts, backoffs = arrays[f"{order}_counts"], arrays[f"{order}_backoffs"]
+        tokens, levels = arrays[f"{order}_tokens"], arrays[f"{order}_levels"]
+        is_right = is_right and count == len(counts) == len(backoffs)
+        is_right = is_right and counts.sum(dtype=np.int64) == len(tokens) == len(levels)
+        is_right = is_right and tokens.max(initial=0) < vocab_size
+        is_right = is_right and levels.max(initial=0) < len(_LOGPROBS)
+    if not is_right:
+        raise ValueError("its numbers contradict each other")
 
 
 def _read(file: Path) -> tuple[dict[str, Array], dict[str, str]]:

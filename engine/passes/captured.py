@@ -5,19 +5,19 @@ that stay in place: inputs are copied in, and outputs are copied out before the 
 """
 
 import time
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
+from engine.passes.fused import FusedFunction
+from engine.passes.parcel import Parcel
 
 Run = Callable[[], object]
 Record = Callable[[Run], Run]
 
 _WARM_UPS = 3
-_COMPILER, _MOST_COMPILED = "inductor", 256
 _WIDTHS = (1, 16, 4, MAX_WIDTH, 2, 8, 32)
 """In the order in which they are recorded: that in which their costs are first asked for."""
 
@@ -39,7 +39,7 @@ class CapturedPasses:
         record: Record,
         is_fused: bool,
     ) -> None:
-        self._function = _fused(function) if is_fused else function
+        self.function = FusedFunction(function) if is_fused else function
         self._example = example
         self._record = record
         self._passes: dict[int, _CapturedPass] = {}
@@ -59,10 +59,7 @@ class CapturedPasses:
         missing = [width for width in _WIDTHS if width not in self._passes]
         for count, width in enumerate(missing, start=1):
             example = self._example(width, None)
-            # Every width of every network is another piece of code to torch's compiler.
-            with torch._dynamo.config.patch(recompile_limit=_MOST_COMPILED):
-                captured = _CapturedPass(self._function, example, self._record)
-            self._passes[width] = captured
+            self._passes[width] = _CapturedPass(self.function, example, self._record)
             if time.perf_counter() - started > seconds:
                 return missing[:count]
         return missing
@@ -77,40 +74,35 @@ class CapturedPasses:
         return self._passes[inputs.width].run(inputs, extra)
 
 
-def _fused(function: PassFunction) -> PassFunction:
-    """The same in fewer kernels; raises, when it is run, what torch's compiler does."""
-    compiled = torch.compile(function, backend=_COMPILER, fullgraph=True, dynamic=False)
-    return cast(PassFunction, compiled)
-
-
 class _CapturedPass:
     """A pass of one width over buffers that stay in place."""
 
     @torch.inference_mode()
-    def __init__(self, function: PassFunction, example: Example, record: Record) -> None:
-        device = example.rows[0].device
-        self._inputs = PassInputs(*(each.to(device, copy=True) for each in example.inputs))
+    def __init__(
+        self, function: Callable[..., tuple[Tensor, ...]], example: Example, record: Record
+    ) -> None:
+        shapes = {name: (each.dtype, (*each.shape,)) for name, each in _named(example.inputs)}
+        self._inputs = Parcel(example.rows[0].device, **shapes)
+        self._inputs.send(dict(_named(example.inputs)))
         self._extra = [each.clone() for each in example.extra]
         self._outputs: tuple[Tensor, ...] = ()
+        there = PassInputs(**self._inputs.there)
 
         def run() -> None:
-            self._outputs = function(*self._inputs, *self._extra, *example.rows)
+            self._outputs = function(*there, *self._extra, *example.rows)
 
         self._replay = record(run)
 
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        for buffer, given in zip(self._inputs, inputs, strict=True):
-            buffer.copy_(_reachable(given), non_blocking=True)
+        self._inputs.send(dict(_named(inputs)))
         for buffer, given in zip(self._extra, extra, strict=True):
             buffer[:, buffer.shape[1] - given.shape[1] :].copy_(given)
         self._replay()
         return tuple(output.clone() for output in self._outputs)
 
 
-def _reachable(tensor: Tensor) -> Tensor:
-    """In memory from which a GPU can copy while the host goes on."""
-    is_far = tensor.device.type == "cpu" and torch.cuda.is_available()
-    return tensor.pin_memory() if is_far else tensor
+def _named(inputs: PassInputs) -> Iterable[tuple[str, Tensor]]:
+    return zip(PassInputs._fields, inputs, strict=True)
 
 
 class CudaRecorder:

@@ -60,6 +60,11 @@ class PassFunction(nn.Module, ABC):
     description: str
     """What decides the function beside its weights: the network's configuration."""
 
+    @property
+    @abstractmethod
+    def layers(self) -> Sequence[nn.Module]:
+        """The network's layers, which are alike and do most of its work."""
+
     @abstractmethod
     def forward(
         self,

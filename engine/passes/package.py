@@ -4,10 +4,12 @@ A package holds machine code for a network's shapes, for any width and any lengt
 weights stay where they are: whoever loads a package hands it those of its network.
 """
 
+import contextlib
 import hashlib
 import inspect
 import os
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from engine import attention, kernels, kv_cache
-from engine.passes import packed
+from engine.passes import packed, proof
 from engine.passes.crowd import CROWD
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
 
@@ -84,6 +86,46 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
         torch.save(own, draft.with_suffix(_CONSTANTS))
         os.replace(draft.with_suffix(_CONSTANTS), path.with_suffix(_CONSTANTS))
         os.replace(draft, path)
+
+
+def verdict(path: Path) -> str | None:
+    """Why what was compiled to `path` is not to be used, if that was found before."""
+    with contextlib.suppress(OSError):
+        if kernels.is_usable(place := _verdict(path)):
+            return place.read_text()
+    return None
+
+
+def condemn(path: Path, reason: str) -> None:
+    """Remove a package that is wrong, and remember why: made anew it would be the same."""
+    with contextlib.suppress(OSError):
+        _verdict(path).write_text(reason)
+    remove(path)
+
+
+def _verdict(path: Path) -> Path:
+    """Where it is kept that this proof has refused a package; another may think otherwise."""
+    judge = hashlib.blake2b(inspect.getsource(proof).encode(), digest_size=4).hexdigest()
+    return path.with_suffix(f".{judge}.refused")
+
+
+def remove(path: Path) -> None:
+    """Remove a package, as far as that can be done."""
+    for each in (path, path.with_suffix(_CONSTANTS)):
+        with contextlib.suppress(OSError):
+            each.unlink()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a package is there as it was written: what then fails is not the file's fault."""
+    try:
+        for each in (path, path.with_suffix(_CONSTANTS)):
+            with zipfile.ZipFile(each) as archive:
+                if archive.testzip() is not None:
+                    return False
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return True
 
 
 def default_folder() -> Path:

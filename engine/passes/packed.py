@@ -6,6 +6,8 @@ every call as soon as there are two rows: a pass of 2 then costs twice a pass of
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -100,6 +102,23 @@ def pack(module: nn.Module, with_kernels: bool) -> None:
             setattr(module, name, KernelLinear(weight, bias))
         elif _suits_library(weight):
             setattr(module, name, LibraryLinear(weight, bias))
+
+
+@contextmanager
+def unpacked(module: nn.Module) -> Iterator[None]:
+    """Let packed layers be computed by torch's own product for a while, in whatever precision."""
+    layers = [each for each in module.modules() if isinstance(each, PackedLinear)]
+    for layer in layers:
+        layer.forward = _product(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _product(layer: PackedLinear) -> Callable[[Tensor], Tensor]:
+    return lambda inputs: nn.functional.linear(inputs, layer.weight, layer.bias)
 
 
 def _suits_library(weight: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Small arrays that go to a device, or come back from it, in one copy."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ class Parcel:
 
     `here` are arrays of the host, `there` tensors of the device, by name; both stay in place. A GPU
     copies while the host goes on, so what is `here` must not be changed between `send` and the next
-    `fetch` of anything.
+    `fetch` of anything, but by `send` itself.
     """
 
     def __init__(self, device: torch.device, **fields: tuple[torch.dtype, tuple[int, ...]]) -> None:
@@ -31,10 +32,21 @@ class Parcel:
             place = slice(starts[name], starts[name] + math.prod(shape) * dtype.itemsize)
             self.here[name] = self._here[place].view(dtype).view(shape).numpy()
             self.there[name] = self._there[place].view(dtype).view(shape)
+        is_gpu = device.type == "cuda"
+        self._has_left = torch.cuda.Event() if is_gpu else None  # type: ignore[no-untyped-call]
 
-    def send(self) -> None:
-        """Copy everything to the device, in the order of its other work; nobody waits."""
+    def send(self, news: Mapping[str, Tensor] | None = None) -> None:
+        """Copy everything to the device, in the order of its other work, and do not wait for that.
+
+        `news` is put into the arrays of these names first, when what was sent last has left them.
+        """
+        if self._has_left is not None:
+            self._has_left.synchronize()
+        for name, tensor in (news or {}).items():
+            self.here[name][...] = tensor.numpy()
         self._there.copy_(self._here, non_blocking=True)
+        if self._has_left is not None:
+            self._has_left.record()
 
     def fetch(self) -> dict[str, NDArray[Any]]:
         """Copy everything back once the device's work so far is done, and wait for it."""

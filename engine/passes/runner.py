@@ -1,24 +1,22 @@
 """Runs a network's passes: by a compiled package, or as recorded, where there is either."""
 
-import contextlib
-import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from engine.kernels import is_usable
+from engine.passes import package
 from engine.passes.captured import CapturedPasses, Record
 from engine.passes.function import MAX_WIDTH, Example, FastPasses, Form, PassFunction, PassInputs
 from engine.passes.package import Package, compile_package, fingerprint
+from engine.passes.proof import WrongPassError, prove
 
 _log = logging.getLogger(__name__)
-_EXAMPLE_WIDTH, _EXAMPLE_LENGTH = 8, 300
+_EXAMPLE_WIDTH = 8
+_LONGEST_REASON = 200
 _PROVEN_WIDTHS = (1, 2, _EXAMPLE_WIDTH, MAX_WIDTH)
-_TOLERANCE = 0.02
-"""How far the outputs of fast passes may lie from the eager ones, in the largest of these."""
 
 
 class PassRunner:
@@ -38,7 +36,9 @@ class PassRunner:
         self._device = self._rows[0].device
         self._fast: FastPasses | None = None
         self._captured: CapturedPasses | None = None
-        self._is_refused = False
+        self._is_fusible = True
+        self.refusal: str | None = None
+        """Why the passes stay eager in this process, if they do."""
         self.recorder: Record | None = None
         """What has recorded passes of this network, if anything has."""
 
@@ -72,82 +72,95 @@ class PassRunner:
 
     def call(self, inputs: PassInputs, extra: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         """The function itself, of inputs on its own device: a part of something to be recorded."""
-        outputs: tuple[Tensor, ...] = self._function(*inputs, *extra, *self._rows)
+        function = self._captured.function if self._captured else self._function
+        outputs: tuple[Tensor, ...] = function(*inputs, *extra, *self._rows)
         return outputs
 
     def is_missing(self, folder: Path) -> bool:
-        """Whether the package is neither in use nor in `folder` and could be made."""
-        is_settled = self._fast is not None or self._is_refused
-        return not is_settled and not is_usable(self._path(folder))
+        """Whether the package is neither in use nor in `folder` and is worth making."""
+        is_settled = self._fast is not None or self.refusal is not None
+        path = self._path(folder)
+        return not (is_settled or is_usable(path) or package.verdict(path))
 
     def compile(self, folder: Path) -> None:
         """Make the package, for another process to adopt; the weights are packed by kernels."""
-        example = self._example(_EXAMPLE_WIDTH, _EXAMPLE_LENGTH)
+        example = self._example(_EXAMPLE_WIDTH, None)
         compile_package(self._function, example, self._path(folder))
 
     def adopt(self, folder: Path) -> bool:
         """Use the package from now on if there is one; whether it is new.
 
-        It proves itself first: its outputs must be the eager ones, up to rounding.
+        It proves itself first. What is wrong is removed, and that is remembered: whoever compiled
+        it again would get the same. What only cannot be loaded here and now stays.
         """
-        if self._fast is not None or self._is_refused:
+        path = self._path(folder)
+        if self._fast is not None or self.refusal is not None:
             return False
-        if not is_usable(path := self._path(folder)):
-            return False
-        try:
-            package = Package(path, self._function, self._rows)
-            self._prove(package, _PROVEN_WIDTHS)
-            self._fast = package
-        except Exception as error:  # whatever a foreign file may cause
-            self._is_refused = True
-            _log.warning("the compiled passes in %s are not used: %s", path, error)
-            with contextlib.suppress(OSError):
-                path.unlink()  # the next start makes it anew
+        if verdict := package.verdict(path):
+            self._refuse(verdict)
+        elif is_usable(path):
+            self._try(path)
         return self._fast is not None
+
+    def _try(self, path: Path) -> None:
+        try:
+            loaded = Package(path, self._function, self._rows)
+            prove(loaded, self._function, self._example, _PROVEN_WIDTHS)
+            self._fast = loaded
+        except WrongPassError as error:
+            self._refuse(f"what was compiled is wrong: {error}")
+            package.condemn(path, str(self.refusal))
+        except Exception as error:  # whatever a foreign file, or a machine short of room, may cause
+            if package.is_whole(path):
+                self._refuse(f"what was compiled could not be loaded and tried ({_line(error)})")
+            elif path.exists():
+                self._refuse("what was compiled is damaged; the next start makes it anew")
+                package.remove(path)
+
+    def _refuse(self, reason: str) -> None:
+        self.refusal = reason
+        _log.warning("passes stay eager: %s", reason)
 
     @property
     def is_uncaptured(self) -> bool:
         """Whether there are passes to be captured."""
         is_complete = self._captured is not None and self._captured.is_complete
-        return not (is_complete or self._is_refused)
+        return not is_complete and self.refusal is None
 
     def capture(self, seconds: float, record: Record, is_fused: bool = False) -> bool:
         """Record passes that are not yet, for about so long; whether there are new ones.
 
-        Each proves itself first. A function that cannot be recorded goes on being run eagerly.
+        Each proves itself first. What cannot be fused is recorded as it is, and a function that
+        cannot be recorded either goes on being run eagerly.
         """
         if not self.is_uncaptured:
             return False
+        is_fused = is_fused and self._is_fusible
         try:
             captured = self._captured or CapturedPasses(
                 self._function, self._example, record, is_fused
             )
-            self._prove(captured, captured.capture(seconds))
+            prove(captured, self._function, self._example, captured.capture(seconds))
+        except WrongPassError as error:
+            reason = f"what was captured is wrong: {error}"
         except Exception as error:  # whatever a network may do that a graph cannot hold
-            self._is_refused, self._fast, self.recorder = True, None, None
-            _log.warning("passes stay eager, since they cannot be captured: %s", error)
-            return False
-        self._fast = self._captured = captured
-        self.recorder = record
-        return True
+            reason = f"they could not be captured and tried ({_line(error)})"
+        else:
+            self._fast = self._captured = captured
+            self.recorder = record
+            return True
+        self._fast = self._captured = self.recorder = None
+        if is_fused:
+            self._is_fusible = False
+            _log.warning("passes are not fused: %s", reason)
+            return self.capture(seconds, record)
+        self._refuse(reason)
+        return False
 
     def _path(self, folder: Path) -> Path:
         return folder / f"{fingerprint(self._function, self._rows)}.pt2"
 
-    @torch.inference_mode()
-    def _prove(self, fast: FastPasses, widths: Iterable[int]) -> None:
-        """Raise ValueError unless these passes do to outputs and cache what the function does."""
-        for width, length in itertools.product(widths, (None, _EXAMPLE_LENGTH)):
-            inputs, extra, rows = self._example(width, length)
-            there = PassInputs(*(tensor.to(self._device) for tensor in inputs))
-            slots = there.tokens[2]
-            expected = [*self._function(*there, *extra, *rows)]
-            expected += [row[:, :, slots] for row in rows]
-            for row in rows:
-                row[:, :, slots] = 0.0
-            outputs = [*fast.run(inputs, extra)]
-            outputs += [row[:, :, slots] for row in rows]
-            for output, wanted in zip(outputs, expected, strict=True):
-                error = (output - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)
-                if not error < _TOLERANCE:
-                    raise ValueError(f"a pass of {width} rows differs from the eager one: {error}")
+
+def _line(error: Exception) -> str:
+    """What an error says, in a line of which the beginning is enough."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from engine import acceleration, attention
 from engine.api import Engine
@@ -21,6 +22,7 @@ from engine.loading import read_limits
 from engine.model import Model
 from engine.passes import CudaRecorder, PassRunner
 from engine.passes.captured import Run
+from engine.passes.fused import FusedFunction
 from engine.request import GenerateRequest, SamplingParams, Step
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
@@ -164,7 +166,8 @@ def test_a_function_that_cannot_be_recorded_is_run_eagerly(
     model = Model(network, read_limits(network.config), 512, chunk=100)
     assert not model.runner.capture(60.0, fail)
     assert model.runner.form == "eager"
-    assert "stay eager, since they cannot be captured: operation not permitted" in caplog.text
+    assert "passes stay eager: they could not be captured" in caplog.text
+    assert "operation not permitted when stream is capturing" in caplog.text
     model.reset([1, 2, 3])
     assert model.score([1, 2, 3], TokenTree(3)).isfinite().all()
 
@@ -172,7 +175,7 @@ def test_a_function_that_cannot_be_recorded_is_run_eagerly(
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_captured_can_be_compiled_first(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Red when a pass breaks the compiler's graph, or becomes one for each text."""
-    monkeypatch.setattr("engine.passes.captured._COMPILER", "aot_eager")
+    monkeypatch.setattr("engine.passes.fused._COMPILER", "aot_eager")
     torch._dynamo.reset()
     network = make_network(kind)
     model = Model(network, read_limits(network.config), 512, chunk=100)
@@ -188,13 +191,72 @@ def test_what_is_captured_can_be_compiled_first(kind: str, monkeypatch: pytest.M
 
 def test_all_widths_of_several_networks_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Red when torch's compiler gives up on the second: it counts both as one function."""
-    monkeypatch.setattr("engine.passes.captured._COMPILER", "eager")
+    monkeypatch.setattr("engine.passes.fused._COMPILER", "eager")
     torch._dynamo.reset()
     for seed in (1, 2):
         network = make_network(seed=seed, hidden_size=16 * seed)
         model = Model(network, read_limits(network.config), 512, chunk=100)
         assert model.runner.capture(60.0, again, is_fused=True)
         assert not model.runner.is_uncaptured and model.runner.form == "captured"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deep_network_is_compiled_as_few_layers(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when every layer is code of its own to the compiler, which then takes minutes.
+
+    Those of gemma2 come in two kinds, and the first layer of each window writes the mask out.
+    """
+    compiler = CompileCounterWithBackend("eager")
+    monkeypatch.setattr("engine.passes.fused._COMPILER", compiler)
+    torch._dynamo.reset()
+    depth = {"n_layer" if kind == "gpt2" else "num_hidden_layers": 8}
+    model = Model(network := make_network(kind, **depth), read_limits(network.config), 512)
+    example = model._example(3)
+    expected = model._function()(*example.inputs, *example.rows)
+    outputs = FusedFunction(model._function())(*example.inputs, *example.rows)
+    assert torch.equal(outputs[0], expected[0])
+    assert compiler.frame_count <= (4 if kind == "gemma2" else 2)
+    model.score([1, 2, 3], TokenTree(3))
+    assert compiler.frame_count <= 4, "a prompt was compiled"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_widths_but_one_row_are_one_piece_of_code(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a compiler is asked anew for every width that is captured."""
+    compiler = CompileCounterWithBackend("eager")
+    monkeypatch.setattr("engine.passes.fused._COMPILER", compiler)
+    torch._dynamo.reset()
+    model = Model(network := make_network(kind), read_limits(network.config), 512)
+    frames = []
+    for width in (1, 16, 4, 64, 2):
+        example = model._example(width)
+        expected = model._function()(*example.inputs, *example.rows)
+        outputs = FusedFunction(model._function())(*example.inputs, *example.rows)
+        assert torch.equal(outputs[0], expected[0])
+        frames.append(compiler.frame_count)
+    assert frames[2:] == [frames[2]] * 3
+
+
+def test_what_cannot_be_fused_is_captured_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when a compiler's failure costs the graphs too."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such compiler")
+
+    monkeypatch.setattr("engine.passes.fused._COMPILER", fails)
+    torch._dynamo.reset()
+    model = Model(network := make_network(), read_limits(network.config), 512)
+    assert model.runner.capture(60.0, again, is_fused=True)
+    assert model.runner.form == "captured" and not model.runner.is_uncaptured
+    assert "passes are not fused" in caplog.text and "no such compiler" in caplog.text
 
 
 def text(engine: Engine, seed: int) -> list[int]:
@@ -215,6 +277,7 @@ def test_an_engine_captures_a_part_and_the_rest_between_requests(
     eager = Engine.load(config(checkpoint, tmp_path, compile="never", stages=stages))
     monkeypatch.setattr(acceleration, "_CAPTURE_SECONDS", 0.0)
     monkeypatch.setattr(attention, "has_gpu_kernel", lambda: False)
+    monkeypatch.setattr("engine.passes.fused._COMPILER", "eager")
     monkeypatch.setattr(
         *("engine.api.accelerate",),
         lambda config, scorers, _: acceleration.CapturedPasses(config, scorers, again),

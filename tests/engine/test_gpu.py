@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import EngineProcess, acceleration, attention
+from engine import acceleration, attention
 from engine.api import Engine
 from engine.benchmark.ties import gap, rounding
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
@@ -30,6 +30,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Where to run; on a CPU too what is captured decides."""
     if request.param == "cpu":
         monkeypatch.setattr(attention, "has_gpu_kernel", lambda: False)
+        monkeypatch.setattr("engine.passes.fused._COMPILER", "eager")
         monkeypatch.setattr(
             "engine.api.accelerate",
             lambda config, scorers, _: acceleration.CapturedPasses(config, scorers, again),
@@ -121,6 +122,9 @@ def test_two_thousand_steps_of_changing_widths_keep_their_memory(tmp_path: Path)
 
 @pytest.mark.gpu
 def test_a_closed_engine_process_gives_its_memory_back(tmp_path: Path) -> None:
+    pytest.importorskip("zmq")
+    from engine import EngineProcess
+
     target = save_checkpoint(tmp_path / "target")
     request = GenerateRequest("r", (1, 2, 3), 10)
 

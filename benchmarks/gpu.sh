@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# What only a GPU can tell, in order of value, within nine minutes: each part has a time limit of its
+# own, and a part that fails or runs late stops none of the others.
+#
+#   benchmarks/gpu.sh RESULTS [PART ...]       parts: tests passes paper step attention (all)
+#   benchmarks/gpu.sh --smoke RESULTS          a rehearsal on any machine, whose speeds say nothing
+#
+# RESULTS gets at most eight files, what was printed in gpu.log; weights and samples go to WORK.
+# PYTHON (python3) needs torch, transformers, triton, pytest and hypothesis. PROMPTS may name a file
+# of prompts, {"prompt": "..."} a line; without one the paper's are pieces of source files.
+set -uo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-python3}
+
+smoke=""
+[ "${1:-}" = --smoke ] && { smoke=yes; shift; }
+[ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
+mkdir -p "$1"
+results=$(cd "$1" && pwd)
+shift
+parts=${*:-tests passes paper step attention}
+made=""
+work=${WORK:-$(mktemp -d)} && [ -n "${WORK:-}" ] || made=$work
+trap '[ -z "$made" ] || rm -rf "$made"' EXIT
+log=$results/gpu.log
+: >"$log"
+cd "$root" || exit 2
+export PYTHONPATH=$root PYTHONUNBUFFERED=1 XDG_CACHE_HOME=$work/cache
+failed=""
+
+# Runs a part's command, at most so many seconds, and keeps what it prints.
+part() {
+    local name=$1 limit=$2 started=$SECONDS
+    shift 2
+    case " $parts " in *" $name "*) ;; *) return ;; esac
+    echo "==> $name: $*" | tee -a "$log"
+    timeout -k 5 "$limit" "$@" 2>&1 | tee -a "$log"
+    local status=${PIPESTATUS[0]}
+    [ "$status" = 0 ] || failed="$failed $name ($status)"
+    echo "==> $name: exit $status after $((SECONDS - started)) s" | tee -a "$log"
+}
+
+[ -z "${PROMPTS:-}" ] || prompts="--prompts $PROMPTS"
+if [ -n "$smoke" ]; then
+    part tests 100 "$python" -m pytest -m gpu -q
+    part passes 100 "$python" benchmarks/passes.py --device cpu --rounds 2 --context 32 \
+        --json "$results/passes.json"
+    # shellcheck disable=SC2086
+    part paper 200 "$python" -m benchmarks.paper --smoke --folder "$work/paper" \
+        --out "$results" ${prompts:-}
+    part step 100 "$python" benchmarks/step.py --device cpu --shapes tiny --tokens 8 --rounds 1 \
+        --trees 8/2 --prompt 16 --compile never --json "$results/step.json"
+else
+    # Compiling kernels for every shape takes most of the time of the tests.
+    "$python" -c "import xdist" 2>/dev/null && at_once="-n 8"
+    # shellcheck disable=SC2086
+    part tests 120 "$python" -m pytest -m gpu -q --durations 8 ${at_once:-}
+    part passes 50 "$python" benchmarks/passes.py --device cuda --dtype bfloat16 --rounds 8 \
+        --json "$results/passes.json"
+    # shellcheck disable=SC2086
+    part paper 265 "$python" -m benchmarks.paper --minutes 4 --folder "$work/paper" \
+        --out "$results" ${prompts:-}
+    part step 70 "$python" benchmarks/step.py --device cuda --compile wait \
+        --json "$results/step.json"
+    part attention 30 "$python" benchmarks/attention.py --models llama-8b --widths 1 16 64 \
+        --prefixes 512 8192 --rounds 10 --json "$results/attention.json"
+fi
+echo "==> done in $SECONDS s${failed:+; failed:$failed}" | tee -a "$log"
+[ -z "$failed" ]

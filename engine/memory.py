@@ -1,0 +1,50 @@
+"""How much memory a device has left, so that what cannot fit is refused before it is tried."""
+
+from pathlib import Path
+
+import torch
+
+from engine.errors import ConfigError
+
+_CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+
+
+def require(num_bytes: int, device: torch.device, what: str, remedy: str) -> None:
+    """Raise ConfigError, which says `what` and the remedy, if so much cannot be allocated."""
+    free = free_bytes(device)
+    if free is not None and num_bytes > free:
+        raise ConfigError(
+            f"{what} takes {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on "
+            f"{device.type}: {remedy}"
+        )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be allocated there; None where nobody can tell."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + cached)
+    known = [free for free in (_host_bytes(), _container_bytes()) if free is not None]
+    return min(known, default=None) if device.type == "cpu" else None
+
+
+def _host_bytes() -> int | None:
+    """What Linux says can be had without swapping, caches of files included."""
+    try:
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _container_bytes() -> int | None:
+    """What is left to this control group; caches of files give way."""
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        lines = (line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(dict(lines)["inactive_file"]))
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,373 @@
+"""What is wrong with a checkpoint is refused before a word is written, in a line that names it."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor
+from transformers import AutoConfig
+
+from engine.api import Engine
+from engine.checkpoint import abridged, first_line
+from engine.config import EngineConfig
+from engine.drafting.head_checkpoint import load_head
+from engine.drafting.katz import KatzTable
+from engine.errors import ConfigError, EngineError, ModelLoadError
+from engine.loading import load_model
+from tests.checkpoints import (
+    VOCAB_SIZE,
+    make_head_weights,
+    make_model,
+    make_network,
+    save_checkpoint,
+    save_head_checkpoint,
+)
+
+Weights = dict[str, Tensor]
+DOWN = "model.layers.3.mlp.down_proj.weight"
+DRAFT_IDS = list(range(0, VOCAB_SIZE, 2))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("whole"), num_hidden_layers=4)
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A checkpoint of four layers, to be broken."""
+    return Path(shutil.copytree(whole, tmp_path / "model"))
+
+
+def load(folder: Path | str, dtype: str = "float32") -> None:
+    load_model(str(folder), dtype=dtype, device="cpu", max_model_len=None, chunk=16)
+
+
+def refusal(folder: Path | str, **keys: str) -> str:
+    """The one line with which a checkpoint is refused."""
+    with pytest.raises(EngineError) as caught:
+        load(folder, **keys)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def edit(folder: Path, change: Callable[[Weights], Weights]) -> Path:
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, {"format": "pt"})
+    return folder
+
+
+def configure(folder: Path, **keys: Any) -> Path:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+    return folder
+
+
+def test_a_missing_weight_is_named(folder: Path) -> None:
+    """Red when transformers' random numbers in its place are served."""
+    edit(folder, lambda weights: {k: v for k, v in weights.items() if k != DOWN})
+    assert f"missing: {DOWN}." in refusal(folder)
+
+
+def test_weights_under_a_prefix_are_both_missing_and_left_over(folder: Path) -> None:
+    """Red when names that no layer has are skipped; many of them are still one short line."""
+    edit(folder, lambda weights: {f"foo.{key}": tensor for key, tensor in weights.items()})
+    message = refusal(folder)
+    assert "missing: lm_head.weight, model.embed_tokens.weight" in message
+    assert "left over: foo.lm_head.weight" in message
+    assert "foo.model.layers.{0,1,2,3}.input_layernorm.weight" in message
+    assert "and 8 more" in message and len(message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "fault"),
+    [(3, "left over: model.layers.3."), (5, "missing: model.layers.4.")],
+)
+def test_a_configuration_of_more_or_fewer_layers_than_weights_is_refused(
+    folder: Path, num_layers: int, fault: str
+) -> None:
+    """Red when what is left over is not looked at: the text would be that of half a model."""
+    assert fault in refusal(configure(folder, num_hidden_layers=num_layers))
+
+
+def test_a_shape_that_the_configuration_contradicts_is_refused(folder: Path) -> None:
+    message = refusal(configure(folder, intermediate_size=40))
+    assert "of another shape than config.json says: model.layers.{0,1,2,3}.mlp.down_proj" in message
+
+
+def test_tied_weights_and_what_no_layer_reads_are_not_missed(folder: Path, tmp_path: Path) -> None:
+    """Red when a tied output matrix counts as missing, or an old buffer or a guess-ahead layer as
+    left over."""
+    save_checkpoint(tmp_path / "tied", "gpt2")
+    assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
+    load(tmp_path / "tied")
+    extra = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
+        "mtp.layers.0.mlp.down_proj.weight": torch.ones(3),
+        "model.layers.4.mlp.down_proj.weight": torch.ones(3),
+    }
+    edit(folder, lambda weights: weights | extra)
+    load(configure(folder, num_nextn_predict_layers=1))
+    assert "left over: model.layers.4" in refusal(configure(folder, num_nextn_predict_layers=0))
+
+
+def test_numbers_that_are_none_are_told_as_such(folder: Path) -> None:
+    """Red when they are told as a broken tree mask, or not at all since no probe reads the row."""
+
+    def spoil(weights: Weights) -> Weights:
+        weights["model.embed_tokens.weight"][50] = torch.nan
+        return weights
+
+    assert "not finite numbers in float32: model.embed_tokens.weight" in refusal(
+        edit(folder, spoil)
+    )
+
+
+def test_a_precision_too_narrow_for_the_weights_is_told(folder: Path) -> None:
+    edit(folder, lambda weights: weights | {DOWN: weights[DOWN] + 1e5})
+    load(folder)
+    assert f"not finite numbers in float16: {DOWN}" in refusal(folder, dtype="float16")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "compressed-tensors", "something", None])
+def test_a_quantised_checkpoint_that_cannot_be_run_is_refused(
+    folder: Path, method: str | None
+) -> None:
+    """Red when an unknown method is ignored, as transformers does, or a missing package is an
+    unexpected error."""
+    configure(folder, quantization_config={"quant_method": method, "bits": 4})
+    assert ("FP8 quantized" if method == "fp8" else f"quantised ({method})") in refusal(folder)
+
+
+def test_files_that_are_not_what_their_names_say_are_refused(folder: Path) -> None:
+    """Red when any of them is an unexpected error, or downloaded weights are half of them."""
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    broken = {
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n": "git lfs pull",
+        content[: len(content) // 2]: "cut short",
+        content[:3]: "cut short",
+        b"": "cut short",
+    }
+    for bytes_, remedy in broken.items():
+        file.write_bytes(bytes_)
+        assert remedy in refusal(folder)
+    file.unlink()
+    assert "holds no weights" in refusal(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}')
+    assert "b.safetensors' are missing" in refusal(folder)
+    (folder / "model.safetensors.index.json").write_text("{")
+    assert "index.json' cannot be read" in refusal(folder)
+
+
+class Planted:
+    """Runs a command where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch planted",)
+
+
+def test_pickled_weights_are_read_and_whatever_else_is_pickled_is_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    weights = load_file("model.safetensors")
+    Path("model.safetensors").unlink()
+    file = Path("pytorch_model.bin")
+    torch.save(weights, file)
+    load(folder)
+    torch.save(Planted(), file)
+    broken = [
+        file.read_bytes(),
+        pickle.dumps(Planted(), protocol=2),
+        b"hello",
+        b"version https://git-lfs.github.com/spec/v1\n",
+    ]
+    for content in broken:
+        file.write_bytes(content)
+        assert "pytorch_model.bin" in refusal(folder)
+    assert not Path("planted").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("content", [b"{ not", b"[1]", b"\xff\xfe\x00"])
+def test_an_unreadable_configuration_is_named(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    assert name in refusal(folder)
+
+
+def test_a_folder_that_is_not_there_is_told_as_such(folder: Path) -> None:
+    """Red when it is taken for the id of a repository."""
+    for name in ("./nothing", "/no/such/folder", "embedded/nothing", "a/b/c"):
+        assert f"there is no folder '{name}'" in refusal(name)
+    assert "is a file" in refusal(folder / "config.json")
+    (folder / "config.json").unlink()
+    assert "holds no config.json" in refusal(folder)
+
+
+def test_a_model_without_a_vocabulary_is_no_language_model(tmp_path: Path) -> None:
+    AutoConfig.for_model("vit").save_pretrained(tmp_path)
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    assert "no vocabulary" in refusal(tmp_path)
+
+
+def test_a_window_or_weights_beyond_memory_are_refused_before_they_are_allocated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when the machine is asked first; a window beyond the model's is not even loaded for."""
+    config = {"model": str(folder), "dtype": "float32", "max_model_len": 500_000_000}
+    with pytest.raises(ConfigError, match="knows 512 positions"):
+        Engine.load(EngineConfig.from_mapping(config))
+    configure(folder, max_position_embeddings=2**40)
+    with pytest.raises(ConfigError, match="choose a lower max_model_len"):
+        Engine.load(EngineConfig.from_mapping(config | {"max_model_len": 2**40}))
+    monkeypatch.setattr("engine.memory.free_bytes", lambda device: 1000)
+    assert "choose a smaller model" in refusal(folder)
+
+
+def save_tokenizer(folder: Path, words: list[str]) -> None:
+    vocabulary = {word: token_id for token_id, word in enumerate(words)}
+    Tokenizer(WordLevel(vocabulary, unk_token="0")).save(str(folder / "tokenizer.json"))
+
+
+def test_a_draft_of_another_tokenizer_is_refused_however_many_tokens_it_has(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Red when sizes alone are compared: a draft whose ids mean something else is never right."""
+    draft = save_checkpoint(tmp_path / "draft", seed=1)
+    stages = [{"kind": "model", "model": str(draft)}]
+    mapping = {"model": str(folder), "stages": stages, "dtype": "float32"}
+    words = [str(number) for number in range(VOCAB_SIZE)]
+    save_tokenizer(folder, words)
+    Engine.load(EngineConfig.from_mapping(mapping))
+    save_tokenizer(draft, [*words, "<think>"])
+    Engine.load(EngineConfig.from_mapping(mapping))
+    save_tokenizer(draft, words[::-1])
+    with pytest.raises(ModelLoadError, match="of 64 token ids 64 mean something else"):
+        Engine.load(EngineConfig.from_mapping(mapping))
+
+
+def head_refusal(folder: Path, config: dict[str, Any], weights: dict[str, Any]) -> str:
+    save_head_checkpoint(folder, config, weights)
+    with pytest.raises(ModelLoadError) as caught:
+        load_head(str(folder), make_model(num_hidden_layers=3), 16)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def head_of(draft_ids: list[int] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    return make_head_weights(make_network(num_hidden_layers=3), draft_ids)
+
+
+def test_a_heads_missing_left_over_and_mis_shaped_parts_are_named(tmp_path: Path) -> None:
+    config, weights = head_of()
+    del weights["norm.weight"]
+    weights["midlayer.self_attn.q_norm.weight"] = torch.ones(8)
+    weights["midlayer.mlp.down_proj.weight"] = torch.ones(32, 41)
+    message = head_refusal(tmp_path, config, weights)
+    assert "missing: norm.weight" in message
+    assert "left over: midlayer.self_attn.q_norm.weight" in message
+    assert "than config.json says: midlayer.mlp.down_proj.weight" in message
+
+
+def test_a_head_of_a_reduced_vocabulary_needs_its_table_of_ids(tmp_path: Path) -> None:
+    """Red when the first ids stand in for it: nothing that the head claims would be accepted."""
+    config, weights = head_of(DRAFT_IDS)
+    del weights["d2t"]
+    assert "missing: d2t" in head_refusal(tmp_path, config, weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda table: table + VOCAB_SIZE, "token ids from 64 to 126"),
+        (lambda table: table - 1, "token ids from -1 to 61"),
+        (lambda table: -torch.arange(len(table)), "32 entries for 1 token ids"),
+        (lambda table: table[:-1], "31 entries for 31 token ids"),
+    ],
+)
+def test_a_table_of_ids_out_of_range_is_told_as_such(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], fault: str
+) -> None:
+    """Red when it is an IndexError, or ids count from the end."""
+    config, weights = head_of(DRAFT_IDS)
+    weights["d2t"] = change(weights["d2t"])
+    assert fault in head_refusal(tmp_path, config, weights)
+
+
+def test_a_heads_broken_files_and_numbers_are_refused(tmp_path: Path) -> None:
+    config, weights = head_of()
+    weights["fc.weight"][0, 0] = torch.inf
+    assert "not finite numbers" in head_refusal(tmp_path, config, weights)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    target = make_model(num_hidden_layers=3)
+    with pytest.raises(ModelLoadError, match="git lfs pull"):
+        load_head(str(tmp_path), target, 16)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"nothing")
+    with pytest.raises(ModelLoadError, match="nothing was run"):
+        load_head(str(tmp_path), target, 16)
+    config["hidden_size"] = "wide"
+    with pytest.raises(ModelLoadError, match="is not that of an EAGLE-3 head"):
+        save_head_checkpoint(tmp_path, config, weights | {"fc.weight": torch.ones(32, 96)})
+        load_head(str(tmp_path), target, 16)
+
+
+def test_a_head_of_an_unknown_name_is_no_draft_model(folder: Path, tmp_path: Path) -> None:
+    """Red when the weights that it has not are made up, and it drafts at random."""
+    config, weights = head_of()
+    config["architectures"] = ["LlamaForCausalLMMedusa"]
+    head = save_head_checkpoint(tmp_path / "head", config, weights)
+    stages = [{"kind": "model", "model": str(head)}]
+    mapping = {"model": str(folder), "stages": stages, "dtype": "float32"}
+    with pytest.raises(ModelLoadError, match=r"LlamaForCausalLMMedusa.*missing: .*left over: fc"):
+        Engine.load(EngineConfig.from_mapping(mapping))
+
+
+def table_of(folder: Path) -> Path:
+    KatzTable.build([[1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 4] * 5], VOCAB_SIZE).save(folder)
+    return folder / "katz.safetensors"
+
+
+def test_a_table_that_is_damaged_is_refused_however_it_is(tmp_path: Path) -> None:
+    """Red when a byte more or less is an unexpected error, at the start or in a request."""
+    file = table_of(tmp_path)
+    content = file.read_bytes()
+    header = int.from_bytes(content[:8], "little")
+    broken = [
+        b"",
+        b"version https://git-lfs.github.com/spec/v1\n",
+        content[:-40],
+        content[: header // 2],
+        (2).to_bytes(8, "little") + b"[]",
+        (64).to_bytes(8, "little")
+        + b'{"__metadata__": {"format": "stagetree-katz-1"}, "a": [1, 2]}   ',
+        content[: 8 + header] + b"\xff" * (len(content) - 8 - header),
+    ]
+    for bytes_ in broken:
+        file.write_bytes(bytes_)
+        with pytest.raises(ModelLoadError, match=r"katz\.safetensors"):
+            KatzTable.load(tmp_path)
+
+
+def test_names_are_abridged_by_layer() -> None:
+    keys = [f"layers.{layer}.mlp.experts.{expert}.w" for layer in range(9) for expert in range(3)]
+    assert abridged(keys) == "layers.{0..8}.mlp.experts.0.w, layers.{0..8}.mlp.experts.1.w, " + (
+        "layers.{0..8}.mlp.experts.2.w"
+    )
+    assert abridged(["b", "a", "c.1.d"]) == "a, b, c.1.d"
+    assert len(abridged(["x" * 10_000])) < 200
+
+
+def test_an_error_is_one_line_that_says_something() -> None:
+    assert first_line(ValueError("for a field:\n  it is bad.\n more")) == "for a field: it is bad"
+    assert first_line(KeyError(101)) == "KeyError 101"
+    assert first_line(AssertionError()) == "AssertionError"
