@@ -92,6 +92,8 @@ class ChoiceWriter:
         self._tokens.append((token, self._num_characters))
         if token.token_id in self._stop_ids:
             self.stop_reason = token.token_id
+            # A stop string may end with it.
+            self._write(self._detokenizer.flush() + self._matcher.marks.get(token.token_id, ""))
             self._finish("stop")
             return
         self._write(self._detokenizer.push(token.token_id))

@@ -8,6 +8,7 @@ import codecs
 import json
 import re
 from collections.abc import Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Self
 
@@ -101,8 +102,8 @@ class Detokenizer:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._context: list[int] = []
         self._is_prompts = False
-        told = [token_id for token_id in prompt if token_id not in tokenizer.specials]
-        for token_id in told[-_CONTEXT_TOKENS:]:
+        told = (token_id for token_id in reversed(prompt) if token_id not in tokenizer.specials)
+        for token_id in reversed(list(islice(told, _CONTEXT_TOKENS))):
             self.push(token_id)
         self._is_prompts = bool(self._utf8.getstate()[0])
 

@@ -228,3 +228,10 @@ def test_a_stop_string_may_name_a_special_token(start_server: StartServer, stop:
     offsets = choice["logprobs"]["text_offset"]
     assert offsets[choice["logprobs"]["tokens"].index("<|endoftext|>")] == len("hello")
     assert joined(stream(server, **body)) == {0: choice["text"]}
+
+
+def test_a_stop_string_may_end_with_the_end_of_text(start_server: StartServer) -> None:
+    """Red when the end of a text hides that it ends with a stop string, of which a part leaks."""
+    server = start_server(Behaviour(script=lambda _: [*blocks("hello"), [EOS]])).wait_ready()
+    [choice] = server.complete(stop=["lo<|endoftext|>"], max_tokens=100).json()["choices"]
+    assert (choice["text"], choice["stop_reason"]) == ("hel", "lo<|endoftext|>")
