@@ -208,7 +208,8 @@ def _graphs(
                     kernel(query, *layer)
             graphs[name] = graph
         except Exception as error:  # what a compiler or a kernel of another version may raise
-            print(f"{name} is left out: {type(error).__name__}: {error}")
+            reason = str(error).strip().partition("\n")[0]
+            print(f"{name} is left out: {type(error).__name__}: {reason}")
     return graphs
 
 

@@ -54,14 +54,14 @@ else
     # Compiling kernels for every shape takes most of the time of the tests.
     "$python" -c "import xdist" 2>/dev/null && at_once="-n 8"
     # shellcheck disable=SC2086
-    part tests 120 "$python" -m pytest -m gpu -q --durations 8 ${at_once:-}
-    part passes 50 "$python" benchmarks/passes.py --device cuda --dtype bfloat16 --rounds 8 \
+    part tests 100 "$python" -m pytest -m gpu -q -p no:benchmark --durations 8 ${at_once:-}
+    part passes 40 "$python" benchmarks/passes.py --device cuda --dtype bfloat16 --rounds 8 \
         --json "$results/passes.json"
     # shellcheck disable=SC2086
-    part paper 265 "$python" -m benchmarks.paper --minutes 4 --folder "$work/paper" \
+    part paper 300 "$python" -m benchmarks.paper --minutes 4 --folder "$work/paper" \
         --out "$results" ${prompts:-}
-    part step 70 "$python" benchmarks/step.py --device cuda --compile wait \
-        --json "$results/step.json"
+    part step 70 "$python" benchmarks/step.py --device cuda --dtype bfloat16 \
+        --compile wait --json "$results/step.json"
     part attention 30 "$python" benchmarks/attention.py --models llama-8b --widths 1 16 64 \
         --prefixes 512 8192 --rounds 10 --json "$results/attention.json"
 fi
