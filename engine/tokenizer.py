@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from engine.checkpoint import resolve
+from engine.checkpoint import first_line, resolve
 from engine.errors import ModelLoadError
 from engine.request import TokenizerState
 
@@ -20,7 +20,8 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     try:
         tokenizer = _load(resolve(str(name)))
     except Exception as error:  # whatever foreign files may cause
-        said = " ".join(str(error).split())[:200].rstrip(".:") or type(error).__name__
+        is_missing = "instantiate the backend tokenizer" in str(error)
+        said = "it holds none" if is_missing else first_line(error)[:200]
         raise ModelLoadError(
             f"no usable tokenizer for {str(name)!r}: {said}. Name a checkpoint that comes with its "
             "tokenizer.json, or save one there with tokenizer.save_pretrained(folder)."

@@ -270,8 +270,9 @@ def test_a_stage_of_another_padding_serves_every_id_of_its_target(
     if "draft" in stage:
         save_checkpoint(tmp_path / "draft", vocab_size=num_drafts)
     head_config, weights = make_head_weights(
-        target.network, [*range(0, num_target, 3)], vocab_size=num_target
+        target.network, [*range(0, NARROWER, 3)], vocab_size=num_drafts
     )
+    weights["embed_tokens.weight"] = torch.randn(num_drafts, target.hidden_size)
     save_head_checkpoint(tmp_path / "head", head_config, weights)
     stages: dict[str, list[dict[str, object]]] = {
         "table": [table],
