@@ -76,7 +76,8 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         """One token as log-probabilities name it: its text, or `bytes:` and hex for a fragment."""
-        piece = self.inner.id_to_token(token_id) or f"<{token_id}>"
+        if (piece := self.inner.id_to_token(token_id)) is None:
+            return f"<{token_id}>"
         text = self.inner.decode([token_id], skip_special_tokens=False)
         if REPLACEMENT in text:
             return _fragment(piece)

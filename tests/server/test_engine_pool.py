@@ -4,6 +4,8 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from server.engine_pool import EnginePool
 from tests.server.conftest import LiveServer, StartServer, wait_until
 from tests.server.fakes import Behaviour, FakeEngine
@@ -217,6 +219,33 @@ def test_the_tokenizer_is_loaded_once() -> None:
         await pool.close()
 
     asyncio.run(scenario())
+
+
+def test_engines_that_cannot_be_loaded_end_the_server_once_there_is_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Red when one bad device ends a server, or a server goes on without any engine."""
+
+    async def scenario() -> None:
+        ended = asyncio.Event()
+        broken = Behaviour(load_error="no such device")
+        pool = EnginePool([Behaviour().spawn, broken.spawn], ended.set)
+        pool.start()
+        async with pool.hold((1,)):
+            while pool.clients[1].refusal is None:
+                await asyncio.sleep(0.01)
+        assert not ended.is_set() and pool.failure is None
+        await pool.close()
+        pool = EnginePool([broken.spawn] * 2, ended.set)
+        pool.start()
+        await asyncio.wait_for(ended.wait(), 5)
+        await pool.close()
+        assert "no such device" in str(pool.failure)
+        assert broken.num_spawned == 3
+
+    asyncio.run(scenario())
+    told = "engine 1: The model could not be loaded: no such device The others go on."
+    assert caplog.messages.count(told) == 1
 
 
 def test_nobody_overtakes_the_head_of_the_queue() -> None:

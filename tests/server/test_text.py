@@ -176,6 +176,13 @@ def test_the_text_of_a_fragment_is_named_by_its_bytes() -> None:
     assert metaspace_tokenizer().token_text(1) == " b"
 
 
+def test_an_id_behind_the_tokenizers_vocabulary_has_a_name_and_no_text() -> None:
+    """Red when the ids of a vocabulary's padding share one name, or end a reply."""
+    ids = [10**6, *TOKENIZER.encode("a"), 10**6 + 1]
+    assert [TOKENIZER.token_text(token) for token in ids] == ["<1000000>", "a", "<1000001>"]
+    assert written(ids) == "a"
+
+
 def test_a_missing_tokenizer_is_named_with_a_remedy(tmp_path: object) -> None:
     with pytest.raises(LoadFailedError, match=r"save_pretrained"):
         Tokenizer.load(str(tmp_path))
