@@ -192,6 +192,24 @@ def test_an_unexpected_error_of_loading_is_told_with_its_traceback(
     assert "Traceback" in told.traceback and "in fail" in told.traceback
 
 
+class Ending:
+    """What ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return sys.exit, (3,)
+
+
+def test_a_process_that_ends_by_itself_while_it_loads_is_no_death_to_try_again() -> None:
+    """Red when what will end alike each time counts as a crash."""
+
+    async def scenario() -> None:
+        async with running(EngineConfig(model=Ending())) as process:  # type: ignore[arg-type]
+            with pytest.raises(ModelLoadError, match="ended with exit code 3"):
+                await process.wait_ready()
+
+    asyncio.run(scenario())
+
+
 def test_weights_that_are_not_there_are_a_load_error_with_a_remedy(tmp_path: Path) -> None:
     async def scenario() -> None:
         config = EngineConfig.from_mapping({"model": str(tmp_path / "nothing")})
