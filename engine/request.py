@@ -123,11 +123,13 @@ class ModelInfo:
 class TokenizerState:
     """A model's tokenizer as transformers feeds it, and the ids that end a text to it.
 
-    `json` is the content of a `tokenizer.json`.
+    `json` is the content of a `tokenizer.json`, which has no room for `splits_special_tokens`:
+    whether a special token that is written out in a text is text like any other.
     """
 
     json: str
     eos_token_ids: tuple[int, ...] = ()
+    splits_special_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)

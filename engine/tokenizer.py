@@ -38,8 +38,15 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
 def read_tokenizer(name: str) -> TokenizerState:
     """The same for a process that has no transformers. Raises ModelLoadError."""
     tokenizer = load_tokenizer(name)
-    end = tokenizer.eos_token_id
-    return TokenizerState(tokenizer.backend_tokenizer.to_str(), () if end is None else (end,))
+    inner, end = tokenizer.backend_tokenizer, tokenizer.eos_token_id
+    try:
+        whole = inner.to_str()
+    except Exception as error:  # of parts that are written in Python
+        raise ModelLoadError(
+            f"the tokenizer of {name!r} is no tokenizer.json ({first_line(error)}): name a "
+            "checkpoint with one."
+        ) from error
+    return TokenizerState(whole, () if end is None else (end,), inner.encode_special_tokens)
 
 
 def _load(folder: str) -> object:

@@ -44,7 +44,9 @@ class Tokenizer:
     @classmethod
     def of(cls, state: TokenizerState) -> Self:
         """The tokenizer that an engine process has read."""
-        return cls(tokenizers.Tokenizer.from_str(state.json), state.eos_token_ids)
+        inner = tokenizers.Tokenizer.from_str(state.json)
+        inner.encode_special_tokens = state.splits_special_tokens
+        return cls(inner, state.eos_token_ids)
 
     @classmethod
     def load(cls, model: str) -> Self:

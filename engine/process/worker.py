@@ -105,9 +105,10 @@ class Worker:
         from engine.tokenizer import read_tokenizer
 
         try:
-            self._tell(TokenizerRead(read_tokenizer(model)))
+            told = TokenizerRead(read_tokenizer(model))
         except ModelLoadError as error:
-            self._tell(TokenizerRead(None, str(error)))
+            told = TokenizerRead(None, str(error))
+        self._tell(told)
 
     def _is_cancelled(self, request_id: str) -> bool:
         self._listen(0.0)

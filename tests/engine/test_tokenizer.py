@@ -87,6 +87,7 @@ SAVED: list[tuple[Callable[[Tokenizer], None], dict[str, dict[str, Any]]]] = [
     (plain, {"tokenizer_config": {"tokenizer_class": "Qwen2Tokenizer", **NAMED}}),
     (plain, {"tokenizer_config": {"add_prefix_space": True}}),
     (plain, {"config": {"model_type": "gpt2"}}),
+    (plain, {"tokenizer_config": {**NAMED, "split_special_tokens": True}}),
 ]
 
 
@@ -99,6 +100,7 @@ def test_what_is_served_is_what_transformers_feeds(
     stock: Any = AutoTokenizer.from_pretrained(folder)
     state = read_tokenizer(str(folder))
     served = Tokenizer.from_str(state.json)
+    served.encode_special_tokens = state.splits_special_tokens
     for is_marked in (True, False):
         fed = stock(TEXT, add_special_tokens=is_marked).input_ids
         assert served.encode(TEXT, add_special_tokens=is_marked).ids == fed

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, normalizers
 
+from engine import TokenizerState
 from server.errors import LoadFailedError
 from server.text import REPLACEMENT, Detokenizer, StopMatcher, Tokenizer
 from tests.server.fakes import byte_level_tokenizer
@@ -186,6 +187,15 @@ def test_an_id_behind_the_tokenizers_vocabulary_has_a_name_and_no_text() -> None
 def test_a_missing_tokenizer_is_named_with_a_remedy(tmp_path: object) -> None:
     with pytest.raises(LoadFailedError, match=r"save_pretrained"):
         Tokenizer.load(str(tmp_path))
+
+
+def test_a_tokenizer_is_passed_on_whole() -> None:
+    """Red when what a tokenizer.json has no room for is lost on the way."""
+    state = TokenizerState(TOKENIZER.inner.to_str(), (0, 5), splits_special_tokens=True)
+    passed_on = Tokenizer.of(state)
+    assert passed_on.eos_token_ids == (0, 5) and passed_on.specials == {0: "<|endoftext|>"}
+    assert TOKENIZER.encode("<|endoftext|>") == [0] != passed_on.encode("<|endoftext|>")
+    assert passed_on.encode("hello") == TOKENIZER.encode("hello")
 
 
 def test_a_saved_tokenizer_is_found_in_its_folder(tmp_path: object) -> None:
