@@ -7,7 +7,7 @@ by the engine process and asked here without it.
 import codecs
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from types import MappingProxyType
 from typing import Self
@@ -157,8 +157,8 @@ class StopMatcher:
     def __init__(
         self, stops: tuple[str, ...], specials: Mapping[int, str] = MappingProxyType({})
     ) -> None:
-        longest_first = sorted(specials.items(), key=lambda special: -len(special[1]))
-        named = [(at, name) for at, name in longest_first if any(name in stop for stop in stops)]
+        named = [item for item in specials.items() if any(item[1] in stop for stop in stops)]
+        named.sort(key=lambda item: -len(item[1]))  # a name may begin another
         self.marks = {at: chr(_FIRST_MARK + i) for i, (at, _) in enumerate(named)}
         self._stops = {stop: stop for stop in stops}
         for stop in stops:
@@ -166,18 +166,21 @@ class StopMatcher:
             for at, name in named:
                 marked = marked.replace(name, self.marks[at])
             self._stops[marked] = stop
+        self._plain = [pattern for pattern in self._stops if pattern == unmarked(pattern)]
+        self._marked = [pattern for pattern in self._stops if pattern != unmarked(pattern)]
         self._held = ""
         self.matched: str | None = None
 
     def push(self, piece: str) -> str:
         """The text that is now certain; sets `matched`, which ends the text before the match."""
         text = self._held + piece
-        if found := [place for pattern in self._stops if (place := _find(pattern, text))]:
+        found = [*_places(self._plain, unmarked(text)), *_places(self._marked, text)]
+        if found:
             _, at, pattern = min(found)
             self.matched = self._stops[pattern]
             self._held = ""
             return unmarked(text)[:at]
-        keep = next((i for i in range(len(text)) if self._may_begin(text[i:])), len(text))
+        keep = len(text) - self._num_held(text)
         self._held = text[keep:]
         return unmarked(text[:keep])
 
@@ -186,21 +189,31 @@ class StopMatcher:
         held, self._held = self._held, ""
         return unmarked(held)
 
-    def _may_begin(self, ending: str) -> bool:
-        return any(pattern.startswith(_shown_to(pattern, ending)) for pattern in self._stops)
+    def _num_held(self, text: str) -> int:
+        """How much of the end of a text may begin a stop string, the marks within it too."""
+        held = num_shown = _num_begun(self._plain, unmarked(text))
+        while len(unmarked(text[len(text) - held :])) < num_shown:
+            held += 1
+        return max(held, _num_begun(self._marked, text))
 
 
-def _find(pattern: str, text: str) -> tuple[int, int, str] | None:
-    """Where a stop string first ends and begins, in characters without marks."""
-    shown = _shown_to(pattern, text)
-    if (at := shown.find(pattern)) < 0:
-        return None
-    return len(unmarked(shown[: at + len(pattern)])), len(unmarked(shown[:at])), pattern
+def _places(patterns: Sequence[str], text: str) -> list[tuple[int, int, str]]:
+    """Where each of them that is in a text first ends and begins, marks not counted."""
+    found = [(pattern, at) for pattern in patterns if (at := text.find(pattern)) >= 0]
+    return [
+        (len(unmarked(text[: at + len(pattern)])), len(unmarked(text[:at])), pattern)
+        for pattern, at in found
+    ]
 
 
-def _shown_to(pattern: str, text: str) -> str:
-    """The text with its marks for a stop string that has some, and without for others."""
-    return text if pattern != unmarked(pattern) else unmarked(text)
+def _num_begun(patterns: Sequence[str], text: str) -> int:
+    """The longest ending of a text with which one of them begins."""
+    longest = min(len(text), max(map(len, patterns), default=1) - 1)
+    for length in range(longest, 0, -1):
+        ending = text[-length:]
+        if any(pattern.startswith(ending) for pattern in patterns):
+            return length
+    return 0
 
 
 def unmarked(text: str) -> str:
