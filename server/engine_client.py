@@ -119,14 +119,14 @@ class EngineClient:
     """Keeps one engine process alive; `spawn` makes the handle of a fresh one.
 
     `number` is what logs and metrics call it by, and `refusal` why it will never serve again, once
-    that is known. `on_change` is called with it then, and whenever it can serve.
+    that is known. `on_change` is called then, and whenever it can serve.
     """
 
     def __init__(
         self,
         number: int,
         spawn: Callable[[], Engine],
-        on_change: Callable[["EngineClient"], None],
+        on_change: Callable[[], None],
         backoff: float,
     ) -> None:
         self.number = number
@@ -234,11 +234,11 @@ class EngineClient:
             *(info.max_model_len, " <- ".join(("target", *info.stages))),
         )
         self._serving, self._ready_at = serving, time.monotonic()
-        self._on_change(self)
+        self._on_change()
 
     def _refuse(self, error: ApiError) -> None:
         self._serving, self.refusal = None, error
-        self._on_change(self)
+        self._on_change()
 
     async def _report_passes(self, engine: Engine) -> None:
         """Log how passes are run, now and whenever that changes."""

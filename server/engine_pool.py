@@ -28,6 +28,7 @@ class EnginePool:
         self._on_failure = on_failure
         self._tokenizer: Tokenizer | None = None
         self._reading = asyncio.Lock()
+        self._told: set[EngineClient] = set()
         self._changed = asyncio.Event()
         self._head = asyncio.Lock()
         self.clients = tuple(
@@ -91,11 +92,18 @@ class EnginePool:
                 self._tokenizer = await asyncio.to_thread(Tokenizer.of, state)
             return self._tokenizer
 
-    def _note_change(self, client: EngineClient) -> None:
+    def _note_change(self) -> None:
         self._changed.set()
         if self.failure is not None:
             self._on_failure()
-        elif isinstance(client.refusal, LoadFailedError):
+        elif self.nearest.is_serving:
+            for client in self.clients:
+                self._tell_failure(client)
+
+    def _tell_failure(self, client: EngineClient) -> None:
+        """Log, once, that the others serve without this one."""
+        if isinstance(client.refusal, LoadFailedError) and client not in self._told:
+            self._told.add(client)
             _log.error("engine %d: %s The others go on.", client.number, client.refusal)
 
     async def _take(self, prompt: Sequence[int]) -> Serving:

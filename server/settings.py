@@ -218,8 +218,8 @@ def _environment() -> dict[str, Any]:
             _check_variable(variable)
     try:
         given = EnvSettingsSource(Settings)()
-    except SettingsError as error:
-        raise ConfigError(f"environment: {error}") from error
+    except (SettingsError, RecursionError) as error:
+        raise ConfigError(f"environment: {in_one_line(error)}") from error
     # Other empty variables count as unset.
     is_empty = variables.get(f"{ENV_PREFIX}API_KEY") == ""
     return {**given, "api_key": ""} if is_empty else given
