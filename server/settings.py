@@ -32,12 +32,11 @@ from pydantic_settings import (
 )
 
 from engine import ConfigError, EngineConfig, in_one_line
+from server.names import at_home, check_folder, stages_at_home
 
 _log = logging.getLogger(__name__)
 
 ENV_PREFIX = "STAGETREE_"
-_STAGE_NAMES = ("model", "table")
-_HUB_ID = re.compile(r"\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?")
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "embedded.yaml"
 
 _ENGINE_KEYS = (
@@ -68,23 +67,6 @@ def _device_names(value: object) -> tuple[str, ...]:
     return tuple(f"cuda:{name}" if name.isdigit() else name for name in names)
 
 
-def _at_home(name: Any) -> Any:
-    """A name, with `~` as a shell reads it."""
-    return os.path.expanduser(name) if isinstance(name, str) else name
-
-
-def _stages_at_home(stages: Any) -> Any:
-    """The same for what stages name; whatever is none is left to be refused."""
-    if not isinstance(stages, list):
-        return stages
-    return [
-        {key: _at_home(value) if key in _STAGE_NAMES else value for key, value in stage.items()}
-        if isinstance(stage, dict)
-        else stage
-        for stage in stages
-    ]
-
-
 def _some_key(value: object) -> object:
     """An empty key would lock nothing, which nobody means who names one."""
     if value is not None and not str(value).strip():
@@ -95,8 +77,8 @@ def _some_key(value: object) -> object:
 
 
 Devices = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_device_names)]
-Named = Annotated[str, BeforeValidator(_at_home)]
-Stages = Annotated[list[dict[str, Any]], BeforeValidator(_stages_at_home)]
+Named = Annotated[str, BeforeValidator(at_home)]
+Stages = Annotated[list[dict[str, Any]], BeforeValidator(stages_at_home)]
 
 
 class Settings(BaseSettings):
@@ -202,7 +184,7 @@ def load_settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
         raise ConfigError(f"{_source(key, flags, environment, path)}: {first['msg']}") from error
     _check_engine_part(settings, path)
     for name in _models(settings):
-        _check_folder(name)
+        check_folder(name)
     return settings
 
 
@@ -240,7 +222,7 @@ def _check_variable(variable: str) -> None:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         # As bytes, of which YAML itself says how they are encoded.
-        content = yaml.safe_load(Path(_at_home(str(path))).read_bytes()) or {}
+        content = yaml.safe_load(Path(at_home(str(path))).read_bytes()) or {}
     except RecursionError as error:
         raise ConfigError(f"{path}: cannot be read as YAML: it is nested too deeply.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -283,12 +265,3 @@ def _models(settings: Settings) -> list[str]:
     stages = [*settings.stages, *settings.alternatives]
     named = [settings.model, settings.draft, *(stage.get("model") for stage in stages)]
     return [name for name in named if isinstance(name, str)]
-
-
-def _check_folder(name: str) -> None:
-    """Refuse what can only be a folder and is none: the hub would say that it is no id."""
-    if not (name.startswith("embedded/") or Path(name).is_dir() or _HUB_ID.fullmatch(name)):
-        raise ConfigError(
-            f"there is no folder {name!r}: name one with config.json and weights, a Hugging Face "
-            "id, or embedded/target."
-        )

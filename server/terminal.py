@@ -1,7 +1,6 @@
 """What every command says to the terminal in the same way: messages, and errors in one line."""
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.markup import escape
 
 from engine import EngineError, in_one_line
 from server.errors import ApiError
+from server.names import at_home
 
 _log = logging.getLogger(__name__)
 
@@ -21,16 +21,16 @@ messages = Console(stderr=True, highlight=False)
 
 def path_option(help: str) -> Any:
     """An option that is a path, in which `~` is home, also where no shell has read it so."""
-    return typer.Option(help=help, parser=_at_home, metavar="PATH")
+    return typer.Option(help=help, parser=_path_at_home, metavar="PATH")
 
 
 def model_option(help: str) -> Any:
     """An option that names a model: the same of a folder."""
-    return typer.Option(help=help, parser=os.path.expanduser, metavar="MODEL")
+    return typer.Option(help=help, parser=at_home, metavar="MODEL")
 
 
-def _at_home(text: str) -> Path:
-    return Path(os.path.expanduser(text))
+def _path_at_home(text: str) -> Path:
+    return Path(at_home(text))
 
 
 @contextmanager
