@@ -25,12 +25,12 @@ import torch
 from engine import attention, kernels
 from engine.acceleration import CapturedPasses
 from engine.benchmark import WIDTHS, machine, measured_bandwidth, pass_times
+from engine.code_cache import default_root
 from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
 from engine.loading import choose_device, load_model
 from engine.model import Model
 from engine.passes import CudaRecorder
-from engine.passes.package import default_folder
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 
@@ -103,9 +103,9 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
     for scorer in scorers.values():
         if form == "eager":
             scorer.prepare(kernel=None)
-        if form == "compiled" and kernels.load(default_folder()):
+        if form == "compiled" and kernels.load(folder := default_root() / "passes"):
             scorer.prepare(attention.CPU_KERNEL)
-            scorer.runner.adopt(default_folder())
+            scorer.runner.adopt(folder)
     return scorers
 
 

@@ -4,16 +4,18 @@ Whatever takes long is done while the engine serves, and taken over between two 
 """
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine import attention, kernels
+from engine.code_cache import check_private
 from engine.config import EngineConfig
+from engine.memory import total_bytes
 from engine.passes import CudaRecorder, Record
 from engine.passes.background import BackgroundCompiler
 from engine.scorer import TreeScorer
+from engine.scratch import sweep
 
 _LARGEST_SHARE = 1 / 4
 """Of a machine's memory may be weights that are to be loaded once more, to be compiled."""
@@ -27,14 +29,28 @@ Scorers = Mapping[str, TreeScorer]
 class Acceleration(ABC):
     """What is done for the passes of some networks, named as in `ModelInfo.passes`."""
 
-    def __init__(self, config: EngineConfig, scorers: Scorers) -> None:
+    def __init__(self, config: EngineConfig, scorers: Scorers, obstacle: str | None = None) -> None:
         self._config = config
         self._scorers = scorers
+        self._obstacle = obstacle
 
     @property
     def is_under_way(self) -> bool:
         """Whether there is more to come."""
         return False
+
+    @property
+    def refusals(self) -> dict[str, str]:
+        """Why passes stay eager that were to be fast, by the names of their networks."""
+        runners = {name: scorer.runner for name, scorer in self._scorers.items()}
+        eager = {name: each.refusal for name, each in runners.items() if each.form == "eager"}
+        reasons = {name: reason or self._general_refusal for name, reason in eager.items()}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
+
+    @property
+    def _general_refusal(self) -> str | None:
+        """Why no passes are fast, whatever their network."""
+        return self._obstacle
 
     @abstractmethod
     def settle(self, announce: Callable[[str], None]) -> bool:
@@ -96,6 +112,11 @@ class CompiledPasses(Acceleration):
         has_new = any([runner.adopt(self._compiler.folder) for runner in runners])
         return has_new or not had_kernels
 
+    @property
+    def _general_refusal(self) -> str | None:
+        known = (kernels.refusal(self._compiler.folder), self._obstacle, self._compiler.failure)
+        return next(filter(None, known), None)
+
     def _prepare(self) -> None:
         kernel = attention.CPU_KERNEL if kernels.is_loaded() else None
         for scorer in self._scorers.values():
@@ -103,13 +124,15 @@ class CompiledPasses(Acceleration):
 
     def _start_compiling(self) -> bool:
         """Begin to compile, in another process, what passes are still eager; whether any are."""
+        if kernels.refusal(self._compiler.folder):
+            return False
         num_bytes = sum(scorer.num_bytes for scorer in self._scorers.values())
-        if num_bytes > _LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-            _log.warning(
-                "passes stay eager: whoever compiles them loads the weights once more, and these "
-                "%.0f GB are too much of this machine's memory for that",
-                num_bytes / 1e9,
+        if num_bytes > _LARGEST_SHARE * (total_bytes() or num_bytes):
+            self._obstacle = (
+                "whoever compiles loads the weights once more, and these "
+                f"{num_bytes / 1e9:.0f} GB are too much of this machine's memory for that"
             )
+            _log.warning("passes stay eager: %s", self._obstacle)
             return False
         runners = [scorer.runner for scorer in self._scorers.values()]
         missing = [runner.name for runner in runners if runner.is_missing(self._compiler.folder)]
@@ -154,10 +177,25 @@ def accelerate(
     """What the configuration and the device of these networks allow."""
     device = next(iter(scorers.values())).device.type
     if config.compile != "never" and device == "cpu":
-        return CompiledPasses(config, scorers, compiler)
+        if (danger := _danger_in(compiler.folder)) is None:
+            return CompiledPasses(config, scorers, compiler)
+        return StockPasses(config, scorers, danger)
     if config.compile != "never" and device == "cuda":
         return CapturedPasses(config, scorers, CudaRecorder())
     return StockPasses(config, scorers)
+
+
+def _danger_in(folder: Path) -> str | None:
+    """Why no code may be loaded from here or put here, if so; it is logged."""
+    try:
+        check_private(folder)
+    except FileNotFoundError:
+        return None  # whoever makes it does so for us alone
+    except OSError as error:
+        _log.warning("passes stay eager: %s", error)
+        return str(error)
+    sweep(folder)
+    return None
 
 
 def compile_passes(scorers: Scorers, folder: Path) -> list[str]:

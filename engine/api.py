@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from engine.acceleration import accelerate, compile_passes
+from engine.code_cache import claim_torch_caches, default_root
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
 from engine.drafting.base import Drafter
@@ -23,7 +24,6 @@ from engine.loading import load_model, read_config, read_limits
 from engine.model import Model
 from engine.passes import CROWD
 from engine.passes.background import BackgroundCompiler
-from engine.passes.package import default_folder
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
 from engine.scorer import TreeScorer, never
 
@@ -44,7 +44,7 @@ class Engine:
         self._config = config
         self._target = target
         self._builder = builder
-        folder = Path(config.cache_dir) / "passes" if config.cache_dir else default_folder()
+        folder = _cache_root(config) / "passes"
         # Shared by all lists of stages: who compiles, and what was learnt of each list.
         self._compiler: BackgroundCompiler = (
             sibling._compiler if sibling else BackgroundCompiler(folder)
@@ -78,6 +78,7 @@ class Engine:
 
         Raises ModelLoadError or ConfigError.
         """
+        claim_torch_caches(_cache_root(config))
         if config.threads or config.num_engines > 1:
             share = max(1, CROWD.num_threads // config.num_engines)
             CROWD.set_num_threads(config.threads or share)
@@ -129,6 +130,8 @@ class Engine:
             stages=stage_names(self._config.stages),
             passes={name: scorer.runner.form for name, scorer in self._scorers.items()},
             is_compiling=self._acceleration.is_under_way,
+            precision=self._target.precision,
+            refusals=self._acceleration.refusals,
         )
 
     @property
@@ -177,3 +180,7 @@ class Engine:
     ) -> Iterator[Step | Finished]:
         """Continue a prompt; see `Decoder.generate`."""
         return self._decoder.generate(request, is_cancelled)
+
+
+def _cache_root(config: EngineConfig) -> Path:
+    return Path(config.cache_dir) if config.cache_dir else default_root()

@@ -1,4 +1,4 @@
-"""The program that compiles passes: `python -m engine.compiling`, told by pickle what to do.
+"""The program that compiles passes, in a process of its own, told by pickle what to do.
 
 It loads the same engine, so that packages get the names that their user will look for, and ends,
 with every compiler that it has started, when the other end of its standard input is closed. For a
@@ -11,10 +11,11 @@ import os
 import pickle
 import signal
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
+from engine import program
+from engine.code_cache import open_own
 from engine.config import EngineConfig
 
 _LOWEST_PRIORITY = 19
@@ -26,13 +27,21 @@ def main() -> None:
     with contextlib.suppress(OSError):
         os.nice(_LOWEST_PRIORITY)
     config, folder = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with (folder / _LOCK_NAME).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        problems = _compile(config, folder)
-    for problem in problems:
+    # With all compilers that it has started, which are of its session.
+    program.end_with_parent(lambda: os.killpg(0, signal.SIGKILL))
+    for problem in (problems := _compile_alone(config, folder)):
         print(problem, file=sys.stderr)
     sys.exit(1 if problems else 0)
+
+
+def _compile_alone(config: EngineConfig, folder: Path) -> list[str]:
+    try:
+        lock = open_own(folder / _LOCK_NAME, "wb")
+    except OSError as error:
+        return [str(error)]
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _compile(config, folder)
 
 
 def _compile(config: EngineConfig, folder: Path) -> list[str]:
@@ -40,13 +49,3 @@ def _compile(config: EngineConfig, folder: Path) -> list[str]:
 
     engine = Engine.load(replace(config, compile="cached"))
     return engine.compile_passes(folder)
-
-
-def _end_with_parent() -> None:
-    """Wait for the end of the pipe, and take the compilers along, which are of this session."""
-    os.read(sys.stdin.fileno(), 1)
-    os.killpg(os.getpgid(0), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main()

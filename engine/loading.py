@@ -6,7 +6,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import (
@@ -30,7 +30,7 @@ from engine.checkpoint import (
 )
 from engine.checkpoint import resolve as resolve
 from engine.errors import ConfigError, EngineError, ModelLoadError
-from engine.memory import require
+from engine.memory import require, total_bytes
 from engine.model import Model
 from engine.scorer import ModelLimits
 
@@ -40,6 +40,10 @@ _UNBOUNDED = 1 << 20
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _DEQUANTISED = {"mxfp4": Mxfp4Config, "fp8": FineGrainedFP8Config}
 """What transformers can load as plain numbers."""
+_BYTES_IN_FLOAT32 = 6
+"""What a weight takes while it is loaded and then packed for our kernels."""
+_LARGEST_SHARE = 3 / 4
+"""Of the memory may go to that; the rest is the cache's and everybody else's."""
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -58,16 +62,18 @@ def load_model(
     place = choose_device(device)
     config = read_config(name)
     limits = read_limits(config)
-    wanted = choose_dtype(dtype, place, config)
-    network = _load_network(name, config, wanted, place)
+    wanted = choose_precision(dtype, place, config)
+    network = _load_network(name, config, wanted.dtype, place)
     limits = replace(limits, eos_token_ids=_eos_token_ids(config, network.generation_config))
     window = max_model_len or min(limits.max_positions, 8192)
     try:
-        return Model(network, limits, window, chunk).check_seam()
+        model = Model(network, limits, window, chunk).check_seam()
     except EngineError:
         raise
     except Exception as error:  # whatever a network does that was not written for our seams
         raise _unfit(name, error) from error
+    model.precision = wanted.reason
+    return model
 
 
 def _unfit(name: str, error: Exception) -> ModelLoadError:
@@ -185,7 +191,7 @@ def random_model(
     with torch.device(place):
         network = AutoModelForCausalLM.from_config(
             config,
-            dtype=choose_dtype(dtype, place, config),
+            dtype=choose_precision(dtype, place, config).dtype,
             attn_implementation=attention.NAME,
         )
     return Model(network.eval(), read_limits(config), max_model_len, chunk).check_seam()
@@ -222,23 +228,41 @@ def choose_device(device: str) -> torch.device:
     return place
 
 
-def choose_dtype(dtype: str, device: torch.device, config: PretrainedConfig) -> torch.dtype:
-    """The precision by its name; `auto` is the fastest good one for the device.
+class Precision(NamedTuple):
+    """A precision of weights and passes, and why it is that: the end of a sentence on it."""
 
-    A GPU runs the checkpoint's own precision. A CPU runs bfloat16 where it has matrix or vector
-    units for it and float32 elsewhere, where emulated bfloat16 would be slower.
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_precision(dtype: str, device: torch.device, config: PretrainedConfig) -> Precision:
+    """The precision by its name; `auto` goes by the device, the checkpoint and the memory there is.
+
+    A GPU runs the checkpoint's own precision. A CPU runs float32, with or without instructions for
+    bfloat16: our kernels compute in float32 whatever they are given, and keep weights in bfloat16
+    where that is exact, so the text is better for the same reading. Only weights of bfloat16 that
+    would not fit the memory in float32 keep their own.
     """
     if dtype != "auto":
-        return _DTYPES[dtype]
-    if device.type == "cpu":
-        return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+        return Precision(_DTYPES[dtype], "as asked for")
     stored = getattr(config, "dtype", None)
-    return stored if isinstance(stored, torch.dtype) else torch.float32
+    if device.type != "cpu":
+        own = stored if isinstance(stored, torch.dtype) else torch.float32
+        return Precision(own, "that of the checkpoint")
+    room = total_bytes()
+    if stored == torch.bfloat16 and room is not None:
+        needed = _BYTES_IN_FLOAT32 * _num_parameters(config)
+        if needed > _LARGEST_SHARE * room:
+            reason = f"that of the checkpoint: float32 takes {needed / 1e9:.0f} GB while it loads"
+            return Precision(torch.bfloat16, f"{reason}, of {room / 1e9:.0f} in all")
+    return Precision(torch.float32, "in which every CPU computes best here")
 
 
-def _cpu_has_bfloat16() -> bool:
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+def _num_parameters(config: PretrainedConfig) -> int:
+    """The weights of such a network, of which none is made."""
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+    return sum(weight.numel() for weight in network.parameters())
 
 
 def read_limits(config: PretrainedConfig) -> ModelLimits:

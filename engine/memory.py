@@ -1,5 +1,7 @@
 """How much memory a device has left, so that what cannot fit is refused before it is tried."""
 
+import contextlib
+import os
 from pathlib import Path
 
 import torch
@@ -28,6 +30,16 @@ def free_bytes(device: torch.device) -> int | None:
         return int(free + cached)
     known = [free for free in (_host_bytes(), _container_bytes()) if free is not None]
     return min(known, default=None) if device.type == "cpu" else None
+
+
+def total_bytes() -> int | None:
+    """Bytes of memory that this machine, or the container, has in all; None if nobody can tell."""
+    known = []
+    with contextlib.suppress(OSError, ValueError):
+        known.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):
+        known.append(int((_CGROUP / "memory.max").read_text()))
+    return min(known, default=None)
 
 
 def _host_bytes() -> int | None:

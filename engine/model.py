@@ -79,6 +79,8 @@ class Model(TreeScorer):
     ) -> None:
         super().__init__(network, limits, max_model_len, chunk)
         self._feature_layers: tuple[int, ...] = ()
+        self.precision = "as given"
+        """Why the weights have the precision that they have."""
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
 
     @property

@@ -103,8 +103,9 @@ class Finished:
 class ModelInfo:
     """What a loaded engine says of itself; `max_model_len` bounds prompt plus reply, in tokens.
 
-    `passes` tells how those of the target and of each stage with a network are run now, "eager",
-    "compiled" or "captured", and `is_compiling` whether that may still change.
+    `precision` is why the target has its `dtype`. `passes` tells how those of the target and of
+    each stage with a network are run now, "eager", "compiled" or "captured", and `is_compiling`
+    whether that may still change; `refusals` says, by the same names, why some stay eager.
     """
 
     model: str
@@ -117,6 +118,8 @@ class ModelInfo:
     stages: tuple[str, ...]
     passes: dict[str, str] = field(default_factory=dict)
     is_compiling: bool = False
+    precision: str = ""
+    refusals: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The `stagetree` command."""
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -44,6 +45,8 @@ ThreadsOption = Annotated[
 @app.callback()
 def stagetree() -> None:
     """An OpenAI-compatible server that decodes by staged tree speculative decoding."""
+    # Torch's compilers are started as `python -c`, which would find modules in the working folder.
+    os.environ["PYTHONSAFEPATH"] = "1"
     if is_debugging():
         _log_to_stderr("debug")
 

@@ -229,9 +229,11 @@ class EngineClient:
     def _announce(self, serving: Serving) -> None:
         info = serving.info
         _log.info(
-            "engine %d: ready: %s, %.1fM parameters, %s on %s, window %d, stages: %s",
-            *(self.number, info.model, info.num_parameters / 1e6, info.dtype, info.device),
+            "engine %d: ready: %s, %.1fM parameters on %s, window %d, stages: %s; "
+            "precision: %s, %s",
+            *(self.number, info.model, info.num_parameters / 1e6, info.device),
             *(info.max_model_len, " <- ".join(("target", *info.stages))),
+            *(info.dtype, info.precision),
         )
         self._serving, self._ready_at = serving, time.monotonic()
         self._on_change()
@@ -245,8 +247,9 @@ class EngineClient:
         told = None
         while True:
             info = engine.info
-            if info and told != (told := (info.passes, info.is_compiling)):
-                forms = ", ".join(f"{name} {form}" for name, form in info.passes.items())
+            if info and told != (told := (info.passes, info.is_compiling, info.refusals)):
+                passes = {**info.passes, **{k: f"eager: {v}" for k, v in info.refusals.items()}}
+                forms = ", ".join(f"{name} {form}" for name, form in passes.items())
                 more = "; faster ones are being made" if info.is_compiling else ""
                 _log.info("engine %d: passes: %s%s", self.number, forms, more)
             await asyncio.sleep(_POLL_SECONDS)

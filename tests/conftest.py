@@ -1,5 +1,6 @@
 """What every test can rely on: one thread, fixed seeds, no downloads, no GPU unless it exists."""
 
+import inspect
 import os
 import random
 import tempfile
@@ -17,6 +18,17 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+
+from engine.config import EngineConfig
+
+# The suite holds in every precision: whatever leaves it open runs in this one.
+if DTYPE := os.environ.get("STAGETREE_DTYPE"):
+    defaults = inspect.signature(EngineConfig.__init__).parameters.values()
+    EngineConfig.__init__.__defaults__ = tuple(
+        DTYPE if each.name == "dtype" else each.default
+        for each in defaults
+        if each.default is not each.empty
+    )
 
 # Before triton is imported, which reads it only then: without a GPU its programs run in Python.
 if not torch.cuda.is_available():

@@ -6,6 +6,6 @@ finds the library in its folder uses it (`load`), after it has proven itself. Be
 when one is first called.
 """
 
-from engine.kernels.library import build, describe_machine, is_loaded, is_usable, load
+from engine.kernels.library import build, describe_machine, is_loaded, load, refusal
 
-__all__ = ["build", "describe_machine", "is_loaded", "is_usable", "load"]
+__all__ = ["build", "describe_machine", "is_loaded", "load", "refusal"]

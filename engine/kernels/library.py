@@ -1,6 +1,5 @@
 """The kernels as a library of torch operators: built by a C++ compiler, loaded, proven."""
 
-import contextlib
 import hashlib
 import inspect
 import logging
@@ -9,17 +8,22 @@ import platform
 import shlex
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from engine.code_cache import condemn, is_usable, make_private, publish, verdict
 from engine.kernels import attention, linear
+from engine.scratch import Scratch
 
 _HERE = Path(__file__).parent
+_ARCHITECTURES = {"avx2": "x86-64-v3", "default": "x86-64"}
+"""What a compiler calls the sets of instructions that torch can be told not to go beyond."""
+_KERNELS = (linear, attention)
 _is_loaded = False
 _was_tried = False
+_refusal: str | None = None
 _log = logging.getLogger(__name__)
 
 
@@ -33,23 +37,24 @@ def build(folder: Path) -> None:
 
     It takes some ten seconds. Raises OSError or RuntimeError if there is no compiler or it fails.
     """
-    if (path := _path(folder)).exists():
+    if is_usable(path := _path(folder)):
         return
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        draft = Path(scratch) / path.name
+    make_private(folder)
+    with Scratch(folder) as scratch:
+        draft = scratch / path.name
         command = [*_command(), "-o", str(draft)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{command[0]} cannot compile the kernels:\n{done.stderr}")
-        os.replace(draft, path)
+        publish([draft], path)
 
 
 def _command() -> list[str]:
     """What compiles and links the kernels."""
     torch_folder = Path(torch.__file__).parent
     return [
-        *(*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", "-O3", "-march=native"),
+        *(*shlex.split(os.environ.get("CXX", "g++")), "-std=c++20", "-O3"),
+        f"-march={_architecture()}",
         # No -ffast-math: it would change how the whole process computes with tiny numbers.
         *("-shared", "-fPIC", *(["-fopenmp"] if sys.platform != "darwin" else [])),
         *(f"-I{torch_folder / 'include'}", *map(str, sorted(_HERE.glob("*.cpp")))),
@@ -57,37 +62,62 @@ def _command() -> list[str]:
     ]
 
 
+def _architecture() -> str:
+    """This machine's own, unless torch has been told by ATEN_CPU_CAPABILITY to use less of it."""
+    capability = os.environ.get("ATEN_CPU_CAPABILITY", "").lower()
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    return _ARCHITECTURES.get(capability, "native") if is_x86 else "native"
+
+
 def load(folder: Path) -> bool:
-    """Load the kernels from `folder` if they are there and right; whether this process has them."""
+    """Load the kernels from `folder` if they are there and right; whether this process has them.
+
+    Wrong ones are removed, and that is remembered; what cannot be loaded here and now stays.
+    """
     global _is_loaded, _was_tried
     # Operators can be registered only once in a process, be they right or wrong.
-    if _was_tried or not is_usable(path := _path(folder)):
+    if _was_tried or refusal(folder) or not is_usable(path := _path(folder)):
         return _is_loaded
     _was_tried = True
     try:
         torch.ops.load_library(path)  # type: ignore[no-untyped-call]
-        for kernel in (linear, attention):
+        for kernel in _KERNELS:
             kernel.register()
-            kernel.check()
+        _prove(path)
         _is_loaded = True
-    except Exception as error:  # whatever a foreign file may cause
-        _log.warning("the kernels in %s are not used: %s", path, error)
-        with contextlib.suppress(OSError):
-            path.unlink()  # the next start makes them anew
+    except Exception as error:  # whatever a foreign file, or a machine short of room, may cause
+        _refuse(f"the kernels in {path} are not used: {error}")
     return _is_loaded
 
 
-def is_usable(path: Path) -> bool:
-    """Whether there is such a file of machine code to run: readable, and nobody else's."""
-    return os.access(path, os.R_OK) and path.stat().st_uid in (os.getuid(), 0)
+def _prove(path: Path) -> None:
+    """Raise what a kernel's check does, whose verdict on it is remembered."""
+    for kernel in _KERNELS:
+        try:
+            kernel.check()
+        except ValueError as error:
+            condemn(path, kernel, f"kernels that were compiled are not used: {error}")
+            raise
+
+
+def _refuse(reason: str) -> None:
+    global _refusal
+    _refusal = reason
+    _log.warning("%s", reason)
+
+
+def refusal(folder: Path) -> str | None:
+    """Why this process, or any, does without the kernels that are or were in `folder`, if so."""
+    verdicts = (verdict(_path(folder), kernel) for kernel in _KERNELS)
+    return _refusal or next(filter(None, verdicts), None)
 
 
 @cache
 def describe_machine() -> str:
     """What machine code depends on: sources, torch, and the instructions that are there."""
     sources = [path.read_text() for path in sorted(_HERE.glob("*.[ch]*"))]
-    facts = (torch.__version__, platform.machine(), _processor(), inspect.getsource(_command))
-    return "\0".join([*facts, *sources])
+    machine = (platform.machine(), _architecture(), _processor())
+    return "\0".join([torch.__version__, *machine, inspect.getsource(_command), *sources])
 
 
 def _path(folder: Path) -> Path:
@@ -100,4 +130,4 @@ def _processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = ("flags", "Features")  # as x86 and ARM call them
-    return next((line for line in lines if line.startswith(names)), platform.processor())
+    return next((line for line in lines if line.startswith(names)), "")

@@ -5,17 +5,16 @@ end. What it makes are files, so nobody waits for it: `PassRunner.adopt` looks f
 """
 
 import logging
-import os
 import pickle
-import shutil
 import subprocess
-import sys
-import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine import program
+from engine.code_cache import make_private, open_own
 from engine.config import EngineConfig
+from engine.scratch import Scratch
 
 _PROGRAM = "engine.compiling"
 _log = logging.getLogger(__name__)
@@ -28,6 +27,8 @@ class BackgroundCompiler:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._tried: set[str] = set()
+        self.failure: str | None = None
+        """Why the last attempt made nothing, if so."""
 
     @property
     def is_running(self) -> bool:
@@ -37,7 +38,7 @@ class BackgroundCompiler:
         if (code := self._process.poll()) is None:
             return True
         if code:
-            _log.warning("passes stay eager: compiling them failed; see %s", self._log_file)
+            self._fail(f"compiling them failed; see {self._log_file}")
         self._end()
         self._process = None
         return False
@@ -50,37 +51,41 @@ class BackgroundCompiler:
         if self.is_running or not set(missing) - self._tried:
             return self.is_running
         self._tried.update(missing)
-        scratch = tempfile.mkdtemp(prefix="stagetree-compiler-")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with self._log_file.open("ab") as log:
-                log.truncate(0)
-                # Threads that wait for one another must not spin on cores that others need.
-                environment = {
-                    **os.environ,
-                    "OMP_WAIT_POLICY": "PASSIVE",
-                    "GOMP_SPINCOUNT": "0",
-                    "TORCHINDUCTOR_CACHE_DIR": scratch,
-                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                }
-                process = subprocess.Popen(
-                    [sys.executable, "-m", _PROGRAM],
-                    bufsize=0,
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    env=environment,
-                    start_new_session=True,
-                )
-            assert process.stdin is not None
-            process.stdin.write(pickle.dumps((config, self.folder)))
+            make_private(self.folder)
+            self._launch(config)
         except OSError as error:
-            shutil.rmtree(scratch, ignore_errors=True)
-            _log.warning("passes stay eager: no compiler could be started: %s", error)
-        else:
-            self._process = process
-            self._end = weakref.finalize(self, _end, process, scratch)
+            self._fail(f"no compiler could be started: {error}")
         return self._process is not None
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        _log.warning("passes stay eager: %s", reason)
+
+    def _launch(self, config: EngineConfig) -> None:
+        scratch = Scratch(self.folder)
+        environment = {
+            **program.environment(),
+            # Threads that wait for one another must not spin on cores that others need.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "GOMP_SPINCOUNT": "0",
+            "TMPDIR": str(scratch.path),
+            "TORCHINDUCTOR_CACHE_DIR": str(scratch.path),
+        }
+        with open_own(self._log_file, "wb") as log:
+            process = subprocess.Popen(
+                program.command(_PROGRAM),
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps((config, self.folder)))
+        self._process = process
+        self._end = weakref.finalize(self, _end, process, scratch)
 
     def wait(self) -> None:
         """Return when everything is compiled or given up."""
@@ -92,9 +97,9 @@ class BackgroundCompiler:
         return self.folder / "compiler.log"
 
 
-def _end(process: subprocess.Popen[bytes], scratch: str) -> None:
+def _end(process: subprocess.Popen[bytes], scratch: Scratch) -> None:
     """Close the pipe, on which the process ends if it has not already; clean up after it."""
     assert process.stdin is not None
     process.stdin.close()
     process.wait()
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.remove()

@@ -1,16 +1,16 @@
 """Compiled passes as files: made ahead of time by torch's AOTInductor, loaded in a moment.
 
-A package holds machine code for a network's shapes, for any width and any length of the text. The
-weights stay where they are: whoever loads a package hands it those of its network.
+A package is a library of machine code for a network's shapes, for any width and any length of the
+text; beside it are what it calls of ours (`.json`) and its own tensors (`.constants`). The weights
+stay where they are: whoever loads a package hands it those of its network. A library is loaded from
+where it lies, by the runner for which torch's archive of such files would first be unpacked and
+the machine's compiler be asked what it can do.
 """
 
-import contextlib
 import hashlib
 import inspect
-import os
-import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from operator import attrgetter
@@ -20,12 +20,15 @@ import torch
 from torch import Tensor
 
 from engine import attention, kernels, kv_cache
-from engine.passes import packed, proof
+from engine.code_cache import publish
+from engine.passes import packed
 from engine.passes.crowd import CROWD
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
+from engine.scratch import Scratch
 
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}
-_CONSTANTS = ".constants"
+LIBRARY = ".so"
+_CALLS, _CONSTANTS = ".json", ".constants"
 _INLINED = 8
 
 
@@ -36,18 +39,19 @@ class Package:
 
     def __init__(self, path: Path, function: PassFunction, rows: Sequence[Tensor]) -> None:
         self._rows = rows
-        package = torch._inductor.aoti_load_package(str(path))
+        self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
         own = torch.load(path.with_suffix(_CONSTANTS), weights_only=True)
+        names = self._runner.get_constant_names_to_original_fqns()
         self._weights = {
-            name: own[name] if name in own else attrgetter(name)(function).detach()
-            for name in package.get_constant_fqns()
+            name: own[place] if place in own else attrgetter(place)(function).detach()
+            for name, place in names.items()
         }
-        package.load_constants(self._weights, check_full_update=True, user_managed=True)
-        self._run = package.loader.boxed_run
+        # All of them, for use at once, and kept alive by this object.
+        self._runner.update_constant_buffer(self._weights, False, True, True)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The function's outputs, of all rows; the cache's rows are written in place."""
-        return tuple(self._run(list(inputs)))
+        return tuple(self._runner.run(list(inputs)))
 
     def padding(self, width: int) -> int | None:
         """None is needed, at any width that it was made for."""
@@ -71,67 +75,29 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
     width = torch.export.Dim("width", min=2, max=MAX_WIDTH)
     rest = (*({1: width} for _ in extra), *({} for _ in rows))
     shapes: tuple[object, ...] = ({1: width}, {}, {0: width}, {0: width}, rest)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with torch.no_grad(), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with torch.no_grad(), Scratch(path.parent) as folder:
         program = torch.export.export(
             function, (*inputs, *extra, *rows), dynamic_shapes=shapes, strict=False
         )
-        draft = Path(folder, path.name)
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(draft), inductor_configs=_OPTIONS
+        archive = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(folder / "package.pt2"), inductor_configs=_OPTIONS
         )
         # What the network's code makes on its way is nobody's attribute.
         names = program.graph_signature.lifted_tensor_constants
         own = {name: program.constants[name] for name in names}
-        torch.save(own, draft.with_suffix(_CONSTANTS))
-        os.replace(draft.with_suffix(_CONSTANTS), path.with_suffix(_CONSTANTS))
-        os.replace(draft, path)
+        torch.save(own, folder / f"package{_CONSTANTS}")
+        publish([*_unpack(Path(archive)), folder / f"package{_CONSTANTS}"], path)
 
 
-def verdict(path: Path) -> str | None:
-    """Why what was compiled to `path` is not to be used, if that was found before."""
-    with contextlib.suppress(OSError):
-        if kernels.is_usable(place := _verdict(path)):
-            return place.read_text()
-    return None
-
-
-def condemn(path: Path, reason: str) -> None:
-    """Remove a package that is wrong, and remember why: made anew it would be the same."""
-    with contextlib.suppress(OSError):
-        _verdict(path).write_text(reason)
-    remove(path)
-
-
-def _verdict(path: Path) -> Path:
-    """Where it is kept that this proof has refused a package; another may think otherwise."""
-    judge = hashlib.blake2b(inspect.getsource(proof).encode(), digest_size=4).hexdigest()
-    return path.with_suffix(f".{judge}.refused")
-
-
-def remove(path: Path) -> None:
-    """Remove a package, as far as that can be done."""
-    for each in (path, path.with_suffix(_CONSTANTS)):
-        with contextlib.suppress(OSError):
-            each.unlink()
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a package is there as it was written: what then fails is not the file's fault."""
-    try:
-        for each in (path, path.with_suffix(_CONSTANTS)):
-            with zipfile.ZipFile(each) as archive:
-                if archive.testzip() is not None:
-                    return False
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return True
-
-
-def default_folder() -> Path:
-    """Where packages are kept between runs, by the XDG convention."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(root, "stagetree", "passes")
+def _unpack(archive: Path) -> Iterator[Path]:
+    """The library in torch's archive, and what it calls of ours, if it does, as files beside it."""
+    with zipfile.ZipFile(archive) as members:
+        (library,) = (name for name in members.namelist() if name.endswith(LIBRARY))
+        calls = library.removesuffix(LIBRARY) + _CALLS
+        for name in {library, calls} & {*members.namelist()}:
+            draft = archive.with_suffix(Path(name).suffix)
+            draft.write_bytes(members.read(name))
+            yield draft
 
 
 def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:

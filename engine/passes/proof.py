@@ -23,7 +23,7 @@ from engine.passes.packed import unpacked
 
 MakeExample = Callable[[int, int | None], Example]
 
-_LENGTHS = (MAX_WIDTH + 5, 300, 2000)
+_LENGTHS = (MAX_WIDTH + 5, 2000)
 """Rows of the cache that passes read: few, so that each tells, and many, as far as there are."""
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
 _PERIOD = 61
@@ -60,39 +60,39 @@ class _Trial:
     def __init__(self, function: PassFunction, example: Example, length: int) -> None:
         self._inputs, self._extra, self._rows = example
         self._length = length
-        device = self._rows[0].device
-        there = PassInputs(*(tensor.to(device) for tensor in self._inputs))
+        there = PassInputs(*(tensor.to(self._rows[0].device) for tensor in self._inputs))
         self._slots = there.tokens[2]
-        wide = torch.float64 if self._rows[0].dtype == torch.float32 else torch.float32
-        with _stock(function), _Widened(self._rows[0].dtype, wide):
+        given = (*there, *self._extra)
+        narrow = self._rows[0].dtype
+        wide = torch.float64 if narrow == torch.float32 else torch.float32
+        with _stock(function), _Widened(narrow, wide):
             rows = [row[:, :, :length].to(wide) for row in self._rows]
-            outputs = function(*there, *self._extra, *rows)
-            self._right = [*outputs, *self._written(rows, MAX_WIDTH)]
-        outputs = function(*there, *self._extra, *self._rows, length=length)
-        errors = self._errors([*outputs, *self._written(self._rows, MAX_WIDTH)])
+            self._right = self._with_written(function(*given, *rows), rows)
+        outputs = function(*given, *self._rows, length=length)
+        errors = self._errors(self._with_written(outputs, self._rows))
         floor = rounding(function, self._rows)
         self._bounds = [min(_FACTOR * max(float(each.max()), floor), _LARGEST) for each in errors]
 
     def judge(self, fast: FastPasses, width: int) -> None:
         """Raise WrongPassError unless the first rows come out right."""
         tokens, prefix, visible, windowed = self._inputs
-        inputs = PassInputs(
-            tokens[:, :width].contiguous(), prefix, visible[:width], windowed[:width]
-        )
+        tokens = tokens[:, :width].contiguous()
+        inputs = PassInputs(tokens, prefix, visible[:width], windowed[:width])
         for row in self._rows:
             row[:, :, self._slots] = 0.0
         outputs = fast.run(inputs, [each[:, :width] for each in self._extra])
-        errors = self._errors([*outputs, *self._written(self._rows, width)])
+        errors = self._errors(self._with_written(outputs, self._rows))
         for error, bound in zip(errors, self._bounds, strict=True):
             if not (worst := float(error.max())) <= bound:  # nor is what is not a number
                 raise WrongPassError(
-                    f"a pass of {width} rows over {self._length} differs from the eager one: its "
-                    f"error is {worst:.2g}, rounding explains {bound:.2g}"
+                    f"a pass of {width} rows that reads {self._length} is off by {worst:.2g}, of "
+                    f"which rounding explains {bound:.2g}"
                 )
 
-    def _written(self, rows: Sequence[Tensor], width: int) -> list[Tensor]:
-        """What a pass of so many rows has written to the cache, by row."""
-        return [row[0, :, self._slots[:width]].transpose(0, 1) for row in rows]
+    def _with_written(self, outputs: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
+        """A pass's outputs and what it has written to the cache, by row."""
+        slots = self._slots[: len(outputs[0])]
+        return [*outputs, *(row[0, :, slots].transpose(0, 1) for row in rows)]
 
     def _errors(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """How far each row of each output lies from the right one, as a share of a usual row."""
@@ -160,14 +160,15 @@ class _Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        widen = partial(_converted, self._wide, self._narrower)
         given = (args, kwargs or {})
         if func.namespace != "aten":
             given = tree_map(partial(_converted, self._narrow, (self._wide,)), given)
-        # A view of weights, or a few rows of them, is all that will be widened.
+        # A view of weights, or a few rows of them, is all that need be widened.
         elif not func.is_view and func is not torch.ops.aten.embedding.default:
-            given = tree_map(partial(_converted, self._wide, self._narrower), given)
-        args, kwargs = given
-        return func(*args, **kwargs)
+            given = tree_map(widen, given)
+        output = func(*given[0], **given[1])
+        return output if func.is_view else tree_map(widen, output)
 
 
 def _converted(dtype: torch.dtype, others: Sequence[torch.dtype], value: Any) -> Any:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from engine.kernels import is_usable
-from engine.passes import package
+from engine.code_cache import condemn, is_usable, verdict
+from engine.passes import proof
 from engine.passes.captured import CapturedPasses, Record
 from engine.passes.function import MAX_WIDTH, Example, FastPasses, Form, PassFunction, PassInputs
-from engine.passes.package import Package, compile_package, fingerprint
+from engine.passes.package import LIBRARY, Package, compile_package, fingerprint
 from engine.passes.proof import WrongPassError, prove
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class PassRunner:
         """Whether the package is neither in use nor in `folder` and is worth making."""
         is_settled = self._fast is not None or self.refusal is not None
         path = self._path(folder)
-        return not (is_settled or is_usable(path) or package.verdict(path))
+        return not (is_settled or is_usable(path) or verdict(path, proof))
 
     def compile(self, folder: Path) -> None:
         """Make the package, for another process to adopt; the weights are packed by kernels."""
@@ -96,26 +96,24 @@ class PassRunner:
         path = self._path(folder)
         if self._fast is not None or self.refusal is not None:
             return False
-        if verdict := package.verdict(path):
-            self._refuse(verdict)
+        if reason := verdict(path, proof):
+            self._refuse(reason)
         elif is_usable(path):
             self._try(path)
         return self._fast is not None
 
     def _try(self, path: Path) -> None:
         try:
-            loaded = Package(path, self._function, self._rows)
-            prove(loaded, self._function, self._example, _PROVEN_WIDTHS)
-            self._fast = loaded
+            package = Package(path, self._function, self._rows)
+            prove(package, self._function, self._example, _PROVEN_WIDTHS)
+            self._fast = package
         except WrongPassError as error:
             self._refuse(f"what was compiled is wrong: {error}")
-            package.condemn(path, str(self.refusal))
+            condemn(path, proof, f"what was compiled is wrong: {error}")
         except Exception as error:  # whatever a foreign file, or a machine short of room, may cause
-            if package.is_whole(path):
+            # Another server may have taken it away.
+            if is_usable(path):
                 self._refuse(f"what was compiled could not be loaded and tried ({_line(error)})")
-            elif path.exists():
-                self._refuse("what was compiled is damaged; the next start makes it anew")
-                package.remove(path)
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
@@ -158,7 +156,7 @@ class PassRunner:
         return False
 
     def _path(self, folder: Path) -> Path:
-        return folder / f"{fingerprint(self._function, self._rows)}.pt2"
+        return folder / f"{fingerprint(self._function, self._rows)}{LIBRARY}"
 
 
 def _line(error: Exception) -> str:

@@ -1,18 +1,19 @@
 """The handle on one engine process: what a server holds. Imports no torch."""
 
 import asyncio
-import atexit
 import contextlib
-import multiprocessing
-import shutil
+import pickle
 import tempfile
 import time
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import cast
 
 import zmq
 import zmq.asyncio
 
+from engine import program
 from engine.config import EngineConfig
 from engine.errors import EngineDiedError, EngineError, InvalidRequestError, ModelLoadError
 from engine.process.messages import (
@@ -32,7 +33,7 @@ from engine.process.messages import (
     decode_event,
     encode,
 )
-from engine.process.worker import BEAT_SECONDS, work
+from engine.process.worker import BEAT_SECONDS
 from engine.request import (
     Finished,
     GenerateRequest,
@@ -41,10 +42,12 @@ from engine.request import (
     Step,
     TokenizerState,
 )
+from engine.scratch import Scratch
 
 _SILENCE_SECONDS = 120.0
 """A pass may be slow, but one that takes this long is taken for a hang."""
 _LAST_WORDS_SECONDS = 0.05
+_PROGRAM = "engine.process.worker"
 _SOCKET_NAME = "engine"
 
 
@@ -59,29 +62,36 @@ class EngineProcess:
         self._running: tuple[str, asyncio.Queue[Step | Finished | EngineError]] | None = None
         self._tokenizer: asyncio.Future[TokenizerState] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._resources = contextlib.ExitStack()
 
     async def start(self) -> None:
-        """Spawn the process; returns at once, the weights load over there."""
+        """Spawn the process; returns at once, the weights load over there.
+
+        Raises EngineDiedError where there is no room for it.
+        """
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[ModelInfo] = loop.create_future()
         self._died: asyncio.Future[str] = loop.create_future()
-        self._folder = _private_folder()
+        try:
+            await self._spawn()
+        except (OSError, zmq.ZMQError) as error:
+            self._died.set_result(f"the engine process could not be started: {error}")
+            raise EngineDiedError(self._died.result()) from error
+        self._tasks = [loop.create_task(work()) for work in (self._read, self._watch, self._bury)]
+
+    async def _spawn(self) -> None:
+        self._folder = self._resources.enter_context(_scratch())
         address = f"ipc://{self._folder}/{_SOCKET_NAME}"
         self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+        self._resources.callback(self._socket.close)
         self._socket.setsockopt(zmq.LINGER, 0)
-        try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
-            self._died.set_result(f"no socket for the engine process at {address}: {error}")
-            raise EngineDiedError(self._died.result()) from error
-        spawn = multiprocessing.get_context("spawn")
-        self._process = spawn.Process(
-            target=work, args=(self._config, address), name="stagetree-engine", daemon=True
+        self._socket.bind(address)
+        # Its standard input stays open until this process ends, and with that it ends itself.
+        self._process = await asyncio.create_subprocess_exec(
+            *program.command(_PROGRAM), stdin=PIPE, env=program.environment()
         )
-        self._process.start()
-        atexit.register(self._process.kill)
-        loop.add_reader(self._process.sentinel, self._on_exit)
-        self._tasks = [loop.create_task(self._read()), loop.create_task(self._watch())]
+        assert self._process.stdin is not None
+        self._process.stdin.write(pickle.dumps((self._config, address)))
 
     @property
     def progress(self) -> LoadProgress:
@@ -143,20 +153,23 @@ class EngineProcess:
             self._send(Cancel(request_id))
 
     async def close(self, grace: float = 5.0) -> None:
-        """End the process, by force after `grace` seconds, and remove its socket."""
+        """End the process, if there is one, by force after `grace` seconds; remove its socket."""
+        if self._tasks:
+            await self._end(grace)
+        self._resources.close()
+
+    async def _end(self, grace: float) -> None:
         # A process that is still loading does not listen, and has nothing to finish.
         if self._ready.done() and not self._died.done():
             with contextlib.suppress(TimeoutError, EngineDiedError):
                 self._send(Close())
                 await asyncio.wait_for(self.wait_died(), grace)
         if not self._died.done():
-            self._process.kill()
+            _kill(self._process)
             await self.wait_died()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._socket.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _send(self, order: Order) -> None:
         """Say it now or not at all: a pair without its peer would wait for one for ever."""
@@ -209,26 +222,19 @@ class EngineProcess:
             await self.wait_ready()
             while time.monotonic() - self._heard < _SILENCE_SECONDS:
                 await asyncio.sleep(BEAT_SECONDS)
-            self._process.kill()
-
-    def _on_exit(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._process.sentinel)
-        self._tasks.append(loop.create_task(self._bury()))
+            _kill(self._process)
 
     async def _bury(self) -> None:
         """Read the process's last words, then tell everyone who waits that it is gone."""
+        code = await self._process.wait()
         await asyncio.sleep(_LAST_WORDS_SECONDS)
         while time.monotonic() - self._heard < _LAST_WORDS_SECONDS:
             await asyncio.sleep(_LAST_WORDS_SECONDS)
-        self._process.join()
-        atexit.unregister(self._process.kill)
-        reason = f"the engine process ended with exit code {self._process.exitcode}"
+        reason = f"the engine process ended with exit code {code}"
         # What ends by itself while it loads would do so again; what was killed may not be.
         died = EngineDiedError(reason)
         if not self._ready.done():
-            is_own_fault = (self._process.exitcode or 0) > 0
-            self._ready.set_exception(ModelLoadError(reason) if is_own_fault else died)
+            self._ready.set_exception(ModelLoadError(reason) if code > 0 else died)
         if self._tokenizer is not None and not self._tokenizer.done():
             self._tokenizer.set_exception(died)
         if self._running is not None:
@@ -236,10 +242,15 @@ class EngineProcess:
         self._died.set_result(reason)
 
 
-def _private_folder() -> str:
-    """A folder that only this user can enter, with a path short enough for a Unix socket's name."""
-    folder = tempfile.mkdtemp(prefix="stagetree-")
-    if len(folder) + len(_SOCKET_NAME) + 1 <= zmq.IPC_PATH_MAX_LEN:
-        return folder
-    shutil.rmtree(folder)
-    return tempfile.mkdtemp(prefix="stagetree-", dir="/tmp")
+def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        process.kill()
+
+
+def _scratch() -> Scratch:
+    """A folder with a path short enough for a Unix socket's name."""
+    scratch = Scratch(Path(tempfile.gettempdir()))
+    if len(str(scratch.path)) + len(_SOCKET_NAME) + 1 <= zmq.IPC_PATH_MAX_LEN:
+        return scratch
+    scratch.remove()
+    return Scratch(Path("/tmp"))

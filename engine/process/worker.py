@@ -1,8 +1,10 @@
-"""Inside the engine process: load, then run requests until told to close or left alone."""
+"""The program of the engine process: load, then run requests until told to close."""
 
 import contextlib
-import multiprocessing
+import os
+import pickle
 import signal
+import sys
 import time
 import traceback
 from collections import deque
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import zmq
 
+from engine import program
 from engine.config import EngineConfig
 from engine.errors import InvalidRequestError, ModelLoadError, in_one_line
 from engine.process.messages import (
@@ -41,11 +44,14 @@ _PATIENCE_SECONDS = 30.0
 """How long compiled passes wait for a pause between requests before they make one."""
 
 
-def work(config: EngineConfig, address: str) -> None:
-    """The engine process's main function; `address` is where its handle listens."""
+def main() -> None:
+    """The engine process: it is told on its standard input what to load and where to listen."""
     # A terminal or a supervisor signals the whole group; when to end is the server's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    config, address = pickle.load(sys.stdin.buffer)
+    # Nobody would hear of a better end.
+    program.end_with_parent(lambda: os.kill(os.getpid(), signal.SIGKILL))
     with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
         socket.setsockopt(zmq.LINGER, 1000)
         socket.setsockopt(zmq.SNDTIMEO, _DEAF_PEER_MS)
@@ -73,7 +79,7 @@ class Worker:
         info = engine.info
         refreshed = time.monotonic()
         self._tell(Ready(info))
-        while self._is_wanted():
+        while True:
             self._listen(BEAT_SECONDS)
             # Those who wait are served first, but not for ever: faster passes are for them too.
             is_due = not self._orders or time.monotonic() - refreshed > _PATIENCE_SECONDS
@@ -112,7 +118,7 @@ class Worker:
 
     def _is_cancelled(self, request_id: str) -> bool:
         self._listen(0.0)
-        return not self._is_wanted() or any(
+        return any(
             isinstance(order, Close) or order == Cancel(request_id) for order in self._orders
         )
 
@@ -124,10 +130,6 @@ class Worker:
                     self._orders.append(decode_order(self._socket.recv(zmq.NOBLOCK)))
         if time.monotonic() - self._spoke > BEAT_SECONDS:
             self._tell(Beat())
-
-    def _is_wanted(self) -> bool:
-        parent = multiprocessing.parent_process()
-        return parent is None or parent.is_alive()
 
     def _tell(self, event: Event) -> None:
         self._spoke = time.monotonic()

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from engine.code_cache import claim_torch_caches, default_root
 from engine.errors import ConfigError
 from engine.training.interrupt import held_back
 from engine.training.optimizer import Optimizers
@@ -105,6 +106,7 @@ class Run:
         self._optimizers = Optimizers(self._module)
         self._loss: Callable[[Tensor], Tensor] = objective.loss
         if recipe.is_compiled:
+            claim_torch_caches(default_root())
             self._loss = torch.compile(objective.loss, dynamic=False)
         self._checkpoint = checkpoint
         self._origin = origin

@@ -107,7 +107,7 @@ def _print(examination: Examination, config: EngineConfig, console: Console) -> 
         f"C++ compiler: {examination.cpp_compiler or 'none'}\n"
         f"{info.model}, {info.num_parameters / 1e6:.1f}M weights, on {info.device}; "
         f"stages: {', '.join(info.stages) or 'none'}\n"
-        f"precision: {precision(examination, config)}\n",
+        f"precision: {precision(examination)}\n",
         soft_wrap=True,
     )
     for table in (*pass_tables(examination.passes), mode_table(examination)):
@@ -135,7 +135,7 @@ def _document(
         "bytes_per_second": examination.bytes_per_second,
         "cpp_compiler": examination.cpp_compiler,
         "engine": asdict(examination.info),
-        "precision": precision(examination, config),
+        "precision": precision(examination),
         "passes": [asdict(passes) for passes in examination.passes],
         "slowdown": examination.slowdown,
         "num_prompts": num_prompts,

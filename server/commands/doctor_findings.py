@@ -12,16 +12,9 @@ _LARGE_LOSS = 0.95
 _POOR_FORECAST = 0.25
 
 
-def precision(examination: Examination, config: EngineConfig) -> str:
+def precision(examination: Examination) -> str:
     """Which precision the weights have, and why."""
-    info = examination.info
-    if config.dtype != "auto":
-        return f"{info.dtype}, as asked for"
-    if info.device != "cpu":
-        return f"{info.dtype}, that of the checkpoint"
-    if info.dtype == "bfloat16":
-        return "bfloat16, for which this processor has units of its own"
-    return f"{info.dtype}, since this processor has no units for bfloat16"
+    return f"{examination.info.dtype}, {examination.info.precision}"
 
 
 def choice(examination: Examination) -> list[str]:
@@ -122,7 +115,9 @@ def _eager_passes(examination: Examination, config: EngineConfig) -> str | None:
         return f"{text}no C++ compiler was found. Install g++, or name a compiler in CXX."
     if config.compile == "cached":
         return f"{text}compile is set to cached, and nothing was; leave it out to compile them."
-    return f"{text}they are too large to compile, or it failed: compiler.log in the cache tells."
+    refusals = examination.info.refusals
+    reasons = [f"of {name}, {refusals[name]}" for name in eager if name in refusals]
+    return text + "; ".join(reasons) + "." if reasons else f"{text}nothing was compiled for them."
 
 
 def _drafters(examination: Examination) -> list[str]:

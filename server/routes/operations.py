@@ -81,7 +81,9 @@ def _state(client: EngineClient) -> dict[str, Any]:
         "status": "ready",
         "model": info.model,
         "device": info.device,
+        "precision": f"{info.dtype}, {info.precision}",
         "passes": info.passes,
+        "refusals": info.refusals,
         "is_compiling": info.is_compiling,
     }
 

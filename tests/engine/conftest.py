@@ -23,7 +23,10 @@ def cache(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     The kernels are loaded, too.
     """
     folder = tmp_path_factory.mktemp("cache")
-    engine = Engine.load(compiling_config(checkpoint, folder, compile="wait"))
+    (folder / "temporary").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder / "temporary"))
+        engine = Engine.load(compiling_config(checkpoint, folder, compile="wait"))
     log = (folder / "passes/compiler.log").read_text()
     assert engine.info.passes == {"target": "compiled"}, log
     assert not engine.info.is_compiling

@@ -42,7 +42,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(target: Path) -> Engine:
     stages = [{"kind": "model", "model": str(target), "budget": 12}, {"kind": "ngram"}]
-    return Engine.load(EngineConfig.from_mapping({"model": str(target), "stages": stages}))
+    given = {"model": str(target), "stages": stages, "dtype": "float32"}
+    return Engine.load(EngineConfig.from_mapping(given))
 
 
 def names(modes: list[Mode]) -> list[str]:

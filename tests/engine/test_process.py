@@ -32,6 +32,8 @@ from engine.api import Engine
 from engine.process.messages import Unloadable, decode_event
 from engine.process.worker import Worker
 from tests.checkpoints import save_checkpoint
+from tests.engine.planted import plant
+from tests.engine.test_scratch import abandoned
 from tests.engine.test_tokenizer import byte_level
 
 LONG = GenerateRequest("long", (1, 2, 3), 450, SamplingParams(seed=1), ignore_eos=True)
@@ -46,7 +48,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
         {"kind": "ngram"},
     ]
     model = str(save_checkpoint(folder / "target", seed=0, hidden_size=32))
-    return EngineConfig.from_mapping({"model": model, "stages": stages, "threads": 1})
+    given = {"model": model, "stages": stages, "threads": 1, "dtype": "float32"}
+    return EngineConfig.from_mapping(given)
 
 
 @asynccontextmanager
@@ -143,6 +146,51 @@ def test_a_process_that_dies_fails_its_request_and_says_so(config: EngineConfig)
             assert "exit code -9" in await process.wait_died()
             with pytest.raises(EngineDiedError):
                 await collect(process, SHORT)
+
+    asyncio.run(scenario())
+
+
+def test_it_runs_nothing_of_the_working_folder(
+    config: EngineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when it is started without the safe path, or with what its parent's path has."""
+    ran = plant(tmp_path, monkeypatch)
+
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+
+    asyncio.run(scenario())
+    assert not ran.exists(), ran.read_text()
+
+
+def test_what_a_killed_server_left_is_swept_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when folders of sockets gather among the temporary files."""
+    left = abandoned(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    async def scenario() -> None:
+        async with running(EngineConfig(model="x")):
+            assert not left.exists()
+
+    asyncio.run(scenario())
+    assert not [*tmp_path.iterdir()]
+
+
+def test_no_room_for_its_socket_is_a_death_that_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when the folder of temporary files, gone for a moment, ends all trying."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+
+    async def scenario() -> None:
+        process = EngineProcess(EngineConfig(model="x"))
+        with pytest.raises(EngineDiedError, match="gone"):
+            await process.start()
+        assert "gone" in await process.wait_died()
+        await process.close()
 
     asyncio.run(scenario())
 

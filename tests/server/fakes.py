@@ -92,6 +92,8 @@ class FakeEngine:
         stages=("draft", "ngram"),
         passes={"target": "compiled", "draft": "eager"},
         is_compiling=True,
+        precision="as asked for",
+        refusals={"draft": "what was compiled is wrong"},
     )
 
     async def read_tokenizer(self) -> TokenizerState:

@@ -12,7 +12,9 @@ from pathlib import Path
 import openai
 import pytest
 from tokenizers import Tokenizer as RawTokenizer
+from typer.testing import CliRunner
 
+from server.cli import app
 from tests.server.command import COMMAND, PROMPT, Command, mapped, save_family
 from tests.server.conftest import wait_until
 
@@ -168,3 +170,12 @@ def test_a_bad_setting_ends_the_command_with_its_remedy() -> None:
     found = subprocess.run([*COMMAND, "serve", "--dtype", "int4"], capture_output=True, text=True)
     assert found.returncode == 2
     assert "--dtype" in found.stderr and "Traceback" not in found.stderr
+
+
+def test_what_a_command_starts_finds_no_modules_in_the_working_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when torch's compilers, which training starts as `python -c`, run planted ones."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    assert CliRunner().invoke(app, ["version"]).exit_code == 0
+    assert os.environ["PYTHONSAFEPATH"] == "1"

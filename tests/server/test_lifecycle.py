@@ -41,6 +41,8 @@ def test_the_port_opens_at_once_and_says_how_far_loading_is(start_server: StartS
     ready = server.get("/ready").json()
     assert ready["passes"] == {"target": "compiled", "draft": "eager"}
     assert ready["is_compiling"] is True
+    assert ready["precision"] == "float32, as asked for"
+    assert ready["refusals"] == {"draft": "what was compiled is wrong"}
     assert server.complete().status == 200
 
 
@@ -50,12 +52,13 @@ def test_the_log_tells_when_passes_are_run_in_another_way(
     """Red when nobody learns that what was compiled meanwhile is in use."""
     caplog.set_level(logging.INFO)
     server = start_server(Behaviour()).wait_ready()
-    before = "engine 0: passes: target compiled, draft eager; faster ones are being made"
+    forms = "target compiled, draft eager: what was compiled is wrong"
+    before = f"engine 0: passes: {forms}; faster ones are being made"
     wait_until(lambda: before in caplog.messages)
     engine = server.pool.clients[0].serving.engine
     assert isinstance(engine, FakeEngine)
     passes = {"target": "compiled", "draft": "compiled"}
-    engine.info = replace(engine.info, passes=passes, is_compiling=False)
+    engine.info = replace(engine.info, passes=passes, is_compiling=False, refusals={})
     after = "engine 0: passes: target compiled, draft compiled"
     wait_until(lambda: after in caplog.messages)
     assert caplog.messages.count(before) == 1

@@ -1,0 +1,203 @@
+"""Folders of machine code that this process may run: nobody else can write to them.
+
+What is loaded from a cache runs as whoever loads it. So the folder must be the user's own, or
+root's, without a door for others in it or above it. Of the files in it there are digests, written
+last, which tell that they are whole: half a library, mapped into memory, kills its process.
+"""
+
+import hashlib
+import inspect
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import IO
+
+from engine.scratch import Scratch
+
+_TORCH_CACHES = {
+    "PYTORCH_KERNEL_CACHE_PATH": "kernels",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TORCH_EXTENSIONS_DIR": "extensions",
+    "TRITON_CACHE_DIR": "triton",
+}
+_log = logging.getLogger(__name__)
+
+
+def default_root() -> Path:
+    """Where compiled code is kept between runs, by the XDG convention."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    # A relative name, which is also all that a user without a home has, means the working folder.
+    root = named if os.path.isabs(named) else os.path.expanduser("~/.cache")
+    return Path(root if os.path.isabs(root) else "/", "stagetree")
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder for this user alone, unless it is there.
+
+    Raises OSError if that cannot be, and what `check_private` does.
+    """
+    for each in (*reversed(folder.absolute().parents), folder):
+        each.mkdir(mode=0o700, exist_ok=True)
+    check_private(folder)
+
+
+def check_private(folder: Path) -> None:
+    """Raise PermissionError, with the remedy, if another user can put something into a folder.
+
+    Raises FileNotFoundError if there is no such folder.
+    """
+    ends = (folder.absolute(), folder.resolve())
+    for each in (*ends, *ends[0].parents, *ends[1].parents):
+        found = each.lstat()
+        if not _is_ours(found):
+            raise PermissionError(
+                f"{each} belongs to another user, who could put code there: name a folder of your "
+                "own in cache_dir"
+            )
+        if _can_be_replaced(found) or (each in ends and _is_shared(found)):
+            raise PermissionError(
+                f"other users could put code into {each}: take that right from them, by "
+                f"chmod go-w {each}"
+            )
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    return found.st_uid in (os.getuid(), 0)
+
+
+def _is_shared(found: os.stat_result) -> bool:
+    """Whether others can write to it; the rights of a link itself mean nothing."""
+    return not stat.S_ISLNK(found.st_mode) and bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+def _can_be_replaced(found: os.stat_result) -> bool:
+    """Whether everybody can change what is in a folder: in a sticky one, only add to it."""
+    return _is_shared(found) and found.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
+
+
+def open_own(path: Path, mode: str) -> IO[bytes]:
+    """Open a file of a private folder as `open` does; raises PermissionError if it is a link."""
+    if path.is_symlink():
+        raise PermissionError(f"{path} is a link, which is not followed: remove it")
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600))
+
+
+def publish(drafts: Sequence[Path], path: Path) -> None:
+    """Move finished files to where `path` is, by its name and their own suffixes.
+
+    One of them becomes `path`, which is usable once all of them are there.
+    """
+    digests = _digests_of(path)
+    digests.unlink(missing_ok=True)
+    lines = [f"{_seal(draft)}  {path.stem}{draft.suffix}\n" for draft in drafts]
+    for draft in drafts:
+        os.replace(draft, path.with_suffix(draft.suffix))
+    written = drafts[0].with_name(digests.name)
+    written.write_text("".join(lines))
+    os.replace(written, digests)
+
+
+def is_usable(path: Path) -> bool:
+    """Whether such a file was published, is nobody else's, and is whole, with what belongs to it.
+
+    One that is not whole is removed, with a warning, for it to be made anew.
+    """
+    try:
+        check_private(path.parent)
+        lines = _digests_of(path).read_text(errors="replace").splitlines()
+        digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        found = {name: _digest(path.parent / Path(name).name) for name in digests}
+    except OSError:
+        return False
+    if path.name in digests and found == digests:
+        return True
+    _log.warning("%s is not used, since it is not whole: it is to be made anew", path)
+    with suppress(OSError):
+        path.unlink()
+    return False
+
+
+def condemn(path: Path, judge: ModuleType, reason: str) -> None:
+    """Remove what a judge has found wrong, and remember it: made anew it would be the same."""
+    with suppress(OSError), open_own(_verdict_of(path, judge), "wb") as file:
+        file.write(reason.encode())
+    for each in (_digests_of(path), path):
+        with suppress(OSError):
+            each.unlink()
+
+
+def verdict(path: Path, judge: ModuleType) -> str | None:
+    """Why this judge has condemned what is made as `path`, if it has."""
+    with suppress(OSError), open_own(_verdict_of(path, judge), "rb") as file:
+        return file.read().decode(errors="replace")
+    return None
+
+
+def _verdict_of(path: Path, judge: ModuleType) -> Path:
+    """Named by the judge's code, since another may think otherwise."""
+    code = hashlib.sha256(inspect.getsource(judge).encode()).hexdigest()[:8]
+    return path.with_name(f"{path.name}.{code}.refused")
+
+
+def _digests_of(path: Path) -> Path:
+    """What `sha256sum --check` reads of the files that were published together."""
+    return path.with_name(path.name + ".sha256")
+
+
+def _seal(draft: Path) -> str:
+    """Have the disk hold a file that only its owner can change; returns its digest."""
+    draft.chmod(0o644)
+    with draft.open("rb") as file:
+        os.fsync(file.fileno())
+    return _digest(draft)
+
+
+def _digest(path: Path) -> str:
+    """Raises PermissionError if anybody else can change the file."""
+    with open_own(path, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not _is_ours(found) or _is_shared(found):
+            raise PermissionError(f"{path} can be changed by other users")
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def claim_torch_caches(root: Path) -> None:
+    """Have torch, here and in child processes, keep the code that it compiles in private folders.
+
+    By default it is kept among the temporary files of all users, and what is found there is run.
+    Folders that the environment names stay in use if they are private; the others will be in
+    `root` or, where that cannot be, in a folder of this process.
+    """
+    for variable, name in _TORCH_CACHES.items():
+        if not _is_private(os.environ.get(variable, "")):
+            os.environ[variable] = str(_torch_folder(root) / name)
+
+
+def _is_private(folder: str) -> bool:
+    """Whether a folder, which is made if it is missing, is one wherever the process works."""
+    try:
+        make_private(Path(folder))
+    except OSError:
+        return False
+    return os.path.isabs(folder)
+
+
+@cache
+def _torch_folder(root: Path) -> Path:
+    try:
+        make_private(root / "torch")
+        return root / "torch"
+    except OSError:
+        return _scratch().path
+
+
+@cache
+def _scratch() -> Scratch:
+    """Of this process, until it ends."""
+    return Scratch(Path(tempfile.gettempdir()))

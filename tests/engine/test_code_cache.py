@@ -1,0 +1,248 @@
+"""What may be loaded as code, and from where: nobody else's, and nothing that is not whole."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.code_cache import (
+    check_private,
+    claim_torch_caches,
+    default_root,
+    is_usable,
+    make_private,
+    open_own,
+    publish,
+)
+
+CACHES = (
+    *("PYTORCH_KERNEL_CACHE_PATH", "TORCHINDUCTOR_CACHE_DIR"),
+    *("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR"),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make_private(tmp_path / "cache" / "passes")
+    return tmp_path / "cache" / "passes"
+
+
+@pytest.fixture
+def library(folder: Path, tmp_path: Path) -> Path:
+    """A library that was published with what belongs to it."""
+    drafts = [tmp_path / "x.so", tmp_path / "x.json"]
+    for draft in drafts:
+        draft.write_bytes(b"0123456789")
+    publish(drafts, folder / "library.so")
+    return folder / "library.so"
+
+
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have it belong to another user than this one, who is not root either."""
+    if os.getuid() == 0:
+        os.chown(path, 54321, -1)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+
+
+def test_a_folder_is_made_for_its_user_alone(tmp_path: Path) -> None:
+    """Red when a lax umask opens it, or a folder above it, to others."""
+    before = os.umask(0)
+    try:
+        make_private(tmp_path / "above" / "cache")
+    finally:
+        os.umask(before)
+    for made in (tmp_path / "above", tmp_path / "above" / "cache"):
+        assert made.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("mode", "where"), [(0o770, ""), (0o777, ""), (0o1777, ""), (0o777, ".."), (0o777, "../..")]
+)
+def test_a_folder_into_which_others_can_put_code_is_refused(
+    folder: Path, mode: int, where: str
+) -> None:
+    """Red when only the folder itself is looked at, or a sticky one is taken for safe."""
+    (folder / where).resolve().chmod(mode)
+    with pytest.raises(PermissionError, match="chmod go-w"):
+        check_private(folder)
+
+
+@pytest.mark.parametrize(("mode", "where"), [(0o755, ""), (0o1777, ".."), (0o775, "..")])
+def test_a_folder_that_others_can_only_read_or_pass_is_not(
+    folder: Path, mode: int, where: str
+) -> None:
+    """Red when /tmp, or a home that its user's own group can write to, is no place for a cache."""
+    (folder / where).resolve().chmod(mode)
+    check_private(folder)
+
+
+@pytest.mark.parametrize("where", ["", ".."])
+def test_a_folder_of_another_user_is_refused(
+    folder: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_away((folder / where).resolve(), monkeypatch)
+    with pytest.raises(PermissionError, match=r"another user.*cache_dir"):
+        check_private(folder)
+
+
+def test_what_a_link_leads_to_counts(folder: Path, tmp_path: Path) -> None:
+    """Red when a link to an open folder passes for a closed one."""
+    (tmp_path / "link").symlink_to(folder)
+    check_private(tmp_path / "link")
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError):
+        check_private(tmp_path / "link")
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab", "rb"])
+def test_a_planted_link_is_not_followed(folder: Path, tmp_path: Path, mode: str) -> None:
+    """Red when whoever plants `compiler.log` has another file emptied."""
+    (victim := tmp_path / "victim").write_text("precious")
+    (folder / "compiler.log").symlink_to(victim)
+    with pytest.raises(PermissionError, match="link"):
+        open_own(folder / "compiler.log", mode)
+    assert victim.read_text() == "precious"
+
+
+def cut(library: Path) -> None:
+    os.truncate(library, 5)
+
+
+def empty(library: Path) -> None:
+    os.truncate(library, 0)
+
+
+def change(library: Path) -> None:
+    library.write_bytes(b"0123456780")
+
+
+def cut_what_belongs_to_it(library: Path) -> None:
+    os.truncate(library.with_suffix(".json"), 5)
+
+
+def empty_the_digests(library: Path) -> None:
+    library.with_name("library.so.sha256").write_text("")
+
+
+def garble_the_digests(library: Path) -> None:
+    library.with_name("library.so.sha256").write_bytes(b"\xff" * 100)
+
+
+@pytest.mark.parametrize("spoil", [cut, empty, change, cut_what_belongs_to_it, empty_the_digests])
+def test_code_that_is_not_whole_is_removed(
+    library: Path, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when a start after a crash or on a full disk loads what it left."""
+    assert is_usable(library)
+    spoil(library)
+    assert not is_usable(library)
+    assert "is not used" in caplog.text and not library.exists()
+    assert not is_usable(library)
+
+
+def lose(library: Path) -> None:
+    library.unlink()
+
+
+def lose_the_digests(library: Path) -> None:
+    library.with_name("library.so.sha256").unlink()
+
+
+def lose_what_belongs_to_it(library: Path) -> None:
+    library.with_suffix(".json").unlink()
+
+
+def let_others_write(library: Path) -> None:
+    library.chmod(0o666)
+
+
+def put_a_link_there(library: Path) -> None:
+    library.rename(library.with_suffix(".elsewhere"))
+    library.symlink_to(library.with_suffix(".elsewhere"))
+
+
+def open_the_folder(library: Path) -> None:
+    library.parent.chmod(0o777)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(lose, lose_the_digests, lose_what_belongs_to_it, garble_the_digests),
+        *(let_others_write, put_a_link_there, open_the_folder),
+    ],
+)
+def test_code_that_may_be_somebody_elses_or_was_never_finished_is_not_used(
+    library: Path, spoil: Callable[[Path], None]
+) -> None:
+    spoil(library)
+    assert not is_usable(library)
+
+
+def test_code_of_somebody_else_is_not_used(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_away(library, monkeypatch)
+    assert not is_usable(library)
+
+
+def test_what_is_published_again_is_usable_again(library: Path, tmp_path: Path) -> None:
+    cut(library)
+    (tmp_path / "y.so").write_bytes(b"anew")
+    publish([tmp_path / "y.so"], library)
+    assert is_usable(library) and library.read_bytes() == b"anew"
+
+
+@pytest.fixture
+def unset(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that names no caches of torch's; what is done to it is undone."""
+    for variable in CACHES:
+        monkeypatch.setenv(variable, "")
+    return monkeypatch
+
+
+def test_torch_keeps_code_in_our_cache(unset: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Red when what anybody has put among the temporary files is loaded."""
+    claim_torch_caches(tmp_path)
+    for variable in CACHES:
+        assert Path(os.environ[variable]).parent == tmp_path / "torch"
+    assert (tmp_path / "torch").stat().st_mode & 0o777 == 0o700
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    assert Path(cache_dir()).parent == tmp_path / "torch"
+
+
+def test_a_private_folder_that_the_environment_names_stays_in_use(
+    unset: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    """Red when a shared one does, or a name that means another folder in another working folder."""
+    (shared := tmp_path / "shared").mkdir()
+    shared.chmod(0o1777)
+    unset.chdir(tmp_path)
+    unset.setenv("TRITON_CACHE_DIR", str(folder))
+    unset.setenv("TORCHINDUCTOR_CACHE_DIR", str(shared))
+    unset.setenv("TORCH_EXTENSIONS_DIR", "relative")
+    claim_torch_caches(tmp_path)
+    assert os.environ["TRITON_CACHE_DIR"] == str(folder)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "torch" / "inductor")
+    assert os.environ["TORCH_EXTENSIONS_DIR"] == str(tmp_path / "torch" / "extensions")
+
+
+def test_without_a_cache_torch_keeps_code_in_a_folder_of_the_process(
+    unset: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    """Red when a read-only container, or a planted cache folder, sends it back to /tmp."""
+    unset.setattr(tempfile, "tempdir", str(tmp_path))
+    folder.chmod(0o777)
+    claim_torch_caches(folder)
+    chosen = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent
+    assert chosen.name.startswith("stagetree-") and chosen.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cache_is_never_in_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when who has no home, or names a relative one, runs what the working folder has."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    monkeypatch.setenv("HOME", "")
+    assert default_root().is_absolute()
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert default_root().is_absolute()
