@@ -23,7 +23,7 @@ _CONTEXT_TOKENS = 8
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # No text has half a surrogate pair, so that each can stand for a special token among text.
 _FIRST_MARK = 0xD800
-_WITHOUT_MARKS = dict.fromkeys(range(_FIRST_MARK, 0xE000))
+_MARKS = re.compile("[\ud800-\udfff]+")
 
 
 class Tokenizer:
@@ -218,7 +218,7 @@ def _num_begun(patterns: Sequence[str], text: str) -> int:
 
 def unmarked(text: str) -> str:
     """A text without the marks of special tokens."""
-    return text.translate(_WITHOUT_MARKS)
+    return _MARKS.sub("", text)
 
 
 def _decoder_kinds(inner: tokenizers.Tokenizer) -> set[str]:
