@@ -218,7 +218,7 @@ def _num_begun(patterns: Sequence[str], text: str) -> int:
 
 def unmarked(text: str) -> str:
     """A text without the marks of special tokens."""
-    return _MARKS.sub("", text)
+    return text if text.isascii() else _MARKS.sub("", text)
 
 
 def _decoder_kinds(inner: tokenizers.Tokenizer) -> set[str]:
