@@ -24,7 +24,6 @@ from engine.checkpoint import (
     check_files,
     check_keys,
     check_numbers,
-    find_folder,
     first_line,
     num_weights,
 )
@@ -85,8 +84,8 @@ def _unfit(name: str, error: Exception) -> ModelLoadError:
 
 def read_config(name: str) -> PretrainedConfig:
     """The configuration of a checkpoint whose files are whole. Raises ModelLoadError."""
-    _refuse_adapter(name)
     check_files(name)
+    _refuse_adapter(name)
     try:
         with _silence():
             config: PretrainedConfig = AutoConfig.from_pretrained(resolve(name))
@@ -100,7 +99,6 @@ def read_config(name: str) -> PretrainedConfig:
 
 def _refuse_adapter(name: str) -> None:
     """Refuse an adapter: what stands beside it was not meant to be served without it."""
-    find_folder(name)
     try:
         adapter = find_adapter_config_file(resolve(name))
     except Exception:  # whatever the hub may say; it is told when the weights are asked for
