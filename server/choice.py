@@ -23,7 +23,6 @@ class ChoiceWriter:
         index: int,
         sequence: GenerateRequest,
         tokenizer: Tokenizer,
-        eos_token_ids: tuple[int, ...],
         stops: tuple[str, ...],
         wants_token_ids: bool = False,
     ) -> None:
@@ -32,8 +31,7 @@ class ChoiceWriter:
         self._tokenizer = tokenizer
         self._matcher = StopMatcher(stops, tokenizer.specials)
         self._detokenizer = Detokenizer(tokenizer, sequence.prompt, self._matcher.marks)
-        eos = () if sequence.ignore_eos else eos_token_ids
-        self._stop_ids = frozenset(sequence.stop_token_ids + eos)
+        self._stop_ids = frozenset(sequence.stop_token_ids)
         self._wants_token_ids = wants_token_ids
         self._num_tokens = 0
         self._num_characters = 0
