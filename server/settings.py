@@ -37,6 +37,9 @@ from server.names import at_home, check_folder, stages_at_home
 _log = logging.getLogger(__name__)
 
 ENV_PREFIX = "STAGETREE_"
+# As like a setting's name as that a variable means it. STAGETREE_SERVICE_HOST, which clusters make
+# up for a service, is as like one as 0.6.
+_MISSPELT = 0.75
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "embedded.yaml"
 
 _ENGINE_KEYS = (
@@ -212,11 +215,11 @@ def _check_variable(variable: str) -> None:
     name, known = variable.removeprefix(ENV_PREFIX).lower(), list(Settings.model_fields)
     if name in known:
         return
-    if close := difflib.get_close_matches(name, known, n=1):
-        raise ConfigError(
-            f"{variable}: there is no such setting. Did you mean {ENV_PREFIX}{close[0].upper()}?"
-        )
-    _log.warning("%s: there is no such setting; it changes nothing.", variable)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
+    if difflib.get_close_matches(name, known, n=1, cutoff=_MISSPELT):
+        raise ConfigError(f"{variable}: there is no such setting.{hint}")
+    _log.warning("%s: there is no such setting; it changes nothing.%s", variable, hint)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -57,7 +57,8 @@ def test_an_empty_key_is_no_way_to_have_none(
 
 
 @pytest.mark.parametrize(
-    ("variable", "meant"), [("STAGETREE_MODLE", "MODEL"), ("stagetree_api_kye", "API_KEY")]
+    ("variable", "meant"),
+    [("STAGETREE_MODLE", "MODEL"), ("stagetree_api_kye", "API_KEY"), ("STAGETREE_PROT", "PORT")],
 )
 def test_a_misspelt_variable_is_refused_with_the_nearest_name(
     config: Path, monkeypatch: pytest.MonkeyPatch, variable: str, meant: str
@@ -68,13 +69,14 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(
         load_settings(config, {})
 
 
+@pytest.mark.parametrize("name", ["SERVICE_HOST", "PORT_8000_TCP", "PORT_8000_TCP_ADDR"])
 def test_a_variable_that_means_something_else_is_told_and_ignored(
-    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     """Red when what a cluster says of a service named like us ends the server, or nobody hears."""
-    monkeypatch.setenv("STAGETREE_SERVICE_PORT_8000_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv(f"STAGETREE_{name}", "10.0.0.1")
     assert load_settings(config, {}).port == 1
-    assert "STAGETREE_SERVICE_PORT_8000_TCP_ADDR: there is no such setting" in caplog.text
+    assert f"STAGETREE_{name}: there is no such setting; it changes nothing." in caplog.text
 
 
 def test_home_is_home_in_every_name(
