@@ -13,6 +13,7 @@ from engine.errors import (
     EngineError,
     InvalidRequestError,
     ModelLoadError,
+    in_one_line,
 )
 from engine.program import own_environment
 from engine.request import (
@@ -26,6 +27,7 @@ from engine.request import (
     SamplingParams,
     Speculation,
     Step,
+    TokenizerState,
 )
 from engine.stats import SpeculationStats, StageStats, StepStats
 
@@ -39,6 +41,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 if TYPE_CHECKING:
     from engine.process import EngineProcess
+    from engine.tokenizer import read_tokenizer
 
 __all__ = [
     "TARGET",
@@ -64,14 +67,21 @@ __all__ = [
     "StageStats",
     "Step",
     "StepStats",
+    "TokenizerState",
+    "in_one_line",
     "own_environment",
+    "read_tokenizer",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """Import the handle when it is first asked for: a machine without zmq can use `engine.api`."""
+    """Import when it is first asked for what needs zmq, which `engine.api` does not, or torch."""
     if name == "EngineProcess":
         from engine.process import EngineProcess
 
         return EngineProcess
+    if name == "read_tokenizer":
+        from engine.tokenizer import read_tokenizer
+
+        return read_tokenizer
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

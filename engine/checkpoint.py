@@ -26,6 +26,8 @@ _TOKENIZER = "tokenizer.json"
 _POINTER = b"version https://git-lfs"
 _MOST_LISTED = 4
 _LONGEST_NAME = 120
+PADDING = 0.01
+"""Families pad one vocabulary to different sizes; a larger difference is another tokenizer."""
 _KNOWN_TOKENS = 0.99
 """Of the ids that two tokenizers share, how many must mean the same for one to draft for the other:
 families add a few special tokens of their own."""

@@ -26,3 +26,11 @@ class InvalidRequestError(EngineError):
 
 class EngineDiedError(EngineError):
     """The engine process ended or stopped answering; the request it was running is lost."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says to a user; of one that nobody raised on purpose its type too."""
+    said = " ".join(str(error).split())
+    if isinstance(error, EngineError):
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

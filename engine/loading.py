@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import logging
+from transformers.utils.peft_utils import find_adapter_config_file
 from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
 
 from engine import attention
@@ -102,6 +103,7 @@ def _unfit(name: str, error: Exception) -> ModelLoadError:
 def read_config(name: str) -> PretrainedConfig:
     """The configuration of a checkpoint whose files are whole. Raises ModelLoadError."""
     check_files(name)
+    _refuse_adapter(name)
     try:
         with _silence():
             config: PretrainedConfig = AutoConfig.from_pretrained(resolve(name))
@@ -111,6 +113,19 @@ def read_config(name: str) -> PretrainedConfig:
             "with config.json and weights, or embedded/target."
         ) from error
     return config
+
+
+def _refuse_adapter(name: str) -> None:
+    """Refuse an adapter: what stands beside it was not meant to be served without it."""
+    try:
+        adapter = find_adapter_config_file(resolve(name))
+    except Exception:  # whatever the hub may say; it is told when the weights are asked for
+        return
+    if adapter is not None:
+        raise ModelLoadError(
+            f"{name!r} holds an adapter such as LoRA's (adapter_config.json), which is not applied "
+            "here: merge it into its base model (merge_and_unload of peft), or name that model."
+        )
 
 
 def _load_network(

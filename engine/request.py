@@ -123,6 +123,19 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenizerState:
+    """A model's tokenizer as transformers feeds it, and the ids that end a text to it.
+
+    `json` is the content of a `tokenizer.json`, which has no room for `splits_special_tokens`:
+    whether a special token that is written out in a text is text like any other.
+    """
+
+    json: str
+    eos_token_ids: tuple[int, ...] = ()
+    splits_special_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LoadProgress:
     """How far loading has come: a phase in words, and the share done, from 0 to 1."""
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from engine import EmittedToken, GenerateRequest
 from server.protocol import Choice, Logprobs
-from server.text import Detokenizer, StopMatcher, Tokenizer
+from server.text import Detokenizer, StopMatcher, Tokenizer, unmarked
 
 # JSON has no infinity; this is the floor that OpenAI-compatible servers agree on.
 LOWEST_LOGPROB = -9999.0
@@ -23,17 +23,15 @@ class ChoiceWriter:
         index: int,
         sequence: GenerateRequest,
         tokenizer: Tokenizer,
-        eos_token_ids: tuple[int, ...],
         stops: tuple[str, ...],
         wants_token_ids: bool = False,
     ) -> None:
         self._index = index
         self._sequence = sequence
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer, sequence.prompt)
-        self._matcher = StopMatcher(stops)
-        eos = () if sequence.ignore_eos else eos_token_ids
-        self._stop_ids = frozenset(sequence.stop_token_ids + eos)
+        self._matcher = StopMatcher(stops, tokenizer.specials)
+        self._detokenizer = Detokenizer(tokenizer, sequence.prompt, self._matcher.marks)
+        self._stop_ids = frozenset(sequence.stop_token_ids)
         self._wants_token_ids = wants_token_ids
         self._num_tokens = 0
         self._num_characters = 0
@@ -92,6 +90,8 @@ class ChoiceWriter:
         self._tokens.append((token, self._num_characters))
         if token.token_id in self._stop_ids:
             self.stop_reason = token.token_id
+            # A stop string may end with it.
+            self._write(self._detokenizer.flush() + self._matcher.marks.get(token.token_id, ""))
             self._finish("stop")
             return
         self._write(self._detokenizer.push(token.token_id))
@@ -108,7 +108,7 @@ class ChoiceWriter:
         self.finish_reason = reason
 
     def _write(self, piece: str) -> None:
-        self._num_characters += len(piece)
+        self._num_characters += len(unmarked(piece))
         self._text += self._matcher.push(piece)
 
     def _logprobs(self) -> Logprobs | None:

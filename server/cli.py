@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from engine import Speculation, own_environment
-from server.settings import Settings, load_settings
-from server.terminal import messages, readable_errors
+from server.settings import Settings, is_debugging, load_settings
+from server.terminal import messages, path_option, readable_errors
 from server.train_cli import ngram_app, train_app
 from server.version import VERSION
 
@@ -29,7 +29,7 @@ ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP)]
 ModelOption = Annotated[str | None, typer.Option(help=MODEL_HELP)]
 DraftOption = Annotated[str | None, typer.Option(help="A draft model for the model.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option(help="A YAML file; the embedded family's unless a model is named.")
+    Path | None, path_option(help="A YAML file; the embedded family's unless a model is named.")
 ]
 DtypeOption = Annotated[Dtype | None, typer.Option(help="Precision of the weights.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")]
@@ -45,6 +45,8 @@ ThreadsOption = Annotated[
 def stagetree(context: typer.Context) -> None:
     """An OpenAI-compatible server that decodes by staged tree speculative decoding."""
     context.with_resource(own_environment())
+    if is_debugging():
+        _log_to_stderr("debug")
 
 
 @app.command()
@@ -119,7 +121,7 @@ def complete(
 @app.command()
 def bench(
     prompts: Annotated[
-        Path | None, typer.Option(help='A file of {"prompt": "..."}, one a line.')
+        Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
     ] = None,
     num_prompts: Annotated[int | None, typer.Option(min=1, help="Only so many.")] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 64,
@@ -131,7 +133,7 @@ def bench(
     passes: Annotated[
         int | None, typer.Option(min=1, help="Draft passes in a step, for every model and head.")
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
+    json: Annotated[Path | None, path_option(help="Also write the figures here.")] = None,
     model: ModelOption = None,
     draft: DraftOption = None,
     config: ConfigOption = None,
@@ -167,11 +169,11 @@ def bench(
 def doctor(
     prompt: Annotated[str | None, typer.Option(help="A text to continue as the sample.")] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help='A file of {"prompt": "..."}, one a line.')
+        Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
     ] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    json: Annotated[Path | None, typer.Option(help="Also write the figures here.")] = None,
+    json: Annotated[Path | None, path_option(help="Also write the figures here.")] = None,
     model: ModelOption = None,
     draft: DraftOption = None,
     config: ConfigOption = None,

@@ -5,9 +5,16 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Sequence,
+)
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any, Protocol
 
@@ -19,6 +26,7 @@ from engine import (
     ModelInfo,
     ModelLoadError,
     Step,
+    TokenizerState,
 )
 from server.errors import ApiError, DrainingError, LoadFailedError, NotReadyError
 from server.text import Tokenizer
@@ -49,6 +57,9 @@ class Engine(Protocol):
     async def wait_ready(self) -> ModelInfo:
         """Wait for the model; raises ModelLoadError or EngineDiedError."""
 
+    async def read_tokenizer(self) -> TokenizerState:
+        """The loaded model's tokenizer; raises ModelLoadError or EngineDiedError."""
+
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Step | Finished]:
         """One sequence, step by step; closing the iterator cancels it and frees the engine."""
 
@@ -62,6 +73,10 @@ class Engine(Protocol):
         """End the process."""
 
 
+TokenizerOf = Callable[[Engine], Awaitable[Tokenizer]]
+"""The tokenizer that an engine's text is read with; raises ModelLoadError or EngineDiedError."""
+
+
 @dataclass(eq=False, slots=True)
 class Serving:
     """A process that can serve, with what is needed to speak to it; mutable."""
@@ -73,9 +88,11 @@ class Serving:
 
     @property
     def info(self) -> ModelInfo:
-        """What the engine says of itself."""
-        assert self.engine.info is not None
-        return self.engine.info
+        """What the engine says of itself; what ends a text to its tokenizer does so here too."""
+        info = self.engine.info
+        assert info is not None
+        ends = dict.fromkeys((*info.eos_token_ids, *self.tokenizer.eos_token_ids))
+        return replace(info, eos_token_ids=tuple(ends))
 
     def num_known(self, prompt: Sequence[int]) -> int:
         """The first tokens of a prompt that the last one began with too: they are in the cache."""
@@ -122,13 +139,14 @@ class EngineClient:
         self.refusal: ApiError | None = None
         self._supervisor: asyncio.Task[None] | None = None
 
-    def start(self, tokenizer: "asyncio.Task[Tokenizer]") -> None:
-        """Begin loading; returns at once. The tokenizer is being loaded by whoever shares it."""
-        self._supervisor = asyncio.create_task(self._supervise(tokenizer))
+    def start(self, tokenizer_of: TokenizerOf) -> None:
+        """Begin loading; returns at once. The tokenizer is had from whoever shares it."""
+        self._supervisor = asyncio.create_task(self._supervise(tokenizer_of))
 
     async def close(self) -> None:
         """End the engine process; whatever still runs or waits is refused."""
-        self._refuse(DrainingError("The server is shutting down."))
+        if self.refusal is None:
+            self._refuse(DrainingError("The server is shutting down."))
         if self._supervisor is not None:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -170,35 +188,36 @@ class EngineClient:
         if self._serving is serving:
             self._serving = None
 
-    async def _supervise(self, tokenizer: "asyncio.Task[Tokenizer]") -> None:
+    async def _supervise(self, tokenizer_of: TokenizerOf) -> None:
         try:
-            await self._keep_alive(tokenizer)
+            await self._keep_alive(tokenizer_of)
         except (ModelLoadError, LoadFailedError) as error:
-            _log.error("engine %d: the model cannot be loaded: %s", self.number, error)
+            _log.debug("engine %d: %s", self.number, "\n".join(getattr(error, "__notes__", ())))
             self._refuse(LoadFailedError(f"The model could not be loaded: {error}"))
         except Exception as error:
             _log.exception("engine %d: cannot be supervised", self.number)
             self._refuse(LoadFailedError(f"The engine cannot be run: {error}"))
 
-    async def _keep_alive(self, tokenizer: "asyncio.Task[Tokenizer]") -> None:
+    async def _keep_alive(self, tokenizer_of: TokenizerOf) -> None:
         deaths = 0
         while True:
             self._ready_at = math.inf
-            reason = await self._live(tokenizer)
+            reason = await self._live(tokenizer_of)
             deaths = 1 if time.monotonic() - self._ready_at > QUIET_SECONDS else deaths + 1
             _log.error("engine %d: the process died: %s", self.number, reason)
             if deaths >= MAX_DEATHS:
                 raise LoadFailedError(f"the engine process died {deaths} times; last: {reason}")
             await asyncio.sleep(self._backoff * 2 ** (deaths - 1))
 
-    async def _live(self, tokenizer: "asyncio.Task[Tokenizer]") -> str:
+    async def _live(self, tokenizer_of: TokenizerOf) -> str:
         """One engine process from its spawning to its death; returns why it died."""
         engine = self._engine = self._spawn()
         try:
             await engine.start()
             async with _beside(self._report_phases(engine)):
-                _, known = await asyncio.gather(engine.wait_ready(), asyncio.shield(tokenizer))
-            self._announce(Serving(self, engine, known))
+                await engine.wait_ready()
+                tokenizer = await tokenizer_of(engine)
+            self._announce(Serving(self, engine, tokenizer))
             async with _beside(self._report_passes(engine)):
                 return await engine.wait_died()
         except EngineDiedError as error:
@@ -246,7 +265,8 @@ class EngineClient:
                     _log.info(took, phase, time.monotonic() - since)
                     phase, since = engine.progress.phase, time.monotonic()
         finally:
-            _log.info(took, phase, time.monotonic() - since)
+            if engine.info is not None:
+                _log.info(took, phase, time.monotonic() - since)
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,6 @@ from server.app import create_app
 from server.dispatch import Dispatcher
 from server.engine_pool import EnginePool
 from server.settings import Settings
-from server.text import Tokenizer
 
 _log = logging.getLogger(__name__)
 _LAST_BYTES_SECONDS = 5
@@ -47,6 +46,10 @@ class DrainingServer(uvicorn.Server):
             self._dispatcher.is_draining = True
             self._loop.call_soon_threadsafe(self._begin_drain, signal.Signals(sig).name)
 
+    def end(self) -> None:
+        """Stop without being told to: there is nothing to serve with."""
+        self.should_exit = True
+
     def _begin_drain(self, name: str) -> None:
         _log.info(
             "%s: finishing what is running, for at most %g s; once more to stop now",
@@ -63,14 +66,15 @@ class DrainingServer(uvicorn.Server):
 def run(settings: Settings, announce: Callable[[Settings, int], None]) -> None:
     """Serve in this process until a signal ends it; `announce` learns the port once it is ours.
 
-    Raises ConfigError for an address that cannot be had.
+    Raises ConfigError for an address that cannot be had, and LoadFailedError once it is known that
+    the model cannot be served.
     """
     configs = settings.engine_configs()
     listener = _bind(settings.host, settings.port)
     announce(settings, listener.getsockname()[1])
     pool = EnginePool(
         spawns=[partial(EngineProcess, config) for config in configs],
-        load_tokenizer=lambda: Tokenizer.load(settings.model),
+        on_failure=lambda: server.end(),
     )
     app = create_app(settings, pool)
     uvicorn_config = uvicorn.Config(
@@ -81,6 +85,8 @@ def run(settings: Settings, announce: Callable[[Settings, int], None]) -> None:
     )
     server = DrainingServer(uvicorn_config, app.state.dispatcher, settings.drain_seconds)
     server.run([listener])
+    if pool.failure is not None:
+        raise pool.failure
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -4,6 +4,7 @@ One flat level: the engine's keys stand beside the server's.
 """
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -30,9 +31,15 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from engine import ConfigError, EngineConfig
+from engine import ConfigError, EngineConfig, in_one_line
+from server.names import at_home, check_folder, stages_at_home
+
+_log = logging.getLogger(__name__)
 
 ENV_PREFIX = "STAGETREE_"
+# As like a setting's name as that a variable means it. STAGETREE_SERVICE_HOST, which clusters make
+# up for a service, is as like one as 0.6.
+_MISSPELT = 0.75
 DEFAULT_CONFIG = Path(__file__).parent.parent / "configs" / "embedded.yaml"
 
 _ENGINE_KEYS = (
@@ -63,7 +70,18 @@ def _device_names(value: object) -> tuple[str, ...]:
     return tuple(f"cuda:{name}" if name.isdigit() else name for name in names)
 
 
+def _some_key(value: object) -> object:
+    """An empty key would lock nothing, which nobody means who names one."""
+    if value is not None and not str(value).strip():
+        raise PydanticCustomError(
+            "api_key", "it is empty: give a key, or leave it out to serve whoever comes."
+        )
+    return value
+
+
 Devices = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_device_names)]
+Named = Annotated[str, BeforeValidator(at_home)]
+Stages = Annotated[list[dict[str, Any]], BeforeValidator(stages_at_home)]
 
 
 class Settings(BaseSettings):
@@ -73,8 +91,8 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
-    model: str
-    draft: str | None = None
+    model: Named
+    draft: Named | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     # One engine process for each; `device` alone is one engine.
@@ -83,15 +101,15 @@ class Settings(BaseSettings):
     prefill_chunk: int = Field(default=512, ge=1)
     threads: int = Field(default=0, ge=0)
     compile: Literal["background", "wait", "cached", "never"] = "background"
-    cache_dir: str | None = None
+    cache_dir: Named | None = None
     # The live look-up alone: the one stage that needs no training and fits any target.
-    stages: list[dict[str, Any]] = [{"kind": "ngram"}]
+    stages: Stages = [{"kind": "ngram"}]
     # Drafters that `stagetree bench` measures in the place of the first stage; never served.
-    alternatives: list[dict[str, Any]] = []
+    alternatives: Stages = []
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    api_key: SecretStr | None = Field(default=None, min_length=1)
+    api_key: Annotated[SecretStr | None, BeforeValidator(_some_key)] = None
     served_model_name: str | None = None
     max_queue: int = Field(default=64, ge=0)
     queue_timeout: float = Field(default=120.0, gt=0)
@@ -168,21 +186,52 @@ def load_settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
         key = str(first["loc"][0])
         raise ConfigError(f"{_source(key, flags, environment, path)}: {first['msg']}") from error
     _check_engine_part(settings, path)
+    for name in _models(settings):
+        check_folder(name)
     return settings
 
 
+def is_debugging() -> bool:
+    """Whether the environment asks for the debug log, as it can of every command."""
+    return os.environ.get(f"{ENV_PREFIX}LOG_LEVEL") == "debug"
+
+
 def _environment() -> dict[str, Any]:
+    variables = {name.upper(): value for name, value in os.environ.items()}
+    for variable in sorted(variables):
+        if variable.startswith(ENV_PREFIX):
+            _check_variable(variable)
     try:
-        return EnvSettingsSource(Settings)()
-    except SettingsError as error:
-        raise ConfigError(f"environment: {error}") from error
+        given = EnvSettingsSource(Settings)()
+    except (SettingsError, RecursionError) as error:
+        raise ConfigError(f"environment: {in_one_line(error)}") from error
+    # Other empty variables count as unset.
+    is_empty = variables.get(f"{ENV_PREFIX}API_KEY") == ""
+    return {**given, "api_key": ""} if is_empty else given
+
+
+def _check_variable(variable: str) -> None:
+    """Refuse a misspelt setting; others may mean somebody else by our name, and are told."""
+    name, known = variable.removeprefix(ENV_PREFIX).lower(), list(Settings.model_fields)
+    if name in known:
+        return
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {ENV_PREFIX}{close[0].upper()}?" if close else ""
+    if difflib.get_close_matches(name, known, n=1, cutoff=_MISSPELT):
+        raise ConfigError(f"{variable}: there is no such setting.{hint}")
+    _log.warning("%s: there is no such setting; it changes nothing.%s", variable, hint)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+        # As bytes, of which YAML itself says how they are encoded.
+        content = yaml.safe_load(Path(at_home(str(path))).read_bytes()) or {}
+    except RecursionError as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: it is nested too deeply.") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        said = in_one_line(error)
+        remedy = " Save it as UTF-8." if isinstance(error, yaml.reader.ReaderError) else ""
+        raise ConfigError(f"{path}: cannot be read as YAML: {said}.{remedy}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold keys and values, such as `port: 8000`.")
     known = list(Settings.model_fields)
@@ -191,6 +240,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"Valid names: {', '.join(known)}."
             raise ConfigError(f"{path}: unknown key {key!r}. {hint}")
+    if "api_key" in content and content["api_key"] is None:
+        content["api_key"] = ""
     return content
 
 
@@ -210,3 +261,10 @@ def _check_engine_part(settings: Settings, path: Path | None) -> None:
         settings.engine_config()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}" if path else str(error)) from error
+
+
+def _models(settings: Settings) -> list[str]:
+    """Every model that is to be loaded, by its name."""
+    stages = [*settings.stages, *settings.alternatives]
+    named = [settings.model, settings.draft, *(stage.get("model") for stage in stages)]
+    return [name for name in named if isinstance(name, str)]

@@ -52,7 +52,6 @@ class CompletionStream:
             index,
             sequence,
             serving.tokenizer,
-            serving.info.eos_token_ids,
             self.plan.stops,
             self.plan.wants_token_ids,
         )

@@ -1,38 +1,62 @@
 """Text and token ids: the tokenizer, incremental detokenising, and stop strings.
 
-Nothing here knows of requests or of HTTP. `AutoTokenizer` would import torch; this does not.
+Nothing here knows of requests or of HTTP. `AutoTokenizer` would import torch; what it says is read
+by the engine process and asked here without it.
 """
 
-from pathlib import Path
+import codecs
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from types import MappingProxyType
 from typing import Self
 
 import tokenizers
-from tokenizers.decoders import DecodeStream
 
-import engine
+from engine import EngineError, TokenizerState
 from server.errors import LoadFailedError
 
 REPLACEMENT = "\ufffd"
-_PRIMING_TOKENS = 8
-_LONGEST_CHARACTER = 4
+# Decoders look at one neighbour or two; the first token of a text is read unlike any other.
+_CONTEXT_TOKENS = 8
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# No text has half a surrogate pair, so that each can stand for a special token among text.
+_FIRST_MARK = 0xD800
+_MARKS = re.compile("[\ud800-\udfff]+")
 
 
 class Tokenizer:
-    """A `tokenizer.json`, read without torch."""
+    """A model's tokenizer, asked without torch; `specials` are its special tokens by id.
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    `eos_token_ids` end a text to it, whatever the model's own configuration says.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer, eos_token_ids: tuple[int, ...] = ()) -> None:
         self.inner = inner
+        self.eos_token_ids = eos_token_ids
+        added = inner.get_added_tokens_decoder()
+        self.specials = {at: token.content for at, token in added.items() if token.special}
+        kinds = _decoder_kinds(inner)
+        self._is_byte_level = kinds == {"ByteLevel"}
+        self._falls_back_to_bytes = "ByteFallback" in kinds
+
+    @classmethod
+    def of(cls, state: TokenizerState) -> Self:
+        """The tokenizer that an engine process has read."""
+        inner = tokenizers.Tokenizer.from_str(state.json)
+        inner.encode_special_tokens = state.splits_special_tokens
+        return cls(inner, state.eos_token_ids)
 
     @classmethod
     def load(cls, model: str) -> Self:
-        """Find a model's tokenizer: in `embedded/...`, a folder, or on the Hugging Face hub."""
+        """The tokenizer of `embedded/...`, a folder or a Hugging Face id; this imports torch."""
+        from engine import read_tokenizer
+
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(_tokenizer_file(model))))
-        except Exception as error:
-            raise LoadFailedError(
-                f"No usable tokenizer.json for {model!r}: {error}. Name a folder or a Hugging Face "
-                "id that holds one, or save one with tokenizer.save_pretrained(folder)."
-            ) from error
+            return cls.of(read_tokenizer(model))
+        except EngineError as error:
+            raise LoadFailedError(str(error)) from error
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text."""
@@ -42,9 +66,20 @@ class Tokenizer:
         """The text of token ids, special tokens left out."""
         return self.inner.decode(token_ids, skip_special_tokens=True)
 
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The bytes of text that a token stands for; None if only the decoder can tell."""
+        piece = self.inner.id_to_token(token_id) or ""
+        if self._is_byte_level:
+            codes = [_BYTE_LEVEL.get(character, -1) for character in piece]
+            return piece.encode() if -1 in codes else bytes(codes)
+        if self._falls_back_to_bytes and (byte := _BYTE_TOKEN.fullmatch(piece)):
+            return bytes.fromhex(byte[1])
+        return None
+
     def token_text(self, token_id: int) -> str:
         """One token as log-probabilities name it: its text, or `bytes:` and hex for a fragment."""
-        piece = self.inner.id_to_token(token_id) or f"<{token_id}>"
+        if (piece := self.inner.id_to_token(token_id)) is None:
+            return f"<{token_id}>"
         text = self.inner.decode([token_id], skip_special_tokens=False)
         if REPLACEMENT in text:
             return _fragment(piece)
@@ -55,110 +90,144 @@ class Detokenizer:
     """Turns the tokens of one reply into text, piece by piece; mutable.
 
     The pieces, `flush` included, join to the text that the reply adds to its prompt. A character
-    that the prompt's last tokens began and the reply completes belongs to the reply.
+    that the prompt's last tokens began and the reply completes belongs to the reply. Special
+    tokens leave no text but their mark, for those that have one in `marks`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: tuple[int, ...] = (),
+        marks: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
         self._tokenizer = tokenizer
-        complete, dangling = _split_prompt(tokenizer, list(prompt[-_PRIMING_TOKENS:]))
+        self._marks = marks
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._context: list[int] = []
-        self._pending: list[int] = []
-        self._stream = DecodeStream()
-        self._restart(complete)
-        for token_id in dangling:
+        self._is_prompts = False
+        told = (token_id for token_id in reversed(prompt) if token_id not in tokenizer.specials)
+        for token_id in reversed(list(islice(told, _CONTEXT_TOKENS))):
             self.push(token_id)
+        self._is_prompts = bool(self._utf8.getstate()[0])
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is unfinished."""
-        self._pending.append(token_id)
-        try:
-            piece = self._stream.step(self._tokenizer.inner, token_id)
-        except Exception as error:
-            # Some decoders rewrite earlier text; tokenizers then refuses to go on with the stream.
-            if not str(error).startswith("Invalid prefix encountered"):
-                raise
-            piece = self._remainder()
-            self._restart(self._pending)
-            return piece
-        if piece:
-            self._context, self._pending = self._pending, []
-        return piece or ""
+        if token_id in self._marks:
+            return self.flush() + self._marks[token_id]
+        if token_id in self._tokenizer.specials:
+            return ""
+        encoded = self._tokenizer.token_bytes(token_id)
+        if encoded is None:
+            return self.flush() + self._read(token_id)
+        self._context = [token_id]
+        return self._characters(encoded)
 
     def flush(self) -> str:
         """Whatever the last tokens left unfinished; a truncated character reads as U+FFFD."""
-        piece = self._remainder()
-        self._restart([])
-        return piece
+        return self._characters(b"", is_over=True)
 
-    def _remainder(self) -> str:
+    def _characters(self, encoded: bytes, is_over: bool = False) -> str:
+        """The characters that these bytes complete, or end; U+FFFD for bytes that are none."""
+        text = self._utf8.decode(encoded, is_over)
+        if self._is_prompts and (text or is_over):
+            self._is_prompts = False
+            return text.removeprefix(REPLACEMENT)
+        return text
+
+    def _read(self, token_id: int) -> str:
+        """What the decoder adds for a token to the text of those before it."""
         known = self._tokenizer.decode(self._context)
-        whole = self._tokenizer.decode(self._context + self._pending)
+        self._context = [*self._context, token_id]
+        whole = self._tokenizer.decode(self._context)
+        self._context = self._context[-_CONTEXT_TOKENS:]
         if whole.startswith(known):
             return whole[len(known) :]
-        return self._tokenizer.decode(self._pending)
-
-    def _restart(self, context: list[int]) -> None:
-        self._context = context
-        self._pending = []
-        self._stream = DecodeStream(ids=context, skip_special_tokens=True)
+        # Some decoders rewrite earlier text, which has been told.
+        return self._tokenizer.decode([token_id])
 
 
 class StopMatcher:
     """Finds the stop string that completes first in text that arrives in pieces; mutable.
 
-    Only the longest ending that could still begin a stop string is held back.
+    Only the longest ending that could still begin a stop string is held back. Special tokens leave
+    no text; those that a stop string names are told by their `marks`, and end the text like their
+    names.
     """
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self._stops = stops
+    def __init__(
+        self, stops: tuple[str, ...], specials: Mapping[int, str] = MappingProxyType({})
+    ) -> None:
+        named = [item for item in specials.items() if any(item[1] in stop for stop in stops)]
+        named.sort(key=lambda item: -len(item[1]))  # a name may begin another
+        self.marks = {at: chr(_FIRST_MARK + i) for i, (at, _) in enumerate(named)}
+        self._stops = {stop: stop for stop in stops}
+        for stop in stops:
+            marked = stop
+            for at, name in named:
+                marked = marked.replace(name, self.marks[at])
+            self._stops[marked] = stop
+        self._plain = [pattern for pattern in self._stops if pattern == unmarked(pattern)]
+        self._marked = [pattern for pattern in self._stops if pattern != unmarked(pattern)]
         self._held = ""
         self.matched: str | None = None
 
     def push(self, piece: str) -> str:
         """The text that is now certain; sets `matched`, which ends the text before the match."""
         text = self._held + piece
-        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [*_places(self._plain, unmarked(text)), *_places(self._marked, text)]
         if found:
-            _, at, self.matched = min(found)
+            _, at, pattern = min(found)
+            self.matched = self._stops[pattern]
             self._held = ""
-            return text[:at]
+            return unmarked(text)[:at]
         keep = len(text) - self._num_held(text)
         self._held = text[keep:]
-        return text[:keep]
+        return unmarked(text[:keep])
 
     def flush(self) -> str:
         """What was held back, once no more text can come."""
         held, self._held = self._held, ""
-        return held
+        return unmarked(held)
 
     def _num_held(self, text: str) -> int:
-        longest = min(len(text), max(map(len, self._stops), default=1) - 1)
-        for length in range(longest, 0, -1):
-            ending = text[-length:]
-            if any(stop.startswith(ending) for stop in self._stops):
-                return length
-        return 0
+        """How much of the end of a text may begin a stop string, the marks within it too."""
+        held = num_shown = _num_begun(self._plain, unmarked(text))
+        while len(unmarked(text[len(text) - held :])) < num_shown:
+            held += 1
+        return max(held, _num_begun(self._marked, text))
 
 
-def _tokenizer_file(model: str) -> Path:
-    if model.startswith("embedded/"):
-        return Path(engine.__file__).parent / model / "tokenizer.json"
-    if Path(model).is_dir():
-        return Path(model) / "tokenizer.json"
-    from huggingface_hub import hf_hub_download
+def _places(patterns: Sequence[str], text: str) -> list[tuple[int, int, str]]:
+    """Where each of them that is in a text first ends and begins, marks not counted."""
+    found = [(pattern, at) for pattern in patterns if (at := text.find(pattern)) >= 0]
+    return [
+        (len(unmarked(text[: at + len(pattern)])), len(unmarked(text[:at])), pattern)
+        for pattern, at in found
+    ]
 
-    return Path(hf_hub_download(model, "tokenizer.json"))
+
+def _num_begun(patterns: Sequence[str], text: str) -> int:
+    """The longest ending of a text with which one of them begins."""
+    longest = min(len(text), max(map(len, patterns), default=1) - 1)
+    for length in range(longest, 0, -1):
+        ending = text[-length:]
+        if any(pattern.startswith(ending) for pattern in patterns):
+            return length
+    return 0
 
 
-def _split_prompt(tokenizer: Tokenizer, tail: list[int]) -> tuple[list[int], list[int]]:
-    """Part the tokens that end in a whole character from those that begin an unfinished one.
+def unmarked(text: str) -> str:
+    """A text without the marks of special tokens."""
+    return text if text.isascii() else _MARKS.sub("", text)
 
-    A stream primed with an unfinished character would repeat the prompt in its first piece.
-    """
-    for end in range(len(tail), max(-1, len(tail) - _LONGEST_CHARACTER), -1):
-        if not tokenizer.decode(tail[:end]).endswith(REPLACEMENT):
-            return tail[:end], tail[end:]
-    return [], []
+
+def _decoder_kinds(inner: tokenizers.Tokenizer) -> set[str]:
+    """The parts of its decoder by name; none of one that is written in Python."""
+    try:
+        state = json.loads(inner.decoder.__getstate__())
+    except Exception:
+        return set()
+    return {part["type"] for part in state.get("decoders", [state])} - {"Fuse"}
 
 
 def _fragment(piece: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from server.terminal import readable_errors
+from server.terminal import model_option, path_option, readable_errors
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -18,21 +18,21 @@ ngram_app = typer.Typer(no_args_is_help=True, help="Build n-gram tables.")
 
 Options = TypeVar("Options", bound="DataclassInstance")
 
-OutOption = Annotated[Path, typer.Option(help="The folder to write to.")]
+OutOption = Annotated[Path, path_option(help="The folder to write to.")]
 WorkOption = Annotated[
     Path | None,
-    typer.Option(help="Checkpoints, samples and packed texts; OUT.work if left out."),
+    path_option(help="Checkpoints, samples and packed texts; OUT.work if left out."),
 ]
 DataOption = Annotated[
     list[Path] | None,
-    typer.Option(
+    path_option(
         help='A text, a folder of texts or a .jsonl file of {"text": "..."}; repeatable. '
         "Without it: the Python sources that are installed here."
     ),
 ]
 PromptsOption = Annotated[
     Path | None,
-    typer.Option(
+    path_option(
         help='A file of {"prompt": "..."}, one a line: texts that share 12 words in a row with '
         "any are left out."
     ),
@@ -40,10 +40,10 @@ PromptsOption = Annotated[
 MinutesOption = Annotated[
     float, typer.Option(min=1e-6, help="Minutes of training, over all sittings.")
 ]
-TargetOption = Annotated[str, typer.Option(help="The model to draft for: an id or a folder.")]
+TargetOption = Annotated[str, model_option(help="The model to draft for: an id or a folder.")]
 CompareOption = Annotated[
     list[str] | None,
-    typer.Option(help="Another draft or head of the same target to compare with; repeatable."),
+    model_option(help="Another draft or head of the same target to compare with; repeatable."),
 ]
 BatchOption = Annotated[int, typer.Option(min=32, help="Tokens of a step.")]
 LengthOption = Annotated[
@@ -170,7 +170,7 @@ def train_family(
 
 @ngram_app.command("build")
 def build(
-    draft: Annotated[str, typer.Option(help="The model that the table drafts for.")],
+    draft: Annotated[str, model_option(help="The model that the table drafts for.")],
     out: OutOption,
     data: DataOption = None,
     work: WorkOption = None,

@@ -193,7 +193,7 @@ def _sequence(
             min_p=body.min_p,
             seed=seed,
         ),
-        stop_token_ids=tuple(body.stop_token_ids),
+        stop_token_ids=(*body.stop_token_ids, *(() if body.ignore_eos else info.eos_token_ids)),
         ignore_eos=body.ignore_eos,
         num_logprobs=body.logprobs,
         speculation=body.speculation,

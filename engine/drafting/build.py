@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from engine.checkpoint import check_same_tokens
+from engine.checkpoint import PADDING, check_same_tokens
 from engine.config import (
     EngineConfig,
     HeadStageConfig,
@@ -22,9 +22,6 @@ from engine.errors import ModelLoadError
 from engine.loading import load_model, resolve
 from engine.model import Model
 from engine.scorer import TreeScorer
-
-_PADDING = 0.01
-"""Families pad one vocabulary to different sizes; a larger difference is another tokenizer."""
 
 
 class StageBuilder:
@@ -97,13 +94,14 @@ class StageBuilder:
         return found
 
     def table(self, name: str) -> KatzTable:
-        """An n-gram table over the target's vocabulary."""
+        """An n-gram table for the target: of a smaller vocabulary, or one padded a little more."""
         if name not in self._tables:
-            table = KatzTable.load(resolve(name))
-            if table.vocab_size > self._target.limits.vocab_size:
+            vocab_size = self._target.limits.vocab_size
+            table = KatzTable.load(resolve(name), vocab_size)
+            if table.vocab_size > (1 + PADDING) * vocab_size:
                 raise ModelLoadError(
                     f"the table {name!r} has {table.vocab_size} tokens and the target "
-                    f"{self._target.limits.vocab_size}: it belongs to another tokenizer."
+                    f"{vocab_size}: it belongs to another tokenizer."
                 )
             self._tables[name] = table
         return self._tables[name]
@@ -154,7 +152,7 @@ def stage_names(stages: Sequence[StageConfig]) -> tuple[str, ...]:
 def _fit_vocabulary(name: str, draft: Model, target: Model) -> None:
     """Refuse a draft with another tokenizer; pad one that differs in padding alone."""
     drafts, targets = draft.limits.vocab_size, target.limits.vocab_size
-    if abs(drafts - targets) > _PADDING * targets:
+    if abs(drafts - targets) > PADDING * targets:
         raise ModelLoadError(
             f"the draft {name!r} has {drafts} tokens and the target {targets}: a draft must share "
             "its target's tokenizer. Name a draft of the same family, or none."

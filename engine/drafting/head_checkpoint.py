@@ -8,11 +8,19 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PretrainedConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from engine.checkpoint import check_keys, check_numbers, check_weights, find_folder, first_line
+from engine.checkpoint import (
+    PADDING,
+    check_keys,
+    check_numbers,
+    check_weights,
+    find_folder,
+    first_line,
+)
 from engine.drafting.head import HeadModel
 from engine.drafting.head_network import HeadNetwork, HeadShape, is_head
 from engine.errors import ModelLoadError
@@ -87,11 +95,7 @@ def build_head(
     _check_parts(name, network, parts)
     network.load_state_dict(parts, strict=False)  # but for what no layer reads
     check_numbers(name, network.state_dict(keep_vars=True))
-    if len(network.embed_tokens.weight) < target.limits.vocab_size:
-        raise ModelLoadError(
-            f"the head {name!r} knows {len(network.embed_tokens.weight)} tokens and the target "
-            f"{target.limits.vocab_size}: it belongs to another tokenizer."
-        )
+    _pad_vocabulary(name, network, target.limits.vocab_size)
     network.to(target.device, target.dtype)
     # Angles keep their own precision, as in every model of transformers.
     network.rotary = LlamaRotaryEmbedding(shape.layer).to(target.device)
@@ -123,6 +127,21 @@ def save_head(network: HeadNetwork, folder: Path, is_sharing: bool) -> None:
         "norm_before_residual": shape.is_norm_before_residual,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n")
+
+
+def _pad_vocabulary(name: str, network: HeadNetwork, size: int) -> None:
+    """Give the ids of a target that is padded further an embedding. Raises ModelLoadError."""
+    known = network.embed_tokens.weight.detach()
+    if size > (1 + PADDING) * len(known):
+        raise ModelLoadError(
+            f"the head {name!r} knows {len(known)} tokens and the target {size}: it belongs to "
+            "another tokenizer."
+        )
+    if size > len(known):
+        padded = pad(known, (0, 0, 0, size - len(known)))
+        network.embed_tokens.weight = nn.Parameter(padded, requires_grad=False)
+        network.embed_tokens.num_embeddings = size
+        network.shape.layer.vocab_size = size
 
 
 def _check_ids(name: str, given: Mapping[str, Tensor], shape: HeadShape, target: Model) -> None:

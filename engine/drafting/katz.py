@@ -71,10 +71,17 @@ class _Rows:
 
 
 class KatzTable:
-    """Log-probabilities of the next token after two tokens; see `katz_build` for the arrays."""
+    """Log-probabilities of the next token after two tokens; see `katz_build` for the arrays.
 
-    def __init__(self, arrays: Mapping[str, Array], max_continuations: int) -> None:
+    A context may be of any tokens: one that the table does not know was never seen. What it names
+    are ids below `max_vocab`, if that is given, of a target that was padded less than the table.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, Array], max_continuations: int, max_vocab: int | None = None
+    ) -> None:
         self.vocab_size = len(arrays["unigram"])
+        self._num_named = min(self.vocab_size, max_vocab or self.vocab_size)
         self.max_continuations = max_continuations
         self._arrays = dict(arrays)
         self._unigram = arrays["unigram"].data
@@ -83,7 +90,7 @@ class KatzTable:
         self._starts = arrays["trigram_starts"].data
         self._befores = arrays["trigram_befores"].data
         # A row of order n may hide that many of the order below, so each list is that much longer.
-        self._frequent = _most_frequent(arrays["unigram"], 4 * max_continuations)
+        self._frequent = _most_frequent(arrays["unigram"][: self._num_named], 4 * max_continuations)
         self._after_one = lru_cache(maxsize=_CACHED_CONTEXTS)(self._rank_after_one)
         self._after_two = lru_cache(maxsize=_CACHED_CONTEXTS)(self._rank_after_two)
 
@@ -114,7 +121,7 @@ class KatzTable:
         return cls(arrays, max_continuations)
 
     @classmethod
-    def load(cls, path: str | Path) -> KatzTable:
+    def load(cls, path: str | Path, max_vocab: int | None = None) -> KatzTable:
         """Map a table into memory from its file, or from a folder that holds `katz.safetensors`.
 
         Raises ModelLoadError when there is none or when the file is not one.
@@ -123,7 +130,7 @@ class KatzTable:
         try:
             arrays, metadata = _read(file)
             _check(arrays)
-            return cls(arrays, int(metadata["max_continuations"]))
+            return cls(arrays, int(metadata["max_continuations"]), max_vocab)
         except Exception as error:  # whatever a foreign file may cause
             raise ModelLoadError(
                 f"cannot read an n-gram table from {file}: {error}. Name a folder that holds "
@@ -157,37 +164,44 @@ class KatzTable:
     def logprob(self, before: int, last: int, token: int) -> float:
         """The Katz log-probability of any token in the vocabulary after `before, last`."""
         total = 0.0
-        for row in (self._find(before, last), self._bigrams[last]):
+        for row in (self._seen_after_two(before, last), self._seen_after_one(last)):
             if token in row.tokens:
                 return total + row.logprobs[row.tokens.index(token)]
             total += row.backoff
         return total + float(self._unigram[token])
 
-    def _find(self, before: int, last: int) -> _Row:
+    def _seen_after_one(self, last: int) -> _Row:
+        """The stored bigrams of a context."""
+        return self._bigrams[last] if last < self.vocab_size else _UNSEEN
+
+    def _seen_after_two(self, before: int, last: int) -> _Row:
         """The stored trigrams of a context; rows lie sorted by `last`, then by `before`."""
+        if last >= self.vocab_size:
+            return _UNSEEN
         start, end = self._starts[last], self._starts[last + 1]
         index = bisect_left(self._befores, before, start, end)
         is_stored = index < end and self._befores[index] == before
         return self._trigrams[index] if is_stored else _UNSEEN
 
     def _rank_after_two(self, before: int, last: int) -> Continuations:
-        row = self._find(before, last)
-        return _rank(row, self._after_one(last), self.max_continuations)
+        row = self._seen_after_two(before, last)
+        return self._rank(row, self._after_one(last), self.max_continuations)
 
     def _rank_after_one(self, last: int) -> Continuations:
-        return _rank(self._bigrams[last], self._frequent, 2 * self.max_continuations)
+        row = self._seen_after_one(last)
+        return self._rank(row, self._frequent, 2 * self.max_continuations)
 
-
-def _rank(row: _Row, lower: Continuations, limit: int) -> Continuations:
-    """The best of a row and of the order below it, weighed down by the row's back-off."""
-    if not row.tokens:
-        return Continuations(lower.tokens[:limit], lower.logprobs[:limit])
-    reach = limit + len(row.tokens)
-    backed_off = [row.backoff + logprob for logprob in lower.logprobs[:reach]]
-    scores = dict(zip(lower.tokens, backed_off, strict=False))
-    scores.update(zip(row.tokens, row.logprobs, strict=True))
-    tokens = sorted(scores, key=scores.__getitem__, reverse=True)[:limit]
-    return Continuations(tuple(tokens), tuple(map(scores.__getitem__, tokens)))
+    def _rank(self, row: _Row, lower: Continuations, limit: int) -> Continuations:
+        """The best of a row and of the order below it, weighed down by the row's back-off."""
+        if not row.tokens:
+            return Continuations(lower.tokens[:limit], lower.logprobs[:limit])
+        reach = limit + len(row.tokens)
+        backed_off = [row.backoff + logprob for logprob in lower.logprobs[:reach]]
+        scores = dict(zip(lower.tokens, backed_off, strict=False))
+        scores.update(zip(row.tokens, row.logprobs, strict=True))
+        named = [token for token in scores if token < self._num_named]
+        tokens = sorted(named, key=scores.__getitem__, reverse=True)[:limit]
+        return Continuations(tuple(tokens), tuple(map(scores.__getitem__, tokens)))
 
 
 def _most_frequent(unigram: Array, count: int) -> Continuations:

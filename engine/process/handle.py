@@ -26,14 +26,23 @@ from engine.process.messages import (
     Generate,
     Loading,
     Order,
+    ReadTokenizer,
     Ready,
     Stepped,
+    TokenizerRead,
     Unloadable,
     decode_event,
     encode,
 )
 from engine.process.worker import BEAT_SECONDS
-from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
+from engine.request import (
+    Finished,
+    GenerateRequest,
+    LoadProgress,
+    ModelInfo,
+    Step,
+    TokenizerState,
+)
 from engine.scratch import Scratch
 
 _SILENCE_SECONDS = 120.0
@@ -52,6 +61,7 @@ class EngineProcess:
         self._info: ModelInfo | None = None
         self._heard = 0.0
         self._running: tuple[str, asyncio.Queue[Step | Finished | EngineError]] | None = None
+        self._tokenizer: asyncio.Future[TokenizerState] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._resources = contextlib.ExitStack()
 
@@ -102,6 +112,12 @@ class EngineProcess:
     async def wait_died(self) -> str:
         """Why the process ended, once it has."""
         return await asyncio.shield(self._died)
+
+    async def read_tokenizer(self) -> TokenizerState:
+        """The loaded model's tokenizer. Raises ModelLoadError or EngineDiedError."""
+        self._tokenizer = asyncio.get_running_loop().create_future()
+        self._send(ReadTokenizer())
+        return await self._tokenizer
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Step | Finished]:
         """Run one request; no other may be running. The last item is its `Finished`.
@@ -176,8 +192,12 @@ class EngineProcess:
                 self._info = info
                 if not self._ready.done():
                     self._ready.set_result(info)
-            case Unloadable(message):
-                self._ready.set_exception(ModelLoadError(message))
+            case Unloadable(message, traceback):
+                unloadable = ModelLoadError(message)
+                unloadable.add_note(traceback)
+                self._ready.set_exception(unloadable)
+            case TokenizerRead(state, message):
+                self._take_tokenizer(state, message)
             case Stepped(step):
                 self._deliver(step.request_id, step)
             case Ended(finished):
@@ -185,6 +205,14 @@ class EngineProcess:
             case Failed(request_id, message, is_invalid):
                 kind = InvalidRequestError if is_invalid else EngineDiedError
                 self._deliver(request_id, kind(message))
+
+    def _take_tokenizer(self, state: TokenizerState | None, message: str) -> None:
+        if self._tokenizer is None or self._tokenizer.done():
+            return
+        if state is None:
+            self._tokenizer.set_exception(ModelLoadError(message))
+        else:
+            self._tokenizer.set_result(state)
 
     def _deliver(self, request_id: str, item: Step | Finished | EngineError) -> None:
         if self._running is not None and self._running[0] == request_id:
@@ -205,10 +233,14 @@ class EngineProcess:
         while time.monotonic() - self._heard < _LAST_WORDS_SECONDS:
             await asyncio.sleep(_LAST_WORDS_SECONDS)
         reason = f"the engine process ended with exit code {code}"
+        # What ends by itself while it loads would do so again; what was killed may not be.
+        died = EngineDiedError(reason)
         if not self._ready.done():
-            self._ready.set_exception(EngineDiedError(reason))
+            self._ready.set_exception(ModelLoadError(reason) if code > 0 else died)
+        if self._tokenizer is not None and not self._tokenizer.done():
+            self._tokenizer.set_exception(died)
         if self._running is not None:
-            self._running[1].put_nowait(EngineDiedError(reason))
+            self._running[1].put_nowait(died)
         self._died.set_result(reason)
 
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
+from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step, TokenizerState
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
@@ -21,6 +21,10 @@ class Cancel(Message, frozen=True):
     request_id: str
 
 
+class ReadTokenizer(Message, frozen=True):
+    """Tell the model's tokenizer."""
+
+
 class Close(Message, frozen=True):
     """End the process."""
 
@@ -32,15 +36,23 @@ class Loading(Message, frozen=True):
 
 
 class Unloadable(Message, frozen=True):
-    """They cannot be, and why."""
+    """They cannot be, and why; the traceback is for who looks for a fault of ours."""
 
     message: str
+    traceback: str
 
 
 class Ready(Message, frozen=True):
     """What was loaded, or has changed since; requests may come."""
 
     info: ModelInfo
+
+
+class TokenizerRead(Message, frozen=True):
+    """The model's tokenizer, or why there is none."""
+
+    state: TokenizerState | None
+    message: str = ""
 
 
 class Stepped(Message, frozen=True):
@@ -67,8 +79,8 @@ class Beat(Message, frozen=True):
     """Still alive."""
 
 
-Order = Generate | Cancel | Close
-Event = Loading | Unloadable | Ready | Stepped | Ended | Failed | Beat
+Order = Generate | Cancel | ReadTokenizer | Close
+Event = Loading | Unloadable | Ready | TokenizerRead | Stepped | Ended | Failed | Beat
 
 encode = msgspec.msgpack.Encoder().encode
 decode_order = msgspec.msgpack.Decoder(Order).decode

@@ -6,6 +6,7 @@ import pickle
 import signal
 import sys
 import time
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import zmq
 
 from engine import program
 from engine.config import EngineConfig
-from engine.errors import EngineError, InvalidRequestError
+from engine.errors import InvalidRequestError, ModelLoadError, in_one_line
 from engine.process.messages import (
     Beat,
     Cancel,
@@ -24,8 +25,10 @@ from engine.process.messages import (
     Generate,
     Loading,
     Order,
+    ReadTokenizer,
     Ready,
     Stepped,
+    TokenizerRead,
     Unloadable,
     decode_order,
     encode,
@@ -66,12 +69,12 @@ class Worker:
 
     def run(self, config: EngineConfig) -> None:
         """Load and serve; an unexpected error ends the process, which its handle will see."""
-        from engine.api import Engine  # imports torch, which only this process may
-
         try:
+            from engine.api import Engine  # imports torch, which only this process may
+
             engine = Engine.load(config, lambda progress: self._tell(Loading(progress)))
-        except EngineError as error:
-            self._tell(Unloadable(str(error)))
+        except Exception as error:
+            self._tell(Unloadable(in_one_line(error), traceback.format_exc()))
             return
         info = engine.info
         refreshed = time.monotonic()
@@ -88,6 +91,8 @@ class Worker:
                 match self._orders.popleft():
                     case Generate(request):
                         self._generate(engine, request)
+                    case ReadTokenizer():
+                        self._read_tokenizer(config.model)
                     case Close():
                         return
 
@@ -101,6 +106,15 @@ class Worker:
             message = f"the engine failed: {type(error).__name__}: {error}"
             self._tell(Failed(request.request_id, message, is_invalid=False))
             raise
+
+    def _read_tokenizer(self, model: str) -> None:
+        from engine.tokenizer import read_tokenizer
+
+        try:
+            told = TokenizerRead(read_tokenizer(model))
+        except ModelLoadError as error:
+            told = TokenizerRead(None, str(error))
+        self._tell(told)
 
     def _is_cancelled(self, request_id: str) -> bool:
         self._listen(0.0)

@@ -11,9 +11,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from engine.errors import ConfigError
+from engine.tokenizer import load_tokenizer
 from engine.training.corpus import Corpus, Document, deduplicate
 from engine.training.texts import PromptFilter, Texts
-from engine.training.tokenizer import load_tokenizer, pack
+from engine.training.tokenizer import pack
 from engine.training.tokens import Stream
 
 _PIECE = 1 << 20

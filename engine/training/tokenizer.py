@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from engine.errors import ModelLoadError
-from engine.loading import resolve
 from engine.training.tokens import Stream, id_type
 
 END_OF_TEXT = "<|endoftext|>"
@@ -57,24 +54,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 8192) -> PreTrainedT
         eos_token=END_OF_TEXT,
         clean_up_tokenization_spaces=False,
     )
-
-
-def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a Hugging Face id or a folder. Raises ModelLoadError if none is usable."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(str(name)))
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().split("\n")[0]
-        raise ModelLoadError(
-            f"cannot load the tokenizer of {str(name)!r}: {first_line} Name a model that comes "
-            "with its tokenizer.json."
-        ) from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelLoadError(
-            f"{str(name)!r} has a slow tokenizer, {type(tokenizer).__name__}, and text is read by "
-            "fast ones: name a checkpoint with a tokenizer.json."
-        )
-    return tokenizer
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> Stream:

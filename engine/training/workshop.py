@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from engine.drafting.head_checkpoint import save_head
+from engine.tokenizer import load_tokenizer
 from engine.training.compare import DrafterFigures, check_drafters, compare_drafters
 from engine.training.jobs import Course, save_model, train_draft, train_head, train_target
 from engine.training.recipe import Recipe
@@ -26,7 +27,7 @@ from engine.training.streams import Streams, prepare
 from engine.training.table import TableFacts, make_table
 from engine.training.teacher import load_teacher
 from engine.training.texts import Texts
-from engine.training.tokenizer import load_tokenizer, train_tokenizer
+from engine.training.tokenizer import train_tokenizer
 from engine.training.tokens import windows
 from engine.training.trainer import Progress, Report
 

@@ -63,6 +63,7 @@ def _request(engine: Engine, tokenizer: Tokenizer, options: CompleteOptions) -> 
         prompt=prompt,
         max_tokens=min(options.max_tokens, room),
         sampling=sampling,
+        stop_token_ids=tokenizer.eos_token_ids,
         speculation=options.speculation,
     )
 

@@ -13,7 +13,7 @@ def read_prompts(path: Path, limit: int | None = None) -> list[str]:
     Raises ConfigError, which names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise ConfigError(f"--prompts {path}: cannot be read as text: {error}") from error
     pairs = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -224,6 +224,12 @@ def test_an_unreadable_configuration_is_named(folder: Path, name: str, content: 
     assert name in refusal(folder)
 
 
+def test_an_adapter_beside_a_model_is_refused(folder: Path) -> None:
+    """Red when the base model is served as if it were the tuned one."""
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    assert "holds an adapter" in refusal(folder) and "merge it" in refusal(folder)
+
+
 def test_a_folder_that_is_not_there_is_told_as_such(folder: Path) -> None:
     """Red when it is taken for the id of a repository."""
     for name in ("./nothing", "/no/such/folder", "embedded/nothing", "a/b/c"):

@@ -18,7 +18,13 @@ from engine.errors import ModelLoadError
 from engine.request import GenerateRequest, SamplingParams
 from engine.sampling import Sampler
 from engine.tree import TokenTree
-from tests.checkpoints import VOCAB_SIZE, save_checkpoint
+from tests.checkpoints import (
+    VOCAB_SIZE,
+    make_head_weights,
+    make_model,
+    save_checkpoint,
+    save_head_checkpoint,
+)
 from tests.engine.setups import STAGE_LISTS, model_stage, ngram, run, target_model, token_ids
 
 PROMPT = [5, 9, 33, 7, 5, 9, 33]
@@ -242,3 +248,45 @@ def test_stages_are_built_from_a_configuration_and_checked_against_the_target(
         build({"kind": "ngram"}, {"kind": "model", "model": str(good)})
     with pytest.raises(ModelLoadError):
         build({"kind": "ngram", "table": str(tmp_path / "nothing")})
+
+
+WIDE = 640
+NARROWER = 634
+"""A vocabulary that was padded less than one of `WIDE`."""
+
+
+@pytest.mark.parametrize("num_target", [WIDE, NARROWER])
+@pytest.mark.parametrize("stage", ["table", "draft", "head", "draft over table", "look-up"])
+def test_a_stage_of_another_padding_serves_every_id_of_its_target(
+    tmp_path: Path, stage: str, num_target: int
+) -> None:
+    """Red when an id behind a stage's vocabulary, or of a stage behind the target's, ends it."""
+    num_drafts = WIDE + NARROWER - num_target
+    target = make_model(vocab_size=num_target, num_hidden_layers=3)
+    texts = [[*range(num_drafts - 9, num_drafts), *range(40)] * 3]
+    KatzTable.build(texts, num_drafts, min_count=1).save(tmp_path)
+    table = {"kind": "ngram", "table": str(tmp_path), "lookup": False}
+    draft = {"kind": "model", "model": str(tmp_path / "draft")}
+    if "draft" in stage:
+        save_checkpoint(tmp_path / "draft", vocab_size=num_drafts)
+    head_config, weights = make_head_weights(
+        target.network, [*range(0, NARROWER, 3)], vocab_size=num_drafts
+    )
+    weights["embed_tokens.weight"] = torch.randn(num_drafts, target.hidden_size)
+    save_head_checkpoint(tmp_path / "head", head_config, weights)
+    stages: dict[str, list[dict[str, object]]] = {
+        "table": [table],
+        "draft": [draft],
+        "head": [{"kind": "head", "model": str(tmp_path / "head")}],
+        "draft over table": [draft, table],
+        "look-up": [{"kind": "ngram"}],
+    }
+    config = EngineConfig.from_mapping({"model": "", "dtype": "float32", "stages": stages[stage]})
+    decoder = Decoder(target, StageBuilder(config, target).build(config.stages))
+    for temperature in (0.0, 1.0):
+        for before, last in ((num_target - 1, num_target - 2), (3, num_target - 1), (7, 8)):
+            prompt = (5, before, last, 9, 9, before, last)
+            sampling = SamplingParams(temperature, seed=last)
+            request = GenerateRequest("r", prompt, 12, sampling, ignore_eos=True)
+            plain, drafted = (run(decoder, request, kind)[0] for kind in ("off", "always"))
+            assert token_ids(drafted) == token_ids(plain)

@@ -74,6 +74,25 @@ def test_a_saved_table_answers_alike(
         assert loaded.continuations(before, last) == table.continuations(before, last)
 
 
+@given(tables(), st.integers(1, 12), st.data())
+def test_any_table_serves_a_vocabulary_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, table: KatzTable, num_ids: int, data: st.DataObject
+) -> None:
+    """Red when an unknown context breaks the look-up, or an id is named that the target lacks."""
+    folder = tmp_path_factory.mktemp("table")
+    table.save(folder)
+    fitted = KatzTable.load(folder, num_ids)
+    ids = st.integers(0, 2 * table.vocab_size)
+    before, last = data.draw(ids | st.just(-1)), data.draw(ids)
+    tokens, logprobs = fitted.continuations(before, last)
+    everything = [table.logprob(before, last, t) for t in range(min(num_ids, table.vocab_size))]
+    assert list(logprobs) == pytest.approx([everything[token] for token in tokens])
+    assert tokens and len(set(tokens)) == len(tokens)
+    if num_ids >= table.vocab_size:
+        best = sorted(everything, reverse=True)[: table.max_continuations]
+        assert list(logprobs) == pytest.approx(best)
+
+
 def test_what_was_seen_comes_first() -> None:
     """Red when the trigram does not win over the bigram that contradicts it."""
     table = KatzTable.build([[1, 2, 3] * 9 + [5, 2, 4] * 3], 8)

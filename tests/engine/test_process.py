@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from engine import (
     EngineConfig,
@@ -28,9 +29,12 @@ from engine import (
     Step,
 )
 from engine.api import Engine
+from engine.process.messages import Unloadable, decode_event
+from engine.process.worker import Worker
 from tests.checkpoints import save_checkpoint
 from tests.engine.planted import plant
 from tests.engine.test_scratch import abandoned
+from tests.engine.test_tokenizer import byte_level
 
 LONG = GenerateRequest("long", (1, 2, 3), 450, SamplingParams(seed=1), ignore_eos=True)
 SHORT = GenerateRequest("short", (1, 2, 3), 12, SamplingParams(seed=1), ignore_eos=True)
@@ -190,6 +194,69 @@ def test_no_room_for_its_socket_is_a_death_that_can_be_tried_again(
             await process.start()
         assert "gone" in await process.wait_died()
         await process.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_tokenizer_is_read_over_there_and_only_when_it_is_asked_for(
+    config: EngineConfig,
+) -> None:
+    """Red when an engine cannot serve ids without a tokenizer, or dies for want of one."""
+
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+            with pytest.raises(ModelLoadError, match="no usable tokenizer"):
+                await process.read_tokenizer()
+            byte_level().save(f"{config.model}/tokenizer.json")
+            state = await process.read_tokenizer()
+            assert Tokenizer.from_str(state.json).encode("hello").ids
+            assert len(ids(await collect(process, SHORT))) == 12
+
+    asyncio.run(scenario())
+
+
+class Ear:
+    """The socket of a worker: what it says is kept."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def send(self, message: bytes) -> None:
+        self.heard.append(decode_event(message))
+
+
+def test_an_unexpected_error_of_loading_is_told_with_its_traceback(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when it ends the process without a word, which would be tried again in vain."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such\nop")
+
+    monkeypatch.setattr(Engine, "load", fail)
+    ear = Ear()
+    Worker(ear).run(config)  # type: ignore[arg-type]
+    [told] = ear.heard
+    assert isinstance(told, Unloadable)
+    assert told.message == "RuntimeError: no such op"
+    assert "Traceback" in told.traceback and "in fail" in told.traceback
+
+
+class Ending:
+    """What ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return sys.exit, (3,)
+
+
+def test_a_process_that_ends_by_itself_while_it_loads_is_no_death_to_try_again() -> None:
+    """Red when what will end alike each time counts as a crash."""
+
+    async def scenario() -> None:
+        async with running(EngineConfig(model=Ending())) as process:  # type: ignore[arg-type]
+            with pytest.raises(ModelLoadError, match="ended with exit code 3"):
+                await process.wait_ready()
 
     asyncio.run(scenario())
 

@@ -17,7 +17,7 @@ from server.app import create_app
 from server.engine_pool import EnginePool
 from server.run import DrainingServer
 from server.settings import Settings
-from tests.server.fakes import Behaviour, byte_level_tokenizer
+from tests.server.fakes import Behaviour
 
 
 @dataclass
@@ -79,7 +79,7 @@ class LiveServer:
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
         spawns = [behaviour.spawn for behaviour in self.behaviours]
-        self.pool = EnginePool(spawns, byte_level_tokenizer, backoff=0.05)
+        self.pool = EnginePool(spawns, backoff=0.05)
         app = create_app(self.settings, self.pool)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2)
         self.server = DrainingServer(config, app.state.dispatcher, self.settings.drain_seconds)

@@ -22,6 +22,7 @@ from engine import (
     StageStats,
     Step,
     StepStats,
+    TokenizerState,
 )
 from server.text import Tokenizer
 
@@ -64,7 +65,9 @@ class Behaviour:
     load_error: str | None = None
     dies_loading: bool = False
     dies_at_step: int | None = None
+    tokenizer_eos: tuple[int, ...] = ()
     num_spawned: int = 0
+    num_tokenizers_read: int = 0
     requests: list[GenerateRequest] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
     num_running: int = 0
@@ -92,6 +95,11 @@ class FakeEngine:
         precision="as asked for",
         refusals={"draft": "what was compiled is wrong"},
     )
+
+    async def read_tokenizer(self) -> TokenizerState:
+        self.behaviour.num_tokenizers_read += 1
+        state = byte_level_tokenizer().inner.to_str()
+        return TokenizerState(state, self.behaviour.tokenizer_eos)
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour

@@ -202,3 +202,36 @@ def test_everything_asked_reaches_the_engine(live: LiveServer) -> None:
     assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.5, 0.9, 7)
     assert (sampling.min_p, sampling.seed) == (0.1, 3)
     assert (asked.num_logprobs, asked.speculation) == (2, "always")
+
+
+def test_the_tokenizers_own_end_of_text_is_one(start_server: StartServer) -> None:
+    """Red when the end that the model's configuration names is the only one."""
+    end = TOKENIZER.encode("!")[0]
+    script = [*blocks("hello"), [end], *blocks("and more")]
+    server = start_server(Behaviour(script=lambda _: script, tokenizer_eos=(end,))).wait_ready()
+    [choice] = server.complete(max_tokens=100).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("hello", "stop")
+    assert server.behaviour.requests[-1].stop_token_ids == (EOS, end)
+    [choice] = server.complete(max_tokens=100, ignore_eos=True).json()["choices"]
+    assert choice["text"] == "hello!and more"
+
+
+@pytest.mark.parametrize("stop", ["<|endoftext|>", "<|endoftext|>w", "o<|endoftext|>"])
+def test_a_stop_string_may_name_a_special_token(start_server: StartServer, stop: str) -> None:
+    """Red when special tokens are dropped before stop strings are looked for."""
+    script = [*blocks("hello"), [EOS], *blocks("world and more")]
+    server = start_server(Behaviour(script=lambda _: script)).wait_ready()
+    body = {"stop": [stop], "ignore_eos": True, "max_tokens": 100, "logprobs": 0}
+    [choice] = server.complete(**body).json()["choices"]
+    assert choice["text"] == ("hell" if stop.startswith("o") else "hello")
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
+    offsets = choice["logprobs"]["text_offset"]
+    assert offsets[choice["logprobs"]["tokens"].index("<|endoftext|>")] == len("hello")
+    assert joined(stream(server, **body)) == {0: choice["text"]}
+
+
+def test_a_stop_string_may_end_with_the_end_of_text(start_server: StartServer) -> None:
+    """Red when the end of a text hides that it ends with a stop string, of which a part leaks."""
+    server = start_server(Behaviour(script=lambda _: [*blocks("hello"), [EOS]])).wait_ready()
+    [choice] = server.complete(stop=["lo<|endoftext|>"], max_tokens=100).json()["choices"]
+    assert (choice["text"], choice["stop_reason"]) == ("hel", "lo<|endoftext|>")

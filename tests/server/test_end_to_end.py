@@ -12,6 +12,7 @@ from pathlib import Path
 import openai
 import pytest
 import typer
+from tokenizers import Tokenizer as RawTokenizer
 from typer.testing import CliRunner
 
 from server.cli import app
@@ -130,6 +131,40 @@ def test_a_port_that_is_taken_ends_the_command_before_anything_is_loaded() -> No
         found = subprocess.run([*COMMAND, "serve", "--port", port], capture_output=True, text=True)
     assert found.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in found.stderr
+
+
+@pytest.mark.parametrize("words", [["serve", "--port", "0"], ["complete", "x", "--model"]])
+def test_a_model_that_cannot_be_loaded_ends_the_command_in_one_line(
+    tmp_path: Path, words: list[str]
+) -> None:
+    """Red when it is tried again, or told in a traceback, or the command stays."""
+    folder = save_family(tmp_path) / "target"
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    found = subprocess.run([*COMMAND, *words, str(folder)], capture_output=True, text=True)
+    assert found.returncode != 0
+    usual = ("stagetree ", "try: ")
+    told = [line for line in found.stderr.splitlines() if not line.startswith(usual)]
+    *logged, last = told
+    assert all(" INFO engine 0: starting the engine process" in line for line in logged)
+    assert last.startswith("error: "), found.stderr
+    assert found.stdout == ""
+
+
+def test_what_the_tokenizers_file_keeps_cuts_no_prompt(tmp_path: Path) -> None:
+    """Red when the server reads a tokenizer.json as it stands."""
+    folder = save_family(tmp_path)
+    kept = RawTokenizer.from_file(str(folder / "target" / "tokenizer.json"))
+    num_tokens = len(kept.encode(PROMPT * 4).ids)
+    kept.enable_truncation(16)
+    kept.save(str(folder / "target" / "tokenizer.json"))
+    command = Command(folder)
+    try:
+        wait_until(command.is_ready, seconds=60)
+        reply = command.complete(prompt=PROMPT * 4, max_tokens=1)
+        assert reply["usage"]["prompt_tokens"] == num_tokens > 16
+    finally:
+        command.stop(signal.SIGKILL)
 
 
 def test_a_bad_setting_ends_the_command_with_its_remedy() -> None:

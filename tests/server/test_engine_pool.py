@@ -4,10 +4,11 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from server.engine_pool import EnginePool
-from server.text import Tokenizer
 from tests.server.conftest import LiveServer, StartServer, wait_until
-from tests.server.fakes import Behaviour, FakeEngine, byte_level_tokenizer
+from tests.server.fakes import Behaviour, FakeEngine
 from tests.server.test_metrics import scrape
 
 LONG = [[5, 6]] * 100
@@ -210,26 +211,48 @@ def test_the_tokenizer_is_loaded_once() -> None:
     """Red when each engine has a copy of its own, or each of its lives."""
 
     async def scenario() -> None:
-        loaded: list[Tokenizer] = []
-
-        def load() -> Tokenizer:
-            loaded.append(byte_level_tokenizer())
-            return loaded[-1]
-
-        pool = EnginePool([Behaviour().spawn] * 2, load)
+        behaviour = Behaviour()
+        pool = EnginePool([behaviour.spawn] * 2)
         pool.start()
-        async with pool.hold((1,)), pool.hold((1,)):
-            assert len(loaded) == 1
+        async with pool.hold((1,)) as one, pool.hold((1,)) as other:
+            assert behaviour.num_tokenizers_read == 1 and one.tokenizer is other.tokenizer
         await pool.close()
 
     asyncio.run(scenario())
+
+
+def test_engines_that_cannot_be_loaded_end_the_server_once_there_is_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Red when one bad device ends a server, or a server goes on without any engine."""
+
+    async def scenario() -> None:
+        ended = asyncio.Event()
+        broken = Behaviour(load_error="no such device")
+        pool = EnginePool([Behaviour().spawn, broken.spawn], ended.set)
+        pool.start()
+        async with pool.hold((1,)):
+            while pool.clients[1].refusal is None:
+                await asyncio.sleep(0.01)
+        assert not ended.is_set() and pool.failure is None
+        await pool.close()
+        pool = EnginePool([broken.spawn] * 2, ended.set)
+        pool.start()
+        await asyncio.wait_for(ended.wait(), 5)
+        await pool.close()
+        assert "no such device" in str(pool.failure)
+        assert broken.num_spawned == 3
+
+    asyncio.run(scenario())
+    told = "engine 1: The model could not be loaded: no such device The others go on."
+    assert caplog.messages.count(told) == 1
 
 
 def test_nobody_overtakes_the_head_of_the_queue() -> None:
     """Red when who comes just as an engine is given back gets it before who waits for it."""
 
     async def scenario() -> None:
-        pool = EnginePool([Behaviour().spawn], byte_level_tokenizer)
+        pool = EnginePool([Behaviour().spawn])
         order: list[str] = []
 
         async def use(name: str) -> None:

@@ -31,8 +31,125 @@ def test_flags_win_over_environment_over_yaml_over_default(
 
 
 def test_an_empty_variable_counts_as_unset(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAGETREE_API_KEY", "")
+    monkeypatch.setenv("STAGETREE_PORT", "")
+    monkeypatch.setenv("STAGETREE_DRAFT", "")
+    settings = load_settings(config, {})
+    assert (settings.port, settings.draft) == (1, None)
+
+
+@pytest.mark.parametrize("key", ["", "  "])
+def test_an_empty_key_is_no_way_to_have_none(
+    config: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Red when a server that was to ask for a key serves whoever comes."""
+    with monkeypatch.context() as patch:
+        patch.setenv("STAGETREE_API_KEY", key)
+        with pytest.raises(ConfigError, match="STAGETREE_API_KEY: it is empty: give a key, or"):
+            load_settings(config, {})
+    with pytest.raises(ConfigError, match="--api-key: it is empty"):
+        load_settings(config, {"api_key": key})
+    for line in (f"api_key: '{key}'", "api_key:"):
+        config.write_text(f"model: x\n{line}\n")
+        with pytest.raises(ConfigError, match=r"some.yaml: api_key: it is empty"):
+            load_settings(config, {})
+    config.write_text("model: x\n")
     assert load_settings(config, {}).api_key is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [("STAGETREE_MODLE", "MODEL"), ("stagetree_api_kye", "API_KEY"), ("STAGETREE_PROT", "PORT")],
+)
+def test_a_misspelt_variable_is_refused_with_the_nearest_name(
+    config: Path, monkeypatch: pytest.MonkeyPatch, variable: str, meant: str
+) -> None:
+    """Red when a setting of the environment is ignored for a typing error."""
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(ConfigError, match=rf"Did you mean STAGETREE_{meant}\?"):
+        load_settings(config, {})
+
+
+@pytest.mark.parametrize("name", ["SERVICE_HOST", "PORT_8000_TCP", "PORT_8000_TCP_ADDR"])
+def test_a_variable_that_means_something_else_is_told_and_ignored(
+    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Red when what a cluster says of a service named like us ends the server, or nobody hears."""
+    monkeypatch.setenv(f"STAGETREE_{name}", "10.0.0.1")
+    assert load_settings(config, {}).port == 1
+    assert f"STAGETREE_{name}: there is no such setting; it changes nothing." in caplog.text
+
+
+def test_home_is_home_in_every_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    """Red when a folder named ~ is made or looked for."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("m", "d", "a"):
+        (tmp_path / name).mkdir()
+    stages = "[{kind: model, model: ~/d}, {kind: ngram, table: ~/t}]"
+    config.write_text(
+        f"model: ~/m\ncache_dir: ~/c\nstages: {stages}\n"
+        "alternatives: [{kind: head, model: ~/a}]\n"
+    )
+    engine = load_settings(Path("~/some.yaml"), {}).engine_config()
+    assert (engine.model, engine.cache_dir) == (f"{tmp_path}/m", f"{tmp_path}/c")
+    assert engine.stages == (
+        ModelStageConfig(f"{tmp_path}/d"),
+        NgramStageConfig(table=f"{tmp_path}/t"),
+    )
+    assert engine.alternatives[0].model == f"{tmp_path}/a"  # type: ignore[union-attr]
+    monkeypatch.setenv("STAGETREE_CACHE_DIR", "~/e")
+    settings = load_settings(config, {"model": "~/d", "draft": "~/a"})
+    assert settings.model == f"{tmp_path}/d"
+    assert settings.engine_config().stages[0] == ModelStageConfig(f"{tmp_path}/a")
+    assert settings.cache_dir == f"{tmp_path}/e"
+
+
+@pytest.mark.parametrize("name", ["~/no", "./no", "../no", "/no/such", "no/", "a/b/c", "no such"])
+def test_a_folder_that_is_not_there_is_called_one(config: Path, name: str) -> None:
+    """Red when the hub is asked for what can only be a folder."""
+    config.write_text("stages: []\nalternatives: []\n")
+    for flags in ({"model": name}, {"model": "gpt2-large", "draft": name}):
+        with pytest.raises(ConfigError, match="there is no folder"):
+            load_settings(None, flags)
+    config.write_text(f"model: gpt2\nstages: [{{kind: head, model: '{name}'}}]\n")
+    with pytest.raises(ConfigError, match="there is no folder"):
+        load_settings(config, {})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_says_how_it_is_encoded(config: Path, encoding: str) -> None:
+    """Red when a file that an editor of Windows has written is no YAML."""
+    config.write_text("model: x\nserved_model_name: größe\n", encoding=encoding)
+    assert load_settings(config, {}).served_model_name == "größe"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "served_model_name: größe\n".encode("latin-1"),
+        "model: x\n".encode("utf-16-le"),
+        b"model: x\0",
+        b"\xff\xfem",
+        b"stages: " + b"[" * 5000 + b"]" * 5000,
+        b"model: " + b"{a: " * 3000,
+        b"host: 2020-99-99",
+        b"model: &a [*a]",
+        b"stages: &a [*a]",
+        b"stages: [&a {kind: *a, model: *a}]",
+        b"{[]: 1}",
+        b"? {a: b}\n: 1",
+        b"model: !!python/object/apply:os.system [id]",
+        b"\t- a\n\tb: [",
+    ],
+    ids=range(14),
+)
+def test_a_file_that_is_no_yaml_is_refused_in_one_line(config: Path, content: bytes) -> None:
+    """Red when a library's exception, or its many lines, come through."""
+    config.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"some.yaml: ") as refusal:
+        load_settings(config, {})
+    assert len(str(refusal.value).splitlines()) == 1
 
 
 def test_stages_come_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,3 +257,18 @@ def test_every_command_and_flag_of_the_walkthrough_exists() -> None:
     for group, name, *rest in commands:
         known = {flag for each in groups[group].commands[name].params for flag in each.opts}
         assert {word for word in rest if word.startswith("--")} <= known
+
+
+def test_home_is_home_where_no_shell_has_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a folder named ~ is made, or looked for."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    heard: list[tuple[train.TrainOptions, train.DrafterOptions]] = []
+    monkeypatch.setattr(train, "train_draft", lambda *given: heard.append(given[:2]))
+    words = ["--target=~/m", "--compare=~/d", "--compare=gpt2", "--data=~/a", "--data=~/b"]
+    stagetree("train", "draft", *words, "--out=~/o", "--work=~/w")
+    [(options, drafter)] = heard
+    assert (options.out, options.work) == (tmp_path / "o", tmp_path / "w")
+    assert options.data == [tmp_path / "a", tmp_path / "b"]
+    assert (drafter.target, drafter.compare) == (f"{tmp_path}/m", [f"{tmp_path}/d", "gpt2"])

@@ -15,10 +15,10 @@ from engine.drafting.head_network import HeadNetwork
 from engine.drafting.katz import KatzTable
 from engine.loading import load_model
 from engine.model import Model
+from engine.tokenizer import load_tokenizer
 from engine.training.head import TrainingTimeTest
 from engine.training.measure import model_agreement, table_agreement
 from engine.training.objectives import mean_loss
-from engine.training.tokenizer import load_tokenizer
 
 EMBEDDED = Path(engine.__file__).parent / "embedded"
 MODELS = ("target", "draft")

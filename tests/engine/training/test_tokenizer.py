@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from engine.errors import ModelLoadError
-from engine.training.tokenizer import END_OF_TEXT, load_tokenizer, pack, train_tokenizer
+from engine.tokenizer import load_tokenizer
+from engine.training.tokenizer import END_OF_TEXT, pack, train_tokenizer
 
 SOURCE = 'def add(first, second):\n    """Add two."""\n    return first + second\n\n\n' * 20
 

@@ -1,0 +1,66 @@
+"""A model's tokenizer as transformers feeds it: for whoever has text, which the engine has not.
+
+A `tokenizer.json` may keep truncation, padding or dropout of its last use, and other files of a
+checkpoint say more of its tokens. What of that counts, transformers alone knows; it is asked here,
+once, and what it says goes on as one `tokenizer.json`.
+"""
+
+from pathlib import Path
+
+from tokenizers.models import BPE
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from engine.checkpoint import first_line, resolve
+from engine.errors import ModelLoadError
+from engine.request import TokenizerState
+
+
+def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a Hugging Face id or a folder. Raises ModelLoadError if none is usable."""
+    try:
+        tokenizer = _load(resolve(str(name)))
+    except Exception as error:  # whatever foreign files may cause
+        is_missing = "instantiate the backend tokenizer" in str(error)
+        said = "it holds none" if is_missing else first_line(error)[:200]
+        raise ModelLoadError(
+            f"no usable tokenizer for {str(name)!r}: {said}. Name a checkpoint that comes with its "
+            "tokenizer.json, or save one there with tokenizer.save_pretrained(folder)."
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelLoadError(
+            f"{str(name)!r} has a slow tokenizer, {type(tokenizer).__name__}, and text is read by "
+            "fast ones: name a checkpoint with a tokenizer.json."
+        )
+    _reset(tokenizer)
+    return tokenizer
+
+
+def read_tokenizer(name: str) -> TokenizerState:
+    """The same for a process that has no transformers. Raises ModelLoadError."""
+    tokenizer = load_tokenizer(name)
+    inner, end = tokenizer.backend_tokenizer, tokenizer.eos_token_id
+    try:
+        whole = inner.to_str()
+    except Exception as error:  # of parts that are written in Python
+        raise ModelLoadError(
+            f"the tokenizer of {name!r} is no tokenizer.json ({first_line(error)}): name a "
+            "checkpoint with one."
+        ) from error
+    return TokenizerState(whole, () if end is None else (end,), inner.encode_special_tokens)
+
+
+def _load(folder: str) -> object:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception:
+        # A checkpoint's own code is not run, and one without a config.json has no class of its own.
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _reset(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Drop what belongs to a use and not to the tokenizer, as each call of transformers does."""
+    inner = tokenizer.backend_tokenizer
+    inner.no_truncation()
+    inner.no_padding()
+    if isinstance(inner.model, BPE):
+        inner.model.dropout = None

@@ -1,0 +1,158 @@
+"""The tokenizer that is served feeds what stock transformers feeds, whatever its files keep."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoTokenizer
+
+from engine.errors import ModelLoadError
+from engine.tokenizer import load_tokenizer, read_tokenizer
+from tests.checkpoints import save_checkpoint
+
+TEXT = "def hello(world):\n    return world <|im_end|> é สวัสดี " * 8
+END = "<|im_end|>"
+
+
+def byte_level() -> Tokenizer:
+    vocab = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    merges = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("r", "e"), ("Ġ", "w")]
+    for first, second in merges:
+        vocab[first + second] = len(vocab)
+    raw = Tokenizer(models.BPE(vocab, merges))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens(["<|endoftext|>", "<s>"])
+    return raw
+
+
+def truncated(raw: Tokenizer) -> None:
+    raw.enable_truncation(16)
+
+
+def padded(raw: Tokenizer) -> None:
+    raw.enable_padding(length=4096, pad_id=0, pad_token="!")
+
+
+def dropping_out(raw: Tokenizer) -> None:
+    raw.model.dropout = 0.9
+
+
+def beginning(raw: Tokenizer) -> None:
+    start = raw.token_to_id("<s>")
+    raw.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", start)])
+
+
+def knowing_an_end(raw: Tokenizer) -> None:
+    raw.add_special_tokens([END])
+
+
+def plain(raw: Tokenizer) -> None:
+    pass
+
+
+def save(
+    folder: Path, change: Callable[[Tokenizer], None] = plain, **files: dict[str, Any]
+) -> Path:
+    raw = byte_level()
+    change(raw)
+    raw.save(str(folder / "tokenizer.json"))
+    for name, content in {"config": {"model_type": "llama"}, **files}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+NAMED = {"bos_token": "<s>", "eos_token": END}
+ADDED = {"added_tokens_decoder": {"264": {"content": END, "special": True}}}
+SAVED: list[tuple[Callable[[Tokenizer], None], dict[str, dict[str, Any]]]] = [
+    (plain, {}),
+    (truncated, {}),
+    (truncated, {"tokenizer_config": {"model_max_length": 16}}),
+    (padded, {}),
+    (beginning, {}),
+    (knowing_an_end, {}),
+    (plain, {"tokenizer_config": NAMED}),
+    (plain, {"tokenizer_config": {**NAMED, "add_bos_token": True}}),
+    (plain, {"tokenizer_config": {**NAMED, "add_bos_token": True, "add_eos_token": True}}),
+    (beginning, {"tokenizer_config": {**NAMED, "add_bos_token": False}}),
+    (beginning, {"tokenizer_config": {**NAMED, "add_eos_token": True}}),
+    (plain, {"tokenizer_config": ADDED}),
+    (plain, {"special_tokens_map": NAMED}),
+    (plain, {"tokenizer_config": {"tokenizer_class": "GPT2Tokenizer"}}),
+    (truncated, {"tokenizer_config": {"tokenizer_class": "GPT2Tokenizer"}}),
+    (plain, {"tokenizer_config": {"tokenizer_class": "LlamaTokenizer"}}),
+    (plain, {"tokenizer_config": {"tokenizer_class": "Qwen2Tokenizer", **NAMED}}),
+    (plain, {"tokenizer_config": {"add_prefix_space": True}}),
+    (plain, {"config": {"model_type": "gpt2"}}),
+    (plain, {"tokenizer_config": {**NAMED, "split_special_tokens": True}}),
+]
+
+
+@pytest.mark.parametrize(("change", "files"), SAVED, ids=lambda it: getattr(it, "__name__", it))
+def test_what_is_served_is_what_transformers_feeds(
+    tmp_path: Path, change: Callable[[Tokenizer], None], files: dict[str, dict[str, Any]]
+) -> None:
+    """Red when state that a file keeps is used, or what another file adds is not."""
+    folder = save(tmp_path, change, **files)
+    stock: Any = AutoTokenizer.from_pretrained(folder)
+    state = read_tokenizer(str(folder))
+    served = Tokenizer.from_str(state.json)
+    served.encode_special_tokens = state.splits_special_tokens
+    for is_marked in (True, False):
+        fed = stock(TEXT, add_special_tokens=is_marked).input_ids
+        assert served.encode(TEXT, add_special_tokens=is_marked).ids == fed
+    assert len(fed) > 100
+    eos = stock.eos_token_id
+    assert state.eos_token_ids == (() if eos is None else (eos,))
+    assert load_tokenizer(folder).backend_tokenizer.encode(TEXT).ids == served.encode(TEXT).ids
+
+
+def test_dropout_is_for_training_a_model_and_is_left_out(tmp_path: Path) -> None:
+    """Red when one text has other ids each time."""
+    whole = read_tokenizer(str(save(tmp_path)))
+    dropped = read_tokenizer(str(save(tmp_path, dropping_out)))
+    ids = Tokenizer.from_str(whole.json).encode(TEXT).ids
+    assert Tokenizer.from_str(dropped.json).encode(TEXT).ids == ids
+
+
+def test_a_checkpoints_own_code_is_not_run_for_its_tokenizer(tmp_path: Path) -> None:
+    """Red when such code is run, or asked about, or the tokenizer.json beside it is not read."""
+    named = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    folder = save(tmp_path, truncated, tokenizer_config=named)
+    (folder / "own.py").write_text("raise SystemExit('this was run')\n")
+    served = Tokenizer.from_str(read_tokenizer(str(folder)).json)
+    assert served.encode(TEXT).ids == byte_level().encode(TEXT).ids
+
+
+def test_a_tokenizer_without_a_configuration_is_read(tmp_path: Path) -> None:
+    """Red when nothing but a whole checkpoint has a tokenizer."""
+    folder = save(tmp_path, padded)
+    (folder / "config.json").unlink()
+    served = Tokenizer.from_str(read_tokenizer(str(folder)).json)
+    assert served.encode(TEXT).ids == byte_level().encode(TEXT).ids
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"model": 5}', b"\xff\xfe\x00"])
+def test_a_tokenizer_that_cannot_be_used_is_refused_in_one_line(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    """Red when a foreign file raises anything else, or nothing is said of what to do."""
+    folder = save_checkpoint(tmp_path)
+    if content is not None:
+        (folder / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ModelLoadError, match="save_pretrained") as refusal:
+        read_tokenizer(str(folder))
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_an_added_token_may_be_no_special_one(tmp_path: Path) -> None:
+    """Red when tokens that a text may show are hidden like special ones."""
+
+    def change(raw: Tokenizer) -> None:
+        raw.add_tokens([AddedToken("<think>", special=False)])
+
+    served = Tokenizer.from_str(read_tokenizer(str(save(tmp_path, change))).json)
+    assert served.decode(served.encode("a<think>b").ids) == "a<think>b"
