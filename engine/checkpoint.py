@@ -13,7 +13,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -253,8 +253,12 @@ def check_same_tokens(draft: str, target: str) -> None:
 
 def _tokenizer_file(name: str) -> Path | None:
     try:
-        folder = find_folder(name)
-        file = folder / _TOKENIZER if folder else Path(hf_hub_download(name, _TOKENIZER))
+        if (folder := find_folder(name)) is not None:
+            file = folder / _TOKENIZER
+        elif isinstance(try_to_load_from_cache(name, "config.json"), str):
+            file = Path(hf_hub_download(name, _TOKENIZER))
+        else:  # a shape of random weights, which no hub need be asked for
+            return None
     except Exception:  # whatever a hub may answer that is not there, or has no such file
         return None
     return file if file.is_file() else None
