@@ -162,7 +162,7 @@ class Engine:
     def adopt_passes(self) -> bool:
         """Change over to passes that have become ready meanwhile; whether there were any.
 
-        For the time between two requests. If there are some it takes a second: they are proven
+        For the time between two requests. If there are some it takes seconds: they are proven
         first, and timed.
         """
         has_changed = self._acceleration.adopt()

@@ -86,7 +86,8 @@ def load(folder: Path) -> bool:
         _prove(path)
         _is_loaded = True
     except Exception as error:  # whatever a foreign file, or a machine short of room, may cause
-        _refuse(f"the kernels in {path} are not used: {error}")
+        # torch says that it could not, and the cause why.
+        _refuse(f"the kernels in {path} are not used: {error.__cause__ or error}")
     return _is_loaded
 
 
