@@ -21,8 +21,9 @@ from hypothesis import settings
 
 from engine.config import EngineConfig
 
-# The suite holds in every precision: whatever leaves it open runs in this one.
-if DTYPE := os.environ.get("STAGETREE_DTYPE"):
+# The suite holds in every precision: whatever leaves it open runs in this one. What names one in a
+# file is not to be overruled by the environment, as a server's file would be.
+if DTYPE := os.environ.pop("STAGETREE_DTYPE", None):
     defaults = inspect.signature(EngineConfig.__init__).parameters.values()
     EngineConfig.__init__.__defaults__ = tuple(
         DTYPE if each.name == "dtype" else each.default
