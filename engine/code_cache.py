@@ -54,7 +54,7 @@ def check_private(folder: Path) -> None:
 
     Raises FileNotFoundError if there is no such folder.
     """
-    ends = (folder.absolute(), folder.resolve())
+    ends = (folder.absolute(), Path(os.path.realpath(folder)))
     for each in (*ends, *ends[0].parents, *ends[1].parents):
         found = each.lstat()
         if not _is_ours(found):

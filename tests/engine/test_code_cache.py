@@ -97,6 +97,14 @@ def test_what_a_link_leads_to_counts(folder: Path, tmp_path: Path) -> None:
         check_private(tmp_path / "link")
 
 
+def test_a_link_to_itself_is_no_folder(tmp_path: Path) -> None:
+    """Red when whoever plants one ends the engine."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError):
+        make_private(tmp_path / "loop" / "passes")
+    assert not is_usable(tmp_path / "loop" / "library.so")
+
+
 @pytest.mark.parametrize("mode", ["wb", "ab", "rb"])
 def test_a_planted_link_is_not_followed(folder: Path, tmp_path: Path, mode: str) -> None:
     """Red when whoever plants `compiler.log` has another file emptied."""

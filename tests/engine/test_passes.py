@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from engine.api import Engine
 from engine.attention import DenseMasks
-from engine.config import NgramStageConfig
+from engine.config import EngineConfig, NgramStageConfig
 from engine.kernels import library, linear
 from engine.passes import PackedLinear, pack
 from engine.passes import runner as runner_file
@@ -219,7 +219,8 @@ from pathlib import Path
 from engine.api import Engine
 from tests.engine.setups import compiling_config
 checkpoint, folder = map(Path, {(str(checkpoint), str(folder))!r})
-engine = Engine.load(compiling_config(checkpoint, folder, compile={compile!r}))
+given = {{"compile": {compile!r}, "dtype": {EngineConfig("").dtype!r}}}
+engine = Engine.load(compiling_config(checkpoint, folder, **given))
 print(engine.info.passes["target"])
 """
     done = subprocess.run(
