@@ -162,22 +162,22 @@ def tree_attention(
             f"{type(module).__name__} does not hand keyword arguments down to its attention, "
             "so the tree mask cannot reach it; this model cannot be served."
         )
-    window = _window_of(module, sliding_window)
+    window, num_queries = _window_of(module, sliding_window), query.shape[2]
     if kernel is not None and isinstance(tree_masks, PackedMasks):
         output = kernel(
             query,
             key,
             value,
             tree_masks.prefix,
-            tree_masks.bits(window),
-            tree_masks.positions,
+            _last(tree_masks.bits(window), 0, num_queries),
+            _last(tree_masks.positions, 1, num_queries),
             scaling=scaling,
             window=window or 0,
             softcap=softcap,
             sinks=s_aux,
         )
         return output, None
-    mask = tree_masks.additive(window, key.shape[2], query.dtype)
+    mask = _last(tree_masks.additive(window, key.shape[2], query.dtype), 2, num_queries)
     if softcap is None and s_aux is None:
         is_grouped = query.shape[1] != key.shape[1]
         output = scaled_dot_product_attention(
@@ -186,6 +186,15 @@ def tree_attention(
     else:
         output = _explicit_attention(query, key, value, mask, scaling, softcap, s_aux)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _last(rows: Tensor, dim: int, num_queries: int) -> Tensor:
+    """What is there for the last queries, if a layer is asked for no others.
+
+    Models that share rows among layers leave the others out where only logits depend on them.
+    """
+    num_left_out = rows.shape[dim] - num_queries
+    return rows.narrow(dim, num_left_out, num_queries) if num_left_out > 0 else rows
 
 
 def _window_of(module: nn.Module, given: int | None) -> int | None:
@@ -224,8 +233,8 @@ def _window_seen(
     for window, seen in ours.items():
         if torch.equal(seen, theirs):
             return window
-    last = theirs[..., -1, :]
-    reach = 0 if last.all() else int(last.sum())
+    is_causal = not (theirs & ~ours[None]).any()
+    reach = int(theirs[..., -1, :].sum()) if is_causal else 0
     remedy = f"set max_model_len to {reach} or less" if reach else "it cannot be served"
     raise ModelLoadError(
         f"layer {getattr(module, 'layer_idx', '?')} of this model sees other tokens in stock "

@@ -80,7 +80,17 @@ _LONGROPE = {
 }
 _MIXED = ["sliding_attention", "full_attention"] * 2
 _CONVOLUTIONS = {"layer_types": ["conv", "full_attention"] * 2}
+_MSCALES = {"short_mscale": 1.1, "long_mscale": 1.3}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_DYNAMIC = {**_ROPE, "rope_type": "dynamic", "factor": 2.0}
+_YARN = {
+    **_ROPE,
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.7,
+}
 
 # What a family asks for beside the sizes.
 _SHAPES: dict[str, dict[str, Any]] = {
@@ -105,15 +115,27 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }
 # Other forms of a family, by what is told of them.
 _FORMS: dict[tuple[str, str], dict[str, Any]] = {
-    ("gpt2", "scores scaled by layer"): {"scale_attn_by_inverse_layer_idx": True},
-    ("llama", "dynamic rotary scaling"): {
-        "rope_parameters": {**_ROPE, "rope_type": "dynamic", "factor": 2.0}
+    ("gemma3_text", "both directions"): {"use_bidirectional_attention": True},
+    ("gemma3_text", "soft-capping"): {
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 5.0,
     },
+    ("gemma3n_text", "shared rows"): {"num_kv_shared_layers": 2, "layer_types": _MIXED},
+    ("gemma4_text", "shared rows"): {"num_kv_shared_layers": 2, "layer_types": _MIXED},
+    ("gpt2", "scores scaled by layer"): {"scale_attn_by_inverse_layer_idx": True},
+    ("gpt2", "scores not scaled"): {"scale_attn_weights": False},
+    ("llama", "dynamic rotary scaling"): {"rope_parameters": _DYNAMIC},
     ("llama", "tied embeddings"): {"tie_word_embeddings": True},
+    ("llama", "yarn"): {"rope_parameters": _YARN},
     ("llama4_text", "full attention"): {"layer_types": ["full_attention"] * 4},
+    ("ministral3", "scores scaled by position"): {
+        "rope_parameters": {**_YARN, "llama_4_scaling_beta": 0.3}
+    },
     ("mistral", "no window"): {"sliding_window": None},
     ("phi3", "longrope"): {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 20},
+    ("phimoe", "longrope"): {"rope_parameters": {**_LONGROPE, **_MSCALES}},
     ("qwen2_moe", "no window"): {"use_sliding_window": False},
+    ("smollm3", "layers without positions"): {"no_rope_layers": [1, 0, 1, 0]},
 }
 
 
@@ -133,7 +155,7 @@ def findings() -> tuple[Finding, ...]:
     names = [(name, "") for name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)]
     forms = [*names, *((name, form) for name, form in _FORMS if (name, "") in names)]
     with tempfile.TemporaryDirectory() as folder:
-        return tuple(_find(name, form, Path(folder)) for name, form in sorted(forms))
+        return tuple(find(name, form, Path(folder)) for name, form in sorted(forms))
 
 
 def page() -> str:
@@ -169,7 +191,8 @@ def _row(finding: Finding) -> str:
     return f"| {finding.family}{form} | {finding.verdict} | {finding.why} |"
 
 
-def _find(name: str, form: str, folder: Path) -> Finding:
+def find(name: str, form: str, folder: Path) -> Finding:
+    """What there is to find of a family, or of a form of it, by a checkpoint in this folder."""
     place = folder / f"{name} {form}".strip()
     try:
         _save(_tiny(name, _FORMS.get((name, form), {})), place)

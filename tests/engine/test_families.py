@@ -1,10 +1,12 @@
 """docs/families.md is what is found: every family that is served is what it is in transformers."""
 
+from pathlib import Path
+
 import pytest
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tests.families import PAGE, findings, page
+from tests.families import PAGE, find, findings, page
 
 
 def _is_of_this_release() -> bool:
@@ -40,3 +42,14 @@ def test_the_page_has_a_row_for_every_family_of_its_release() -> None:
         pytest.skip("the page is of another release of transformers")
     families = {name.split(" (")[0] for name in _verdicts(PAGE.read_text())}
     assert families == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [("gemma4_text", "shared rows"), ("phimoe", "longrope"), ("qwen2_moe", "")],
+)
+def test_what_is_hardest_to_follow_is_followed(family: str, form: str, tmp_path: Path) -> None:
+    """Red, without waiting for the slow test, when rows that no logits need are left out and a
+    mask has them, when a boundary of lengths is missed, or a window that only a mask knows."""
+    assert find(family, form, tmp_path).verdict == "equal"

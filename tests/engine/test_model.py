@@ -157,6 +157,22 @@ def test_attention_arguments_with_a_meaning_are_refused_by_name() -> None:
         tree_attention(torch.nn.Identity(), states, states, states, None)
 
 
+def test_a_kernel_is_given_the_rows_of_the_queries_that_there_are() -> None:
+    """Red when a layer that is asked for the last queries alone is shown what the first may see."""
+    given: list[Tensor] = []
+
+    def kernel(query: Tensor, *states: Tensor, **options: object) -> Tensor:
+        given.extend(states[2:])
+        return query
+
+    feed = Pass(10, [1, 2, 3, 4], TokenTree(0), (), ())
+    tokens, prefix, visible, windowed = feed.inputs([], range(10, 14), window=0, place=10)
+    masks = PackedMasks(prefix, visible, windowed, tokens[1:2])
+    query, rows = torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 14, 8)
+    tree_attention(torch.nn.Identity(), query, rows, rows, None, masks, kernel=kernel)
+    assert torch.equal(given[1], visible[-2:]) and given[2].tolist() == [[12, 13]]
+
+
 def test_attention_sinks_are_honoured() -> None:
     """A sink takes weight from every row: with a huge one nothing is left of the values."""
     states = torch.ones(1, 2, 1, 8)
@@ -330,8 +346,9 @@ def test_a_mask_that_no_tree_can_have_is_refused_with_the_length_up_to_which_it_
     with pytest.raises(ModelLoadError, match=r"layer 0 .* set max_model_len to 4096 or less"):
         Model(network, limits, 4200).check_seam()
     Model(network, limits, 4096).check_seam()
-    for other in ("doge", "bert"):  # one hides tokens by their content, one sees those behind
-        config = AutoConfig.for_model(other, **SMALL)
+    # One hides tokens by what they are, two see tokens behind.
+    others = [AutoConfig.for_model(other, **SMALL) for other in ("doge", "bert")]
+    for config in (*others, windowed("gemma3_text", use_bidirectional_attention=True)):
         with pytest.raises(ModelLoadError, match="by a mask of its own: it cannot be served"):
             Model(seeded(config, attention.NAME), read_limits(config), 80).check_seam()
 
