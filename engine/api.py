@@ -26,7 +26,7 @@ from engine.model import Model
 from engine.passes import CROWD
 from engine.passes.background import BackgroundCompiler
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
-from engine.scorer import TreeScorer, never
+from engine.scorer import TreeScorer
 
 OnProgress = Callable[[LoadProgress], None]
 
@@ -176,8 +176,23 @@ class Engine:
         """Compile here and now, for other processes; see `acceleration.compile_passes`."""
         return compile_passes(self._scorers, folder)
 
-    def generate(
-        self, request: GenerateRequest, is_cancelled: Callable[[], bool] = never
-    ) -> Iterator[Step | Finished]:
-        """Continue a prompt; see `Decoder.generate`."""
-        return self._decoder.generate(request, is_cancelled)
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to do in a step."""
+        return self._decoder.is_busy
+
+    def add(self, request: GenerateRequest) -> None:
+        """Let a request wait for its turn; see `Decoder.add`."""
+        self._decoder.add(request)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request, which the next step tells."""
+        self._decoder.cancel(request_id)
+
+    def step(self) -> list[Step | Finished]:
+        """Go on: what has come of the requests, nothing while a prompt is read."""
+        return self._decoder.step()
+
+    def generate(self, request: GenerateRequest) -> Iterator[Step | Finished]:
+        """Continue a prompt, when nothing else is to be done; see `Decoder.generate`."""
+        return self._decoder.generate(request)

@@ -1,7 +1,7 @@
 """The loop: grow a tree, score it in one pass, accept what the target agrees with, commit it."""
 
-import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.accept import accept
-from engine.drafting.base import Context, Drafter, NoStage
+from engine.drafting.base import Drafter, NoStage
 from engine.economy import TARGET_PASS, Economy, Spending, time_passes
 from engine.errors import EngineError, InvalidRequestError
 from engine.model import Model
@@ -18,14 +18,13 @@ from engine.request import (
     TARGET,
     EmittedToken,
     Finished,
-    FinishReason,
     GenerateRequest,
     SamplingParams,
     Step,
 )
 from engine.sampling import Sampler
-from engine.scorer import never
 from engine.stats import SpeculationStats, StepStats
+from engine.text import Text, check
 from engine.tree import TokenTree, bushy_tree
 
 _REHEARSAL_TOKENS = 80
@@ -35,46 +34,108 @@ _REHEARSED = (SamplingParams(1.0, top_k=50), SamplingParams(0.0))
 
 @dataclass(slots=True)
 class Decoder:
-    """A target and its drafter. One request runs at a time; speculation never changes its text."""
+    """A target and its drafter, which write one text at a time; speculation never changes it.
+
+    A text that is added waits for its turn. Each step reads one chunk of its prompt, or grows a
+    tree and scores it.
+    """
 
     target: Model
     drafter: Drafter = field(default_factory=NoStage)
     economy: Economy = field(default_factory=Economy)
-    _num_requests: int = 0
+    _waiting: deque[GenerateRequest] = field(default_factory=deque)
+    _seat: "_Seat | None" = None
+    _cancelled: list[Finished] = field(default_factory=list)
 
-    def generate(
-        self, request: GenerateRequest, is_cancelled: Callable[[], bool] = never
-    ) -> Iterator[Step | Finished]:
-        """Continue the prompt: steps of one or more tokens, then how it ended.
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to do in a step."""
+        return bool(self._seat or self._waiting or self._cancelled)
 
-        `is_cancelled` is asked between passes over a long prompt and between steps. Raises
-        InvalidRequestError, before the first step, for a request that cannot run.
+    def add(self, request: GenerateRequest) -> None:
+        """Let a request wait for its turn.
+
+        Raises InvalidRequestError for one that cannot run, and for one whose id another has.
         """
-        context = self._start(request)
-        self._num_requests += 1
-        turn = self._num_requests
-        context.is_cancelled = is_cancelled
+        check(request, self.target.max_model_len, self.target.limits.vocab_size)
+        if request.request_id in self._request_ids:
+            raise InvalidRequestError(f"another request has the id {request.request_id!r}.")
+        self._waiting.append(request)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request, which the next step tells; one that is not there is no matter."""
+        if request_id not in self._request_ids:
+            return
+        stats = SpeculationStats()
+        if self._seat and self._seat.request.request_id == request_id:
+            stats, self._seat = self._seat.text.stats, None
+        self._waiting = deque(each for each in self._waiting if each.request_id != request_id)
+        self._cancelled.append(Finished(request_id, "cancelled", stats))
+
+    def step(self) -> list[Step | Finished]:
+        """Go on with the text whose turn it is: what has come of it, nothing while it is read."""
+        if self._cancelled:
+            told: list[Step | Finished] = [*self._cancelled]
+            self._cancelled.clear()
+            return told
+        if self._seat is None:
+            if not self._waiting:
+                return []
+            self._seat = self._sit(self._waiting.popleft())
+        if self.target.read(self._seat.text.tokens):
+            return []
+        return self._write(self._seat)
+
+    def generate(self, request: GenerateRequest) -> Iterator[Step | Finished]:
+        """Continue a prompt: steps of one or more tokens, then how it ended.
+
+        Who stops asking before that ends it. Raises InvalidRequestError, before the first step,
+        for a request that cannot run, EngineError while another has not ended.
+        """
+        if self.is_busy:
+            raise EngineError("another request has not ended: end it first, or add this one.")
+        self.add(request)
+        try:
+            while self.is_busy:
+                yield from self.step()
+        finally:
+            self.cancel(request.request_id)
+            self._cancelled.clear()
+
+    @property
+    def _request_ids(self) -> set[str]:
+        seated = [self._seat.request] if self._seat else []
+        return {each.request_id for each in (*seated, *self._waiting)}
+
+    def _sit(self, request: GenerateRequest) -> "_Seat":
+        """The text of a request, for which everybody keeps what it has in common with the last."""
+        limits = self.target.limits
+        begun = Text.of(
+            request, limits.eos_token_ids, limits.vocab_size, self.target.device, self.economy
+        )
         drafter = NoStage() if request.speculation == "off" else self.drafter
+        self.target.reset(request.prompt)
         drafter.reset(request.prompt)
         self.economy.start_text(request.sampling.is_greedy, request.speculation == "always")
-        num_cached = len(self.target.tokens)
-        self.target.catch_up(context.tokens, is_cancelled)
-        total = SpeculationStats()
-        reason: FinishReason | None = None
-        while reason is None and not is_cancelled():
-            context.max_depth = self._max_depth(request, context)
-            # The first token is sent before anything is drafted, or a draft reads the prompt.
-            is_first = total.num_steps == 0
-            step, reason = self._step(request, context, NoStage() if is_first else drafter)
-            if is_first:
-                step = replace(step, num_cached_tokens=num_cached)
-            total.add(step.stats)
-            drafter.observe([token.token_id for token in step.tokens])
-            yield step
-            if turn != self._num_requests:
-                raise EngineError("another request was started before this one had ended")
-        stop = context.tokens[-1] if reason == "stop" else None
-        yield Finished(request.request_id, reason or "cancelled", total, stop)
+        return _Seat(request, begun, drafter, len(self.target.tokens))
+
+    def _write(self, seat: "_Seat") -> list[Step | Finished]:
+        """One step of a text that has been read, and its end if that is it."""
+        request, written = seat.request, seat.text
+        # How many draft tokens could be of use: the last token of a reply is always a bonus.
+        written.max_depth = min(written.num_left - 1, self.target.max_depth(written.tokens))
+        # The first token is sent before anything is drafted, or a draft reads the prompt.
+        is_first = written.stats.num_steps == 0
+        step = self._step(request, written, NoStage() if is_first else seat.drafter)
+        if is_first:
+            step = replace(step, num_cached_tokens=seat.num_cached)
+        written.stats.add(step.stats)
+        seat.drafter.observe([token.token_id for token in step.tokens])
+        if written.reason is None:
+            return [step]
+        self._seat = None
+        stop = written.tokens[-1] if written.reason == "stop" else None
+        return [step, Finished(request.request_id, written.reason, written.stats, stop)]
 
     def measure(self, seconds: float = 1.0) -> None:
         """Time the passes of the target and of every model stage, in place of what was known.
@@ -91,44 +152,42 @@ class Decoder:
         """Time them as they are in texts of this kind."""
         self.economy.start_text(sampling.is_greedy, is_free=True)
         # A tree of 64 rows is 6 levels deep, and needs as many positions.
-        text = [0] * max(1, min(_REHEARSAL_TOKENS, self.target.max_model_len - 8))
+        tokens = [0] * max(1, min(_REHEARSAL_TOKENS, self.target.max_model_len - 8))
         sampler = Sampler(sampling, self.target.limits.vocab_size, self.target.device)
-        context = Context([*text, 0], sampler)
-        self.target.reset(text)
-        self.target.score(text, TokenTree(0))
+        rehearsed = Text([*tokens, 0], sampler)
+        self.target.reset(tokens)
+        self.target.score(tokens, TokenTree(0))
         self.target.commit(TokenTree(0), [])
 
         def rehearse(num_rows: int) -> None:
-            self.target.score(context.tokens, bushy_tree(0, num_rows))
+            self.target.score(rehearsed.tokens, bushy_tree(0, num_rows))
             self.target.wait()
             self.target.rollback()
 
-        runs = {TARGET_PASS: rehearse, **self.drafter.rehearsals(context)}
+        runs = {TARGET_PASS: rehearse, **self.drafter.rehearsals(rehearsed)}
         self.economy.costs.forget()
         for name, run in runs.items():
             self.economy.costs.curve(name).replace(time_passes(run, seconds / len(runs)))
 
-    def _step(
-        self, request: GenerateRequest, context: Context, drafter: Drafter
-    ) -> tuple[Step, FinishReason | None]:
+    def _step(self, request: GenerateRequest, text: Text, drafter: Drafter) -> Step:
+        """Grow, score, accept, commit."""
         started = time.perf_counter()
-        self.economy.start_step(self._num_left(request, context))
-        candidates = TokenTree(context.tokens[-1])
-        proposed = drafter.grow(context, candidates, [0], drafter.budget)
+        self.economy.start_step(text.num_left)
+        candidates = TokenTree(text.tokens[-1])
+        proposed = drafter.grow(text, candidates, [0], drafter.budget)
         chosen = self.economy.choose(candidates, proposed)
         tree = candidates.prune(chosen)
         grown = time.perf_counter()
-        num_rows = len(context.tokens) - 1 - len(self.target.tokens) + len(tree)
-        logits = self.target.score(context.tokens, tree)
+        num_rows = len(text.tokens) - 1 - len(self.target.tokens) + len(tree)
+        logits = self.target.score(text.tokens, tree)
         self.target.wait()
         scored = time.perf_counter()
-        path, bonus_token = accept(tree, choices(context, tree, logits))
+        path, bonus_token = accept(tree, choices(text, tree, logits))
         walked = time.perf_counter()
         emitted = [*(tree.tokens[node] for node in path), bonus_token]
         origins = [*(tree.origins[node] for node in path), TARGET]
-        num_kept, reason = self._cut(request, context, emitted)
+        num_kept = text.take(emitted)
         self.target.commit(tree, path[:num_kept])
-        context.tokens.extend(emitted[:num_kept])
         rows = [0, *path][:num_kept]
         tokens = describe(logits, rows, emitted, origins, request.num_logprobs)
         stages = tuple(
@@ -151,83 +210,35 @@ class Decoder:
             expected_tokens=self.economy.expected_tokens,
             expected_milliseconds=self.economy.expected_milliseconds,
         )
-        return Step(request.request_id, tokens, stats), reason
-
-    def _start(self, request: GenerateRequest) -> Context:
-        """Check the request and set out from its prompt."""
-        limits, window = self.target.limits, self.target.max_model_len
-        if not request.prompt:
-            raise InvalidRequestError("the prompt is empty: give at least one token id.")
-        if request.max_tokens < 1:
-            raise InvalidRequestError(f"max_tokens is {request.max_tokens}: ask for at least one.")
-        if len(request.prompt) + request.max_tokens > window:
-            raise InvalidRequestError(
-                f"a prompt of {len(request.prompt)} tokens and a reply of {request.max_tokens} "
-                f"exceed the window of {window}: shorten either, or raise max_model_len."
-            )
-        if (problem := _sampling_problem(request, limits.vocab_size)) is not None:
-            raise InvalidRequestError(problem)
-        if not all(0 <= token < limits.vocab_size for token in request.prompt):
-            raise InvalidRequestError(f"token ids must be from 0 to {limits.vocab_size - 1}.")
-        self.target.reset(request.prompt)
-        eos = () if request.ignore_eos else limits.eos_token_ids
-        return Context(
-            tokens=list(request.prompt),
-            sampler=Sampler(request.sampling, limits.vocab_size, self.target.device),
-            stop_ids=frozenset((*request.stop_token_ids, *eos)),
-            economy=self.economy,
-        )
-
-    def _max_depth(self, request: GenerateRequest, context: Context) -> int:
-        """How many draft tokens could be of use: the last token of a reply is always a bonus."""
-        num_left = self._num_left(request, context)
-        return min(num_left - 1, self.target.max_depth(context.tokens))
-
-    def _num_left(self, request: GenerateRequest, context: Context) -> int:
-        """How many tokens the reply may still have."""
-        return request.max_tokens - (len(context.tokens) - len(request.prompt))
-
-    def _cut(
-        self, request: GenerateRequest, context: Context, emitted: Sequence[int]
-    ) -> tuple[int, FinishReason | None]:
-        """How many of a step's tokens the reply keeps, and whether it ends with them."""
-        num_left = self._num_left(request, context)
-        for count, token in enumerate(emitted[:num_left], start=1):
-            if token in context.stop_ids:
-                return count, "stop"
-        return (num_left, "length") if len(emitted) >= num_left else (len(emitted), None)
+        return Step(request.request_id, tokens, stats)
 
 
-def _sampling_problem(request: GenerateRequest, vocab_size: int) -> str | None:
-    """What is wrong with the sampling that is asked for, if anything is."""
-    params = request.sampling
-    if not 0 <= params.temperature < math.inf:
-        return f"temperature is {params.temperature}: it must be 0 or more."
-    if params.top_k < 0:
-        return f"top_k is {params.top_k}: it must be 0 or more."
-    if not (0 <= params.top_p <= 1 and 0 <= params.min_p <= 1):
-        return f"top_p is {params.top_p} and min_p {params.min_p}: they must be from 0 to 1."
-    if not 0 <= (request.num_logprobs or 0) <= vocab_size:
-        return f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
-    return None
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A text whose turn it is, who drafts for it, and how much of its prompt had its rows."""
+
+    request: GenerateRequest
+    text: Text
+    drafter: Drafter
+    num_cached: int
 
 
-def choices(context: Context, tree: TokenTree, logits: Tensor) -> Callable[[int], int]:
+def choices(text: Text, tree: TokenTree, logits: Tensor) -> Callable[[int], int]:
     """The target's token after a node, whose logits are a row (nodes, vocabulary).
 
     A CPU chooses for the nodes that are asked for alone; a GPU for all at once, to be waited for
     once.
     """
     if logits.is_cpu:
-        return partial(choose, context, tree, logits)
-    positions = [context.root_position + depth + 1 for depth in tree.depths]
-    return context.sampler.choose(logits, positions).__getitem__
+        return partial(choose, text, tree, logits)
+    positions = [text.root_position + depth + 1 for depth in tree.depths]
+    return text.sampler.choose(logits, positions).__getitem__
 
 
-def choose(context: Context, tree: TokenTree, logits: Tensor, node: int) -> int:
+def choose(text: Text, tree: TokenTree, logits: Tensor, node: int) -> int:
     """The target's token after a node, whose logits are row `node`."""
-    position = context.root_position + tree.depths[node] + 1
-    return context.sampler.choose(logits[node : node + 1], [position])[0]
+    position = text.root_position + tree.depths[node] + 1
+    return text.sampler.choose(logits[node : node + 1], [position])[0]
 
 
 def describe(

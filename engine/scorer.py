@@ -4,7 +4,7 @@ It knows nothing of what the network is, nor of sampling, drafting or requests.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,11 +28,6 @@ from engine.tree import TokenTree
 _SCRATCH_ROWS = MAX_TREE_ROWS + 2
 """Rows kept free behind the longest text, for a tree or a draft's candidates, their root, and one
 that is never used, but by padding."""
-
-
-def never() -> bool:
-    """The answer to "is it cancelled?" where nobody can cancel."""
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,19 +152,17 @@ class TreeScorer(ABC):
         del self.tokens[common:]
         self._cache.truncate(common)
 
-    def catch_up(self, context: Sequence[int], is_cancelled: Callable[[], bool] = never) -> bool:
-        """Feed committed tokens in chunks until one pass can take the rest together with a tree.
+    def read(self, context: Sequence[int]) -> bool:
+        """Feed a chunk of the committed tokens, unless one pass can take all with a tree.
 
-        False if it was cancelled before that; what was fed stays.
+        Whether there was one to feed: a long text is read by calling this until it says no.
         """
         text = self._rows_of(context)
         self._fit_factors(text)
-        while size := self._chunk_size(text):
-            if is_cancelled():
-                return False
+        if size := self._chunk_size(text):
             start = len(self.tokens)
             self._feed(text[start : start + size], TokenTree(0), [])
-        return True
+        return size > 0
 
     def score(
         self, context: Sequence[int], tree: TokenTree, nodes: Sequence[int] | None = None
@@ -181,7 +174,8 @@ class TreeScorer(ABC):
         parents, which are among them or were scored since the last commit or rollback.
         """
         nodes = range(len(tree)) if nodes is None else nodes
-        self.catch_up(context)
+        while self.read(context):
+            pass
         return self._feed(self._rows_of(context)[len(self.tokens) : -1], tree, nodes)
 
     def wait(self) -> None:

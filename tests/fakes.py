@@ -3,7 +3,8 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.drafting.base import Context, Drafter, NoStage, StageWork
+from engine.drafting.base import Drafter, NoStage, StageWork
+from engine.text import Text
 from engine.tree import TokenTree
 
 
@@ -25,18 +26,16 @@ class AdversarialDrafter:
     def observe(self, tokens: Sequence[int]) -> None:
         """Nothing is learnt."""
 
-    def grow(
-        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
-    ) -> list[int]:
+    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
         """Up to `budget` random nodes, each under a random one of those so far."""
         proposed: list[int] = []
         for _ in range(self._random.randrange(budget + 1)):
-            places = [node for node in [*leaves, *proposed] if context.can_extend(tree, node)]
+            places = [node for node in [*leaves, *proposed] if text.can_extend(tree, node)]
             if not places:
                 break
             token = self._random.randrange(self._vocab_size)
             place, claim = self._random.choice(places), -self._random.random()
-            estimate = context.economy.believe(place, token, (self.work.name,), claim)
+            estimate = text.economy.believe(place, token, (self.work.name,), claim)
             node = tree.add(place, token, estimate, self.work.name)
             if node not in proposed:
                 proposed.append(node)
@@ -46,13 +45,13 @@ class AdversarialDrafter:
         """An empty record."""
         return [self.work.take()]
 
-    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+    def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """It has no network."""
         return {}
 
 
 class OracleDrafter(NoStage):
-    """Proposes a known text as one chain, from wherever the context stands."""
+    """Proposes a known text as one chain, from wherever the text stands."""
 
     def __init__(self, text: Sequence[int], budget: int) -> None:
         super().__init__()
@@ -60,15 +59,13 @@ class OracleDrafter(NoStage):
         self.work = StageWork("oracle")
         self._text = list(text)
 
-    def grow(
-        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
-    ) -> list[int]:
+    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
         """The next `budget` tokens of the known text."""
         node, proposed = leaves[0], []
-        for token in self._text[len(context.tokens) :][:budget]:
-            if not context.can_extend(tree, node):
+        for token in self._text[len(text.tokens) :][:budget]:
+            if not text.can_extend(tree, node):
                 break
-            estimate = context.economy.believe(node, token, (self.work.name,), -0.1)
+            estimate = text.economy.believe(node, token, (self.work.name,), -0.1)
             node = tree.add(node, token, estimate, self.work.name)
             proposed.append(node)
         return proposed

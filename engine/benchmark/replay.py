@@ -18,8 +18,9 @@ from typing import ClassVar, Self
 from engine.api import Engine
 from engine.benchmark.measure import Workload
 from engine.config import NgramStageConfig, StageConfig
-from engine.drafting.base import Context, StageWork
+from engine.drafting.base import StageWork
 from engine.request import GenerateRequest, Step
+from engine.text import Text
 from engine.tree import TokenTree
 
 Recordings = Mapping[tuple[int, ...], tuple[int, ...]]
@@ -70,16 +71,14 @@ class ReplayDrafter:
     def observe(self, tokens: Sequence[int]) -> None:
         """Nothing to learn."""
 
-    def grow(
-        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
-    ) -> list[int]:
+    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
         """A chain of the next `budget` tokens below the first leaf."""
         with self.work.timed():
             node = leaves[0]
-            start = len(context.tokens) + tree.depths[node]
+            start = len(text.tokens) + tree.depths[node]
             chain: list[int] = []
             for token in self._text[start : start + budget]:
-                if not context.can_extend(tree, node):
+                if not text.can_extend(tree, node):
                     break
                 node = tree.add(node, token, self._estimate, self.work.name)
                 chain.append(node)
@@ -89,7 +88,7 @@ class ReplayDrafter:
         """The time spent; no pass was run."""
         return [self.work.take()]
 
-    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+    def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time."""
         return {}
 

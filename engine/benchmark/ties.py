@@ -51,7 +51,8 @@ def rounding(model: Model, prompts: Sequence[Sequence[int]]) -> list[float]:
         for token in range(_WIDTH - 1):
             tree.add(0, token)
         model.reset(prompt)
-        model.catch_up(prompt)
+        while model.read(prompt):
+            pass
         model.score(prompt, TokenTree(prompt[-1]), [])
         alone = model.score(prompt, tree, [0])[0].float()
         model.rollback()

@@ -3,41 +3,12 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from engine.economy import Economy
-from engine.sampling import Sampler
-from engine.scorer import never
 from engine.stats import StageStats
+from engine.text import Text
 from engine.tree import TokenTree
-
-
-@dataclass(slots=True)
-class Context:
-    """A text being written: its committed tokens, of which the last is the root of the next tree.
-
-    No tree may reach deeper than `max_depth`, and a node that holds one of `stop_ids` gets no
-    children, since the text would end there. `is_cancelled` is asked before each pass over a long
-    stretch of text. `economy` says what a stage's claims are worth and which passes pay.
-    """
-
-    tokens: list[int]
-    sampler: Sampler
-    stop_ids: frozenset[int] = frozenset()
-    max_depth: int = 0
-    is_cancelled: Callable[[], bool] = never
-    economy: Economy = field(default_factory=Economy)
-
-    @property
-    def root_position(self) -> int:
-        """The index of the root in the model's whole input; a node's is this plus its depth."""
-        return len(self.tokens) - 1
-
-    def can_extend(self, tree: TokenTree, node: int) -> bool:
-        """Whether anything may be proposed below this node."""
-        is_end = node > 0 and tree.tokens[node] in self.stop_ids
-        return tree.depths[node] < self.max_depth and not is_end
 
 
 @dataclass(slots=True)
@@ -102,15 +73,13 @@ class Drafter(Protocol):
     def observe(self, tokens: Sequence[int]) -> None:
         """Learn the tokens that a step has committed."""
 
-    def grow(
-        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
-    ) -> list[int]:
+    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
         """Propose nodes below `leaves`; the chain of calls goes down through the stages."""
 
     def take_work(self) -> list[StageWork]:
         """The work since the last call, this stage's first and the lower stages' after it."""
 
-    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+    def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """By stage, what runs one pass over so many rows after this text, so that it can be timed.
 
         Only stages with a network have any. What a rehearsal proposes is thrown away.
@@ -130,9 +99,7 @@ class NoStage:
     def observe(self, tokens: Sequence[int]) -> None:
         """Nothing to learn."""
 
-    def grow(
-        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
-    ) -> list[int]:
+    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
         """No node."""
         return []
 
@@ -140,6 +107,6 @@ class NoStage:
         """No work."""
         return []
 
-    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+    def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time."""
         return {}

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelStageConfig
-from engine.drafting.base import Context
 from engine.feed import NUM_BYTES
 from engine.noise import as_int64
 from engine.passes import MAX_WIDTH, Parcel, PassInputs, Record
 from engine.request import SamplingParams
 from engine.scorer import TreeScorer
+from engine.text import Text
 from engine.tree import TokenTree
 
 Noise = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -142,7 +142,7 @@ class Growth:
         self._candidates.fill_(-math.inf)  # nothing to choose: what is recorded writes no row
         self._advance = record(self._evaluate_best)
 
-    def fits(self, context: Context, tree: TokenTree, nodes: Sequence[int]) -> bool:
+    def fits(self, text: Text, tree: TokenTree, nodes: Sequence[int]) -> bool:
         """Whether passes can go on from a first one over these nodes.
 
         Not from wide ones or full trees, nor where a tree is deeper than a layer's window.
@@ -152,14 +152,14 @@ class Growth:
         return (
             len(nodes) <= MAX_WIDTH
             and num_columns <= 8 * NUM_BYTES - MAX_WIDTH
-            and len(context.stop_ids) <= _NUM_STOPS
+            and len(text.stop_ids) <= _NUM_STOPS
             and not 0 < self._model.limits.window <= deepest
         )
 
     @torch.inference_mode()
     def run(
         self,
-        context: Context,
+        text: Text,
         tree: TokenTree,
         nodes: Sequence[int],
         expanded: Sequence[int],
@@ -178,7 +178,7 @@ class Growth:
         self._logits[: len(nodes)].copy_(logits[:, : self._vocab_size])
         if self._model.carry_size:
             self._carried[: len(nodes)].copy_(self._model.carried(nodes))
-        self._tell(context, tree, nodes, expanded, max_depth)
+        self._tell(text, tree, nodes, expanded, max_depth)
         self._told.here["worths"][:] = np.log(worths)
         self._told.send()
         self._begin[width]()
@@ -188,25 +188,25 @@ class Growth:
 
     def _tell(
         self,
-        context: Context,
+        text: Text,
         tree: TokenTree,
         nodes: Sequence[int],
         expanded: Sequence[int],
         max_depth: int,
     ) -> None:
         """What the device has to know of this text, this tree and the rows of the first pass."""
-        here, count, params = self._told.here, len(nodes), context.sampler.params
+        here, count, params = self._told.here, len(nodes), text.sampler.params
         first = self._model.num_tree_rows - count
         here["figures"][:, 0] = (
             len(self._model.tokens),
-            context.root_position + 1,
+            text.root_position + 1,
             first,
             first + count,
             max_depth - 1,
             as_int64(params.seed),
         )
         here["stops"][:] = _NO_ONE
-        here["stops"][: len(context.stop_ids)] = list(context.stop_ids)
+        here["stops"][: len(text.stop_ids)] = list(text.stop_ids)
         here["sampling"][:, 0] = _sampling(params)
         place = {node: row for row, node in enumerate(nodes)}
         parents = [place.get(tree.parents[node], _NO_ONE) for node in nodes]

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.config import ModelStageConfig
-from engine.drafting.base import Context, Drafter, StageWork
+from engine.drafting.base import Drafter, StageWork
 from engine.drafting.growth import GUESS_WEIGHT, Found, Growth, Noise
 from engine.kernels import triton_noise
 from engine.passes import Record
 from engine.sampling import Candidates
 from engine.scorer import TreeScorer
+from engine.text import Text
 from engine.tree import TokenTree, bushy_tree
 
 _log = logging.getLogger(__name__)
@@ -59,44 +60,43 @@ class ModelDrafter:
         self._below.reset(prompt)
 
     def observe(self, tokens: Sequence[int]) -> None:
-        """Pass on what was committed; this stage reads it from the context when it next drafts."""
+        """Pass on what was committed; this stage reads it from the text when it next drafts."""
         self._below.observe(tokens)
 
-    def grow(
-        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
-    ) -> list[int]:
+    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
         """Expand the best nodes below `leaves` while a pass pays; recommend the best `budget`.
 
         A step in which no pass is expected to pay is left to the stage below, and so is a text that
         has outgrown the model's window.
         """
-        self._max_depth = self._model.max_depth(context.tokens)
-        backlog = self._backlog(context)
-        if self._max_depth < 1 or not context.economy.may_draft(self.work.name, backlog):
-            return self._below.grow(context, tree, leaves, min(budget, self._below.budget))
+        self._max_depth = self._model.max_depth(text.tokens)
+        backlog = self._backlog(text)
+        if self._max_depth < 1 or not text.economy.may_draft(self.work.name, backlog):
+            return self._below.grow(text, tree, leaves, min(budget, self._below.budget))
         if tree is not self._tree:
             self._model.rollback()
             self._tree, self._evaluated = tree, set()
-        frontier = [leaf for leaf in leaves if self._is_open(context, tree, leaf)]
+        frontier = [leaf for leaf in leaves if self._is_open(text, tree, leaf)]
         for _ in range(self._config.passes):
-            frontier = frontier or self._next_frontier(context, tree, leaves, budget)
+            frontier = frontier or self._next_frontier(text, tree, leaves, budget)
             if not frontier:
                 break
-            guesses = self._below.grow(context, tree, frontier, self._below.budget)
-            waiting = {*frontier, *(n for n in guesses if self._is_open(context, tree, n))}
-            rows = context.economy.worth_evaluating(
-                self.work.name, tree, list(waiting), self._backlog(context), budget
+            guesses = self._below.grow(text, tree, frontier, self._below.budget)
+            waiting = {*frontier, *(n for n in guesses if self._is_open(text, tree, n))}
+            rows = text.economy.worth_evaluating(
+                self.work.name, tree, list(waiting), self._backlog(text), budget
             )
             if not rows:
                 break
             with self.work.timed():
-                if not self._model.catch_up(context.tokens, context.is_cancelled):
-                    return []
-            if (growth := self._growth_over(context, tree, rows)) is not None:
-                count = context.economy.worth_growing(self.work.name, growth.most_passes)
-                self._evaluate_on_device(context, tree, rows, guesses, growth, count)
+                is_behind = self._model.read(text.tokens)
+            if is_behind:  # a chunk a step: meanwhile the text goes on without this stage
                 break
-            self._evaluate(context, tree, rows, guesses)
+            if (growth := self._growth_over(text, tree, rows)) is not None:
+                count = text.economy.worth_growing(self.work.name, growth.most_passes)
+                self._evaluate_on_device(text, tree, rows, guesses, growth, count)
+                break
+            self._evaluate(text, tree, rows, guesses)
             frontier = []
         return tree.best(budget, below=leaves)
 
@@ -104,20 +104,20 @@ class ModelDrafter:
         """This stage's work, then that of the stages below."""
         return [self.work.take(), *self._below.take_work()]
 
-    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+    def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """A pass of this stage's network, then those of the stages below."""
 
         def rehearse(num_rows: int) -> None:
-            self._model.reset(context.tokens)
+            self._model.reset(text.tokens)
             self._tree, self._evaluated = None, set()
-            tree, rows = bushy_tree(context.tokens[-1], num_rows), range(num_rows)
-            if (growth := self._growth_over(context, tree, rows)) is not None:
-                self._evaluate_on_device(context, tree, rows, [], growth, num_passes=0)
+            tree, rows = bushy_tree(text.tokens[-1], num_rows), range(num_rows)
+            if (growth := self._growth_over(text, tree, rows)) is not None:
+                self._evaluate_on_device(text, tree, rows, [], growth, num_passes=0)
             else:
-                self._evaluate(context, tree, rows, [])
+                self._evaluate(text, tree, rows, [])
 
         self._prepare_growth()
-        return {self.work.name: rehearse, **self._below.rehearsals(context)}
+        return {self.work.name: rehearse, **self._below.rehearsals(text)}
 
     def grow_on_device(self, record: Record, noise: Noise) -> None:
         """From now on all passes after a tree's first are run on the device; see `growth`.
@@ -138,58 +138,58 @@ class ModelDrafter:
             self._may_grow = False
             _log.warning("the %s goes back to the host for each pass: %s", self.work.name, error)
 
-    def _growth_over(self, context: Context, tree: TokenTree, rows: Sequence[int]) -> Growth | None:
+    def _growth_over(self, text: Text, tree: TokenTree, rows: Sequence[int]) -> Growth | None:
         """What goes on by itself after a pass over these nodes; None where the host has to."""
         if self._growth is None:
             return None
-        is_fit = self._growth.fits(context, tree, self._with_ancestors(tree, rows))
+        is_fit = self._growth.fits(text, tree, self._with_ancestors(tree, rows))
         return self._growth if is_fit else None
 
     def _next_frontier(
-        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
+        self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int
     ) -> list[int]:
         """The best nodes, of those now worth recommending, that the model has not evaluated."""
         scores = tree.scores()
         waiting = [
-            node for node in tree.best(budget, below=leaves) if self._is_open(context, tree, node)
+            node for node in tree.best(budget, below=leaves) if self._is_open(text, tree, node)
         ]
         return heapq.nlargest(self._config.width, waiting, key=scores.__getitem__)
 
-    def _is_open(self, context: Context, tree: TokenTree, node: int) -> bool:
+    def _is_open(self, text: Text, tree: TokenTree, node: int) -> bool:
         """Whether the model has yet to say what comes after this node."""
         is_within_window = tree.depths[node] < self._max_depth
-        return is_within_window and node not in self._evaluated and context.can_extend(tree, node)
+        return is_within_window and node not in self._evaluated and text.can_extend(tree, node)
 
-    def _backlog(self, context: Context) -> int:
+    def _backlog(self, text: Text) -> int:
         """How many committed tokens the model has yet to read, the root not counted."""
-        return max(0, len(context.tokens) - 1 - len(self._model.tokens))
+        return max(0, len(text.tokens) - 1 - len(self._model.tokens))
 
     def _evaluate(
-        self, context: Context, tree: TokenTree, expanded: Sequence[int], guesses: Sequence[int]
+        self, text: Text, tree: TokenTree, expanded: Sequence[int], guesses: Sequence[int]
     ) -> None:
         """One draft pass over nodes, some of them guesses, then children for each of them."""
         started = time.perf_counter()
         nodes = self._with_ancestors(tree, expanded)
-        num_rows = self._backlog(context) + len(nodes)
+        num_rows = self._backlog(text) + len(nodes)
         before = self._model.num_passes
-        logits = self._model.score(context.tokens, tree, nodes)[:, : self._vocab_size]
+        logits = self._model.score(text.tokens, tree, nodes)[:, : self._vocab_size]
         self.work.num_passes += self._model.num_passes - before
         self._evaluated.update(nodes)
         rows = [nodes.index(node) for node in expanded]
-        positions = [context.root_position + tree.depths[node] + 1 for node in expanded]
+        positions = [text.root_position + tree.depths[node] + 1 for node in expanded]
         numbers = logits[rows].nan_to_num_(_NEVER, posinf=-_NEVER, neginf=_NEVER)
-        estimates = context.sampler.candidates(numbers, positions).normalised()
+        estimates = text.sampler.candidates(numbers, positions).normalised()
         opinions = self._opinions_of_guesses(tree, expanded, estimates)
         best = zip(expanded, *estimates.top(self._config.children), strict=True)
         confirmed: set[int] = set()
         for node, tokens, values in best:
-            confirmed |= self._expand(context, tree, node, tokens, values, opinions)
+            confirmed |= self._expand(text, tree, node, tokens, values, opinions)
         milliseconds = self._account(started, guesses, confirmed)
-        context.economy.spend(self.work.name, num_rows, milliseconds)
+        text.economy.spend(self.work.name, num_rows, milliseconds)
 
     def _evaluate_on_device(
         self,
-        context: Context,
+        text: Text,
         tree: TokenTree,
         expanded: Sequence[int],
         guesses: Sequence[int],
@@ -199,17 +199,17 @@ class ModelDrafter:
         """The same, then so many passes on the device, for which nobody waits but at the end."""
         started = time.perf_counter()
         nodes = self._with_ancestors(tree, expanded)
-        num_rows = self._backlog(context) + len(nodes)
+        num_rows = self._backlog(text) + len(nodes)
         before = self._model.num_passes
-        logits = self._model.score(context.tokens, tree, nodes)
-        max_depth = min(context.max_depth, self._max_depth)
+        logits = self._model.score(text.tokens, tree, nodes)
+        max_depth = min(text.max_depth, self._max_depth)
         kinds = [(self.work.name, rank, -_grade(-math.inf)) for rank in range(growth.children)]
-        worths = [context.economy.worth(kind) for kind in kinds]
-        found = growth.run(context, tree, nodes, expanded, logits, max_depth, worths, num_passes)
-        confirmed, passes = self._adopt(context, tree, nodes, expanded, found)
+        worths = [text.economy.worth(kind) for kind in kinds]
+        found = growth.run(text, tree, nodes, expanded, logits, max_depth, worths, num_passes)
+        confirmed, passes = self._adopt(text, tree, nodes, expanded, found)
         self.work.num_passes += self._model.num_passes - before
         milliseconds = self._account(started, guesses, confirmed)
-        context.economy.spend_growing(self.work.name, num_rows, passes, milliseconds)
+        text.economy.spend_growing(self.work.name, num_rows, passes, milliseconds)
 
     def _account(self, started: float, guesses: Sequence[int], confirmed: set[int]) -> float:
         """Note what a pass made of the guesses below, and the milliseconds since it started."""
@@ -221,7 +221,7 @@ class ModelDrafter:
 
     def _adopt(
         self,
-        context: Context,
+        text: Text,
         tree: TokenTree,
         nodes: Sequence[int],
         expanded: Sequence[int],
@@ -238,10 +238,10 @@ class ModelDrafter:
         for node in expanded:
             tokens, values = found.tokens[place[node]], found.values[place[node]]
             opinions = _opinions_of_children(tree, node, tokens, values, own)
-            confirmed |= self._expand(context, tree, node, tokens, values, opinions)
+            confirmed |= self._expand(text, tree, node, tokens, values, opinions)
         node_of, scores = dict(enumerate(nodes)), tree.scores()
         score_of = {row: scores[node] for row, node in node_of.items()}
-        least = context.economy.prospects(0).least
+        least = text.economy.prospects(0).least
         for row in found.rows:
             # If its parent has children, it is one of them.
             node = tree.add(node_of[row.parent], row.token, row.value, self.work.name)
@@ -249,7 +249,7 @@ class ModelDrafter:
             score_of[row.index] = score_of[row.parent] + tree.estimates[node]
             if math.exp(score_of[row.index]) >= least:
                 opinions = _opinions_of_children(tree, node, row.tokens, row.values, {})
-                confirmed |= self._expand(context, tree, node, row.tokens, row.values, opinions)
+                confirmed |= self._expand(text, tree, node, row.tokens, row.values, opinions)
         places = [row.index for row in found.rows]
         evaluated = [node_of[place] for place in places]
         self._model.adopt(evaluated, found.carried, places, len(found.passes))
@@ -268,7 +268,7 @@ class ModelDrafter:
 
     def _expand(
         self,
-        context: Context,
+        text: Text,
         tree: TokenTree,
         node: int,
         tokens: Sequence[int],
@@ -284,7 +284,7 @@ class ModelDrafter:
         guesses = {child: tree.estimates[child] for child in tree.children(node)}
         surest = max(guesses.values(), default=-math.inf)
         likelihood = math.exp(tree.estimates[node]) if node else 1.0
-        context.economy.put(self.work.name, node, likelihood, tokens)
+        text.economy.put(self.work.name, node, likelihood, tokens)
         ranks: dict[int, int] = {}
         for rank, (token, opinion) in enumerate(zip(tokens, values, strict=True)):
             if opinion == -math.inf:
@@ -294,12 +294,12 @@ class ModelDrafter:
                 ranks[child] = rank
                 continue
             kind = (self.work.name, rank, -_grade(surest))
-            estimate = context.economy.believe(node, token, kind, opinion)
+            estimate = text.economy.believe(node, token, kind, opinion)
             tree.add(node, token, estimate, self.work.name)
         for child, guess in guesses.items():
             kind = (self.work.name, ranks.get(child, len(tokens)), _grade(guess))
             claim = _mix(opinions[child], guess)
-            tree.estimates[child] = context.economy.believe(node, tree.tokens[child], kind, claim)
+            tree.estimates[child] = text.economy.believe(node, tree.tokens[child], kind, claim)
         return set(ranks)
 
     def _opinions_of_guesses(

@@ -9,9 +9,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.config import NgramStageConfig
-from engine.drafting.base import Context, StageWork
+from engine.drafting.base import StageWork
 from engine.drafting.katz import KatzTable
 from engine.drafting.lookup import Match, SuffixLookup
+from engine.text import Text
 from engine.tree import TokenTree
 
 _EULER = 0.5772
@@ -46,18 +47,16 @@ class NgramDrafter:
         if self._lookup is not None:
             self._lookup.extend(tokens)
 
-    def grow(
-        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
-    ) -> list[int]:
+    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
         """Add the at most `budget` likeliest nodes below `leaves` and recommend them all.
 
         Nodes that are too unlikely to pay are left out, and all are while guessing does not pay.
         """
-        if not context.economy.guesses.may_ask:
+        if not text.economy.guesses.may_ask:
             return []
         before = self.work.milliseconds
         with self.work.timed():
-            prospects = context.economy.prospects(budget)
+            prospects = text.economy.prospects(budget)
             scores = tree.scores()
             matches: dict[int, Match] = {}
             # Of equal scores the shallower node goes first, whatever its index.
@@ -66,7 +65,7 @@ class NgramDrafter:
             def extend(node: int, score: float) -> None:
                 depth = tree.depths[node]
                 for token, estimate, match in self._continuations(
-                    context, tree, node, matches.get(node)
+                    text, tree, node, matches.get(node)
                 ):
                     entry = (-score - estimate, depth, node, token, estimate, match)
                     heapq.heappush(queue, entry)
@@ -89,32 +88,32 @@ class NgramDrafter:
                     matches[node] = match
                 if len(proposed) < budget:
                     extend(node, -cost)
-        context.economy.guesses.ask(self.work.name, self.work.milliseconds - before)
+        text.economy.guesses.ask(self.work.name, self.work.milliseconds - before)
         return list(proposed)
 
     def take_work(self) -> list[StageWork]:
         """This stage's work; there is none below it."""
         return [self.work.take()]
 
-    def rehearsals(self, context: Context) -> Mapping[str, Callable[[int], object]]:
+    def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time: it has no network."""
         return {}
 
     def _continuations(
-        self, context: Context, tree: TokenTree, node: int, match: Match | None
+        self, text: Text, tree: TokenTree, node: int, match: Match | None
     ) -> list[_Continuation]:
         """The likeliest next tokens after a node, which `match` proposed if it is given."""
-        if not context.can_extend(tree, node):
+        if not text.can_extend(tree, node):
             return []
         self.work.num_passes += 1
-        economy, name = context.economy, self.work.name
+        economy, name = text.economy, self.work.name
         # A long match is followed without searching, or asking the table, at every token.
         match = self._followed(match)
         table: dict[int, float] = {}
         if match is None:
             path = tree.path_tokens(node)
-            match = self._found(context, path)
-            table = self._from_table(context, path)
+            match = self._found(text, path)
+            table = self._from_table(text, path)
         believed: list[_Continuation] = []
         if match is not None:
             token, length, _ = match
@@ -135,22 +134,22 @@ class NgramDrafter:
             return None
         return self._lookup.follow(match)
 
-    def _found(self, context: Context, path: Sequence[int]) -> Match | None:
+    def _found(self, text: Text, path: Sequence[int]) -> Match | None:
         """What the look-up finds after a path."""
         if self._lookup is None:
             return None
-        return self._lookup.find([*context.tokens[-self._lookup.max_match :], *path])
+        return self._lookup.find([*text.tokens[-self._lookup.max_match :], *path])
 
-    def _from_table(self, context: Context, path: Sequence[int]) -> dict[int, float]:
+    def _from_table(self, text: Text, path: Sequence[int]) -> dict[int, float]:
         """The table's likeliest tokens after a path, best first, with log estimates."""
         if self._table is None:
             return {}
-        last_two = [*context.tokens[-2:], *path][-2:]
+        last_two = [*text.tokens[-2:], *path][-2:]
         before, last = last_two if len(last_two) == 2 else (-1, last_two[-1])
         tokens, logprobs = self._table.continuations(before, last)
-        if not context.sampler.params.is_greedy:
-            position = context.root_position + len(path) + 1
-            return _under_noise(context, position, tokens, logprobs, self._children)
+        if not text.sampler.params.is_greedy:
+            position = text.root_position + len(path) + 1
+            return _under_noise(text, position, tokens, logprobs, self._children)
         return dict(zip(tokens[: self._children], logprobs, strict=False))
 
 
@@ -159,15 +158,15 @@ def _estimate(continuation: _Continuation) -> float:
 
 
 def _under_noise(
-    context: Context, position: int, tokens: Sequence[int], logprobs: Sequence[float], count: int
+    text: Text, position: int, tokens: Sequence[int], logprobs: Sequence[float], count: int
 ) -> dict[int, float]:
     """The best few of some likely tokens once the position's noise is known, with estimates.
 
     The noise decides among tokens: the estimate is the softmax of the perturbed log-probabilities.
     The best of the tokens not listed is itself Gumbel, around the logarithm of their mass.
     """
-    temperature = context.sampler.params.temperature
-    noise = context.sampler.noise.values([position], [tokens]).tolist()
+    temperature = text.sampler.params.temperature
+    noise = text.sampler.noise.values([position], [tokens]).tolist()
     perturbed = [lp / temperature + g for lp, g in zip(logprobs, noise, strict=True)]
     missing = max(1e-6, 1.0 - sum(math.exp(lp) for lp in logprobs))
     rest = math.log(missing) / temperature + _EULER

@@ -33,7 +33,7 @@ from engine.process.messages import (
     decode_order,
     encode,
 )
-from engine.request import GenerateRequest, Step
+from engine.request import Finished, GenerateRequest, Step
 
 if TYPE_CHECKING:
     from engine.api import Engine
@@ -65,6 +65,7 @@ class Worker:
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
         self._orders: deque[Order] = deque()
+        self._requests: set[str] = set()
         self._spoke = 0.0
 
     def run(self, config: EngineConfig) -> None:
@@ -80,31 +81,42 @@ class Worker:
         refreshed = time.monotonic()
         self._tell(Ready(info))
         while True:
-            self._listen(BEAT_SECONDS)
+            self._listen(0.0 if engine.is_busy else BEAT_SECONDS)
             # Those who wait are served first, but not for ever: faster passes are for them too.
             is_due = not self._orders or time.monotonic() - refreshed > _PATIENCE_SECONDS
-            if info.is_compiling and is_due:
+            if info.is_compiling and is_due and not engine.is_busy:
                 info = engine.refresh()
                 refreshed = time.monotonic()
                 self._tell(Ready(info))
             while self._orders:
                 match self._orders.popleft():
                     case Generate(request):
-                        self._generate(engine, request)
+                        self._add(engine, request)
+                    case Cancel(request_id):
+                        engine.cancel(request_id)
                     case ReadTokenizer():
                         self._read_tokenizer(config.model)
                     case Close():
                         return
+            self._step(engine)
 
-    def _generate(self, engine: "Engine", request: GenerateRequest) -> None:
+    def _add(self, engine: "Engine", request: GenerateRequest) -> None:
         try:
-            for item in engine.generate(request, lambda: self._is_cancelled(request.request_id)):
-                self._tell(Stepped(item) if isinstance(item, Step) else Ended(item))
+            engine.add(request)
+            self._requests.add(request.request_id)
         except InvalidRequestError as error:
             self._tell(Failed(request.request_id, str(error), is_invalid=True))
+
+    def _step(self, engine: "Engine") -> None:
+        try:
+            for item in engine.step():
+                self._tell(Stepped(item) if isinstance(item, Step) else Ended(item))
+                if isinstance(item, Finished):
+                    self._requests.remove(item.request_id)
         except Exception as error:
             message = f"the engine failed: {type(error).__name__}: {error}"
-            self._tell(Failed(request.request_id, message, is_invalid=False))
+            for request_id in self._requests:
+                self._tell(Failed(request_id, message, is_invalid=False))
             raise
 
     def _read_tokenizer(self, model: str) -> None:
@@ -115,12 +127,6 @@ class Worker:
         except ModelLoadError as error:
             told = TokenizerRead(None, str(error))
         self._tell(told)
-
-    def _is_cancelled(self, request_id: str) -> bool:
-        self._listen(0.0)
-        return any(
-            isinstance(order, Close) or order == Cancel(request_id) for order in self._orders
-        )
 
     def _listen(self, seconds: float) -> None:
         """Take in what has been said, waiting at most so long, and show that we are alive."""

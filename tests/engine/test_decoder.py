@@ -1,6 +1,5 @@
 """The loop: exact ends, log-probabilities, origins, counts, cancelling, bad requests."""
 
-import itertools
 import random
 from dataclasses import replace
 
@@ -180,45 +179,73 @@ def test_the_first_token_is_sent_before_anything_is_drafted() -> None:
 
 @pytest.mark.parametrize("num_steps", [0, 1, 3])
 def test_cancelling_takes_effect_within_one_step(num_steps: int) -> None:
-    asked = itertools.count()
-    is_cancelled = lambda: next(asked) >= num_steps  # noqa: E731
-    *steps, finished = Decoder(target_model()).generate(LONG, is_cancelled)
-    assert len(steps) == num_steps
-    assert isinstance(finished, Finished)
-    assert finished.reason == "cancelled"
+    decoder = Decoder(target_model())
+    decoder.add(LONG)
+    for _ in range(num_steps):
+        assert [type(item) for item in decoder.step()] == [Step]
+    decoder.cancel("someone else")
+    decoder.cancel(LONG.request_id)
+    (finished,) = decoder.step()
+    assert isinstance(finished, Finished) and finished.reason == "cancelled"
+    assert finished.stats.num_steps == num_steps
+    assert not decoder.is_busy and decoder.step() == []
 
 
 def test_cancelling_takes_effect_between_the_chunks_of_a_long_prompt() -> None:
     model = make_model(hidden_size=48)
-    prompt = tuple(i % 60 for i in range(200))
-    asked = itertools.count()
-    request = replace(LONG, prompt=prompt)
-    items = list(Decoder(model).generate(request, lambda: next(asked) >= 2))
-    assert [type(item) for item in items] == [Finished]
+    decoder = Decoder(model)
+    decoder.add(replace(LONG, prompt=tuple(i % 60 for i in range(200))))
+    assert decoder.step() == decoder.step() == []
+    decoder.cancel(LONG.request_id)
+    assert [type(item) for item in decoder.step()] == [Finished]
     assert model.num_passes == 2
 
 
-def test_a_request_cannot_go_on_once_another_has_started() -> None:
-    """The cache is now the other's: an error is better than a wrong text."""
+def test_who_stops_asking_for_a_text_ends_it() -> None:
+    """Red when the next text is refused, or finds its cache in the middle of another."""
     decoder = Decoder(target_model())
     first = decoder.generate(LONG)
     next(first)
+    with pytest.raises(EngineError, match="another request has not ended"):
+        next(decoder.generate(replace(LONG, prompt=(1, 2))))
+    first.close()
     other = run(decoder, replace(LONG, prompt=(1, 2)))[0]
     assert token_ids(other) == plain_text(replace(LONG, prompt=(1, 2)))
-    with pytest.raises(EngineError, match="another request was started"):
-        next(first)
 
 
-def test_cancelling_takes_effect_while_a_draft_reads_a_long_prompt() -> None:
-    """The draft reads after the first token; of its thirteen chunks it is not made to read all."""
+def test_requests_are_written_one_after_the_other_each_as_if_alone() -> None:
+    """Red when one that waits is lost, told twice, or changes the one before it."""
+    decoder = Decoder(target_model(), model_stage(ngram(), "draft"))
+    requests = [replace(LONG, request_id=str(i), prompt=(1, 2 + i)) for i in range(4)]
+    for request in requests:
+        decoder.add(request)
+    decoder.cancel("2")
+    with pytest.raises(InvalidRequestError, match="another request has the id '1'"):
+        decoder.add(requests[1])
+    told = []
+    while decoder.is_busy:
+        told += decoder.step()
+    ends = {item.request_id: item.reason for item in told if isinstance(item, Finished)}
+    assert list(ends) == ["2", "0", "1", "3"]
+    for request in requests:
+        steps = [item for item in told if item.request_id == request.request_id][:-1]
+        is_whole = request.request_id != "2"
+        assert token_ids(steps) == (plain_text(request) if is_whole else [])
+
+
+def test_a_draft_reads_a_long_prompt_a_chunk_a_step_and_the_text_goes_on_meanwhile() -> None:
+    """Red when a text waits for all thirteen chunks, or cannot be cancelled between them."""
     drafter = model_stage(NoStage(), "draft")
-    asked = itertools.count()
-    target = make_model(hidden_size=48, chunk=1000)
     request = replace(LONG, prompt=tuple(i % 60 for i in range(200)), speculation="always")
-    *steps, finished = Decoder(target, drafter).generate(request, lambda: next(asked) >= 4)
+    decoder = Decoder(make_model(hidden_size=48, chunk=1000), drafter)
+    decoder.add(request)
+    for num_read in range(4):
+        (step,) = decoder.step()
+        assert isinstance(step, Step) and len(step.tokens) == 1
+        assert drafter._model.num_passes == num_read
+    decoder.cancel(request.request_id)
+    (finished,) = decoder.step()
     assert isinstance(finished, Finished) and finished.reason == "cancelled"
-    assert len(steps) == 2
-    assert drafter._model.num_passes == 2
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.config import ModelStageConfig
 from engine.decoder import Decoder
-from engine.drafting.base import Context, Drafter, NoStage, StageWork
+from engine.drafting.base import Drafter, NoStage, StageWork
 from engine.drafting.growth import GUESS_WEIGHT, Growth
 from engine.drafting.head import HeadModel
 from engine.drafting.model import ModelDrafter
@@ -33,6 +33,7 @@ from engine.request import SamplingParams
 from engine.sampling import Sampler
 from engine.scorer import TreeScorer
 from engine.stats import StageStats
+from engine.text import Text
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_network
 from tests.engine.setups import (
@@ -70,9 +71,7 @@ class Script(NoStage):
         self.work = StageWork("script")
         self.guesses = guesses
 
-    def grow(
-        self, context: Context, tree: TokenTree, leaves: Sequence[int], budget: int
-    ) -> list[int]:
+    def grow(self, context: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
         """Every guess that is not below an end."""
         nodes = {(): 0}
         for path, estimate in self.guesses.items():
@@ -105,7 +104,7 @@ class Reference:
     """
 
     model: Model
-    context: Context
+    context: Text
     width: int
     passes: int
     children: int
@@ -163,15 +162,17 @@ def random_guesses(rng: random.Random, count: int) -> dict[Path, float]:
     return {path: -rng.random() for path in paths[1:]}
 
 
-def random_context(rng: random.Random, params: SamplingParams) -> Context:
+def random_context(rng: random.Random, params: SamplingParams) -> Text:
     tokens = [rng.randrange(VOCAB_SIZE) for _ in range(rng.randrange(2, 40))]
     stop = frozenset(rng.sample(range(VOCAB_SIZE), rng.randrange(4)))
-    return Context(tokens, Sampler(params, VOCAB_SIZE), stop, rng.randrange(1, 9))
+    return Text(tokens, Sampler(params, VOCAB_SIZE), stop, rng.randrange(1, 9))
 
 
-def grown(drafter: ModelDrafter, context: Context) -> TokenTree:
+def grown(drafter: ModelDrafter, context: Text) -> TokenTree:
     tree = TokenTree(context.tokens[-1])
     drafter.reset(context.tokens)
+    while drafter._model.read(context.tokens):
+        pass
     drafter.grow(context, tree, [0], drafter.budget)
     return tree
 
@@ -223,7 +224,7 @@ def test_rows_and_children_are_those_of_plain_best_first_growth(
 
 def test_a_guess_that_the_draft_confirms_is_not_evaluated_twice() -> None:
     model = make_draft("llama", "cpu")
-    context = Context([3, 1, 4, 1, 5], Sampler(GREEDY, VOCAB_SIZE), max_depth=9)
+    context = Text([3, 1, 4, 1, 5], Sampler(GREEDY, VOCAB_SIZE), max_depth=9)
     tree = grown(stage_over(model, NoStage(), width=3, passes=3, children=3), context)
     said = tuple(tree.path_tokens(tree.children(0)[0]))
     script = Script({said: -0.1, (*said, 7): -3.0})
@@ -241,7 +242,7 @@ def test_rows_too_unlikely_to_pay_get_no_children(monkeypatch: pytest.MonkeyPatc
     prospects = Prospects([0.0], 0.0, least=floor)
     monkeypatch.setattr(Economy, "prospects", lambda self, budget: prospects)
     drafter = stage_over(model, NoStage(), width=5, passes=5, children=3)
-    tree = grown(drafter, Context([3, 1, 4], Sampler(GREEDY, VOCAB_SIZE), max_depth=9))
+    tree = grown(drafter, Text([3, 1, 4], Sampler(GREEDY, VOCAB_SIZE), max_depth=9))
     scores, nodes = tree.scores(), model._nodes
     assert len(nodes) == len(set(nodes)) == 1 + 3 + 3 * 5
     likely = [node for node in nodes if math.exp(scores[node]) >= floor]
@@ -418,7 +419,7 @@ def test_trees_that_are_too_wide_or_deeper_than_a_window_are_left_to_the_host() 
     growth = stage_over(make_draft("mistral", "cpu"), NoStage(), width=2, passes=4, children=2)
     assert growth._growth is not None
     chain = TokenTree.from_parents(range(4), range(-1, 3))
-    context = Context([1, 2], Sampler(GREEDY, VOCAB_SIZE), max_depth=9)
+    context = Text([1, 2], Sampler(GREEDY, VOCAB_SIZE), max_depth=9)
     assert growth._growth.fits(context, chain, [0, 1])
     assert not growth._growth.fits(context, chain, [2, 3])
     star = TokenTree(0)

@@ -9,7 +9,7 @@ import torch
 
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
-from engine.drafting.base import Context, NoStage
+from engine.drafting.base import NoStage
 from engine.drafting.build import StageBuilder
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
@@ -17,6 +17,7 @@ from engine.drafting.ngram import NgramDrafter
 from engine.errors import ModelLoadError
 from engine.request import GenerateRequest, SamplingParams
 from engine.sampling import Sampler
+from engine.text import Text
 from engine.tree import TokenTree
 from tests.checkpoints import (
     VOCAB_SIZE,
@@ -35,9 +36,9 @@ def context_of(
     temperature: float = 0.0,
     max_depth: int = 20,
     stop: frozenset[int] = frozenset(),
-) -> Context:
+) -> Text:
     sampler = Sampler(SamplingParams(temperature=temperature, seed=3), VOCAB_SIZE)
-    return Context(list(tokens), sampler, stop, max_depth)
+    return Text(list(tokens), sampler, stop, max_depth)
 
 
 @pytest.mark.parametrize("budget", [1, 7, 40])
@@ -50,15 +51,15 @@ def test_every_drafter_keeps_the_contract(stages: str, temperature: float, budge
     tokens = list(PROMPT)
     drafter.reset(tokens)
     for step in range(4):
-        context = context_of(tokens, temperature, max_depth=step * 2, stop=stop)
+        text = context_of(tokens, temperature, max_depth=step * 2, stop=stop)
         tree = TokenTree(tokens[-1])
         target_model().reset(tokens)
         target_model().score(tokens, TokenTree(tokens[-1]))  # what a head reads
-        nodes = drafter.grow(context, tree, [0], budget)
+        nodes = drafter.grow(text, tree, [0], budget)
         assert len(nodes) == len(set(nodes)) <= budget
         pruned = tree.prune(nodes)
         assert pruned.tokens[0] == tokens[-1]
-        assert max(pruned.depths) <= context.max_depth
+        assert max(pruned.depths) <= text.max_depth
         assert all(pruned.tokens[p] not in stop for p in pruned.parents[1:] if p > 0)
         assert all(0 <= token < VOCAB_SIZE for token in pruned.tokens)
         assert all(estimate <= 1e-6 for estimate in pruned.estimates)
@@ -71,16 +72,16 @@ def test_a_draft_model_ranks_children_by_the_shared_noise() -> None:
     """At any temperature its first choice is the token that it would itself have sampled."""
     drafter = model_stage(NoStage(), "draft", passes=1)
     for temperature in (0.0, 0.7, 1.5):
-        context = context_of(PROMPT, temperature)
+        text = context_of(PROMPT, temperature)
         drafter.reset(PROMPT)
         tree = TokenTree(PROMPT[-1])
-        nodes = drafter.grow(context, tree, [0], 3)
+        nodes = drafter.grow(text, tree, [0], 3)
         model = drafter._model
         model.reset(PROMPT)
         logits = model.score(PROMPT, TokenTree(PROMPT[-1]))
-        candidates = context.sampler.candidates(logits, [len(PROMPT)])
+        candidates = text.sampler.candidates(logits, [len(PROMPT)])
         (tokens,), (estimates,) = candidates.normalised().top(3)
-        assert tokens[:1] == context.sampler.choose(logits, [len(PROMPT)])
+        assert tokens[:1] == text.sampler.choose(logits, [len(PROMPT)])
         assert [tree.tokens[node] for node in nodes] == tokens
         assert [tree.estimates[node] for node in nodes] == pytest.approx(estimates, abs=1e-4)
 
@@ -142,18 +143,18 @@ def test_where_no_pass_is_expected_to_pay_the_step_is_left_to_the_stage_below() 
     """Red when a draft goes through its passes' prospects, or runs one, in such a step."""
     drafter = model_stage(ngram(), "draft")
     drafter.reset(PROMPT)
-    context = context_of(PROMPT)
-    context.economy.costs.curve("target").replace({1: 1.0})
-    context.economy.costs.curve("draft").replace({1: 0.1})
-    context.economy.start_text(is_greedy=True, is_free=False)
-    context.economy.start_step(num_left=20)
-    assert drafter.grow(context, TokenTree(PROMPT[-1]), [0], 10)
+    text = context_of(PROMPT)
+    text.economy.costs.curve("target").replace({1: 1.0})
+    text.economy.costs.curve("draft").replace({1: 0.1})
+    text.economy.start_text(is_greedy=True, is_free=False)
+    text.economy.start_step(num_left=20)
+    assert drafter.grow(text, TokenTree(PROMPT[-1]), [0], 10)
     assert drafter.take_work()[0].num_passes > 0
     for _ in range(100):
-        context.economy._stage("draft").habit.settle(1.0, 0.1, -0.1, is_right=False)
-    context.economy.start_step(num_left=20)
+        text.economy._stage("draft").habit.settle(1.0, 0.1, -0.1, is_right=False)
+    text.economy.start_step(num_left=20)
     tree = TokenTree(PROMPT[-1])
-    assert drafter.grow(context, tree, [0], 10)
+    assert drafter.grow(text, tree, [0], 10)
     assert drafter.take_work()[0].num_passes == 0
     assert set(tree.origins[1:]) == {"ngram"}
 
@@ -193,10 +194,10 @@ def test_the_look_up_proposes_what_followed_before_and_trusts_long_matches_more(
 def test_the_look_up_follows_a_period_beyond_the_end_of_the_text(period: int) -> None:
     """A long match that reaches the end of what was written is looked for anew."""
     drafter = ngram(budget=24, table=False)
-    context = context_of([1 + i % period for i in range(40)], max_depth=40)
-    drafter.reset(context.tokens)
-    tree = TokenTree(context.tokens[-1])
-    nodes = drafter.grow(context, tree, [0], 24)
+    text = context_of([1 + i % period for i in range(40)], max_depth=40)
+    drafter.reset(text.tokens)
+    tree = TokenTree(text.tokens[-1])
+    nodes = drafter.grow(text, tree, [0], 24)
     assert max(tree.depths[node] for node in nodes) == 24
 
 
@@ -221,7 +222,7 @@ def test_the_table_chooses_under_the_positions_noise() -> None:
     for seed in range(300):
         sampler = Sampler(SamplingParams(seed=seed), VOCAB_SIZE)
         tree = TokenTree(2)
-        stage.grow(Context([1, 2], sampler, max_depth=3), tree, [0], 1)
+        stage.grow(Text([1, 2], sampler, max_depth=3), tree, [0], 1)
         firsts.append(tree.tokens[1])
     assert firsts.count(3) + firsts.count(4) > 250
     assert 0.5 < firsts.count(3) / len(firsts) < 0.8

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from engine import decoder
-from engine.drafting.base import Context
 from engine.kv_cache import KVCache
 from engine.noise import NoiseRows
+from engine.text import Text
 from engine.tree import TokenTree
 from tests.engine.test_lossless import play
 
@@ -82,9 +82,9 @@ def test_noise_with_a_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_noise_by_node_and_not_by_position_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def choose(context: Context, tree: TokenTree, logits: Tensor, node: int) -> int:
-        position = context.root_position + node + 1
-        return context.sampler.choose(logits[node : node + 1], [position])[0]
+    def choose(text: Text, tree: TokenTree, logits: Tensor, node: int) -> int:
+        position = text.root_position + node + 1
+        return text.sampler.choose(logits[node : node + 1], [position])[0]
 
     monkeypatch.setattr(decoder, "choose", choose)
     assert_caught()

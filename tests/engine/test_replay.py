@@ -18,9 +18,9 @@ from engine.benchmark import (
 from engine.benchmark.replay import ReplayDrafter
 from engine.config import EngineConfig, NgramStageConfig
 from engine.decoder import Decoder
-from engine.drafting.base import Context
 from engine.request import GenerateRequest, SamplingParams, Step
 from engine.sampling import Sampler
+from engine.text import Text
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, save_checkpoint
 from tests.engine.setups import random_request, run, target_model, token_ids
@@ -110,9 +110,9 @@ def proposals(acceptance: float, seed: int = 0, start: int = 1) -> list[int]:
     drafter = ReplayDrafter(stage, VOCAB_SIZE)
     drafter.reset([1, 2])
     tokens = [1, 2, *[0] * start]
-    context = Context(tokens, Sampler(SamplingParams(), VOCAB_SIZE), max_depth=50)
+    text = Text(tokens, Sampler(SamplingParams(), VOCAB_SIZE), max_depth=50)
     tree = TokenTree(tokens[-1])
-    nodes = drafter.grow(context, tree, [0], drafter.budget)
+    nodes = drafter.grow(text, tree, [0], drafter.budget)
     assert tree.is_chain()
     return [tree.tokens[node] for node in nodes]
 
@@ -140,14 +140,14 @@ def test_an_end_of_text_in_the_recording_ends_the_chain() -> None:
     stage = replace(replay(1.0, 8), recordings={(1,): (3, 4, 5, 6)})
     drafter = ReplayDrafter(stage, VOCAB_SIZE)
     drafter.reset([1])
-    context = Context([1], Sampler(SamplingParams(), VOCAB_SIZE), frozenset({4}), max_depth=8)
+    text = Text([1], Sampler(SamplingParams(), VOCAB_SIZE), frozenset({4}), max_depth=8)
     tree = TokenTree(1)
-    drafter.grow(context, tree, [0], 8)
+    drafter.grow(text, tree, [0], 8)
     assert tree.tokens == [1, 3, 4]
 
 
 def test_without_a_recording_nothing_is_proposed() -> None:
     drafter = ReplayDrafter(replay(0.9), VOCAB_SIZE)
     drafter.reset([1])
-    context = Context([1], Sampler(SamplingParams(), VOCAB_SIZE), max_depth=8)
-    assert drafter.grow(context, TokenTree(1), [0], 4) == []
+    text = Text([1], Sampler(SamplingParams(), VOCAB_SIZE), max_depth=8)
+    assert drafter.grow(text, TokenTree(1), [0], 4) == []

@@ -96,7 +96,8 @@ def test_a_teacher_reads_texts_as_it_is_served(architecture: str, tmp_path: Path
         served = make_model(architecture)
         served.reset(ids[0].tolist())
         for each in (model, served):
-            each.catch_up(ids[0].tolist())
+            while each.read(ids[0].tolist()):
+                pass
         last = served.score(ids[0].tolist(), TokenTree(int(ids[0, -1])))[-1]
     torch.testing.assert_close(teacher(ids).logits[0, -1], last, atol=1e-4, rtol=1e-4)
 

@@ -1,0 +1,115 @@
+"""A text being written: a request, what it has come to so far, and where it ends.
+
+Knows nothing of networks, trees' sizes or drafters; it lives as long as its request.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+
+from engine.economy import Economy
+from engine.errors import InvalidRequestError
+from engine.request import FinishReason, GenerateRequest
+from engine.sampling import Sampler
+from engine.stats import SpeculationStats
+from engine.tree import TokenTree
+
+
+@dataclass(slots=True)
+class Text:
+    """Committed tokens, of which the last is the root of the next tree, and the rule of choice.
+
+    No tree may reach deeper than `max_depth`, and a node that holds one of `stop_ids` gets no
+    children, since the text would end there. `economy` says what a stage's claims are worth and
+    which passes pay. `reason` tells why the text has ended, None while it goes on.
+    """
+
+    tokens: list[int]
+    sampler: Sampler
+    stop_ids: frozenset[int] = frozenset()
+    max_depth: int = 0
+    economy: Economy = field(default_factory=Economy)
+    num_left: int = 0
+    reason: FinishReason | None = None
+    stats: SpeculationStats = field(default_factory=SpeculationStats)
+
+    @classmethod
+    def of(
+        cls,
+        request: GenerateRequest,
+        eos_token_ids: Sequence[int],
+        vocab_size: int,
+        device: torch.device,
+        economy: Economy,
+    ) -> Self:
+        """The text of a request that has been checked, its prompt alone."""
+        eos = () if request.ignore_eos else eos_token_ids
+        return cls(
+            tokens=list(request.prompt),
+            sampler=Sampler(request.sampling, vocab_size, device),
+            stop_ids=frozenset((*request.stop_token_ids, *eos)),
+            economy=economy,
+            num_left=request.max_tokens,
+        )
+
+    @property
+    def root_position(self) -> int:
+        """The index of the root in the model's whole input; a node's is this plus its depth."""
+        return len(self.tokens) - 1
+
+    def can_extend(self, tree: TokenTree, node: int) -> bool:
+        """Whether anything may be proposed below this node."""
+        is_end = node > 0 and tree.tokens[node] in self.stop_ids
+        return tree.depths[node] < self.max_depth and not is_end
+
+    def take(self, emitted: Sequence[int]) -> int:
+        """Keep a step's tokens up to the end of the text, if that is among them; how many."""
+        kept = list(emitted[: self.num_left])
+        ends = (place for place, token in enumerate(kept) if token in self.stop_ids)
+        if (end := next(ends, None)) is not None:
+            del kept[end + 1 :]
+            self.reason = "stop"
+        elif len(kept) == self.num_left:
+            self.reason = "length"
+        self.tokens.extend(kept)
+        self.num_left -= len(kept)
+        return len(kept)
+
+
+def check(request: GenerateRequest, window: int, vocab_size: int) -> None:
+    """Raise InvalidRequestError for a request that cannot run where texts are so long at most."""
+    if (problem := _problem(request, window) or _sampling_problem(request, vocab_size)) is not None:
+        raise InvalidRequestError(problem)
+    if not all(0 <= token < vocab_size for token in request.prompt):
+        raise InvalidRequestError(f"token ids must be from 0 to {vocab_size - 1}.")
+
+
+def _problem(request: GenerateRequest, window: int) -> str | None:
+    """What is wrong with the prompt or the length that is asked for, if anything is."""
+    if not request.prompt:
+        return "the prompt is empty: give at least one token id."
+    if request.max_tokens < 1:
+        return f"max_tokens is {request.max_tokens}: ask for at least one."
+    if len(request.prompt) + request.max_tokens > window:
+        return (
+            f"a prompt of {len(request.prompt)} tokens and a reply of {request.max_tokens} "
+            f"exceed the window of {window}: shorten either, or raise max_model_len."
+        )
+    return None
+
+
+def _sampling_problem(request: GenerateRequest, vocab_size: int) -> str | None:
+    """What is wrong with the sampling that is asked for, if anything is."""
+    params = request.sampling
+    if not 0 <= params.temperature < math.inf:
+        return f"temperature is {params.temperature}: it must be 0 or more."
+    if params.top_k < 0:
+        return f"top_k is {params.top_k}: it must be 0 or more."
+    if not (0 <= params.top_p <= 1 and 0 <= params.min_p <= 1):
+        return f"top_p is {params.top_p} and min_p {params.min_p}: they must be from 0 to 1."
+    if not 0 <= (request.num_logprobs or 0) <= vocab_size:
+        return f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
+    return None
