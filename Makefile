@@ -33,9 +33,9 @@ serve: .venv/.installed ## Install what is missing and serve the embedded models
 	@echo "==> starting the server on port $(PORT)"
 	@exec $(BIN)/stagetree serve --port $(PORT) $(ARGS)
 
-test: .venv/.installed-dev ## Install what is missing and run the tests.
+test: .venv/.installed-dev ## Install what is missing and run the tests, two at a time.
 	@echo "==> running the tests"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: .venv/.installed-dev ## Lint, format check, types, and the floors of the house.
 	@echo "==> ruff"

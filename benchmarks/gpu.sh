@@ -19,9 +19,16 @@ mkdir -p "$1"
 results=$(cd "$1" && pwd)
 shift
 parts=${*:-tests passes paper step}
-made=""
-work=${WORK:-$(mktemp -d)} && [ -n "${WORK:-}" ] || made=$work
-trap '[ -z "$made" ] || rm -rf "$made"' EXIT
+case $python in */*) python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") ;; esac
+prompts=()
+[ -z "${PROMPTS:-}" ] || prompts=(--prompts "$(realpath "$PROMPTS")")
+if [ -n "${WORK:-}" ]; then
+    mkdir -p "$WORK"
+    work=$(cd "$WORK" && pwd)
+else
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+fi
 log=$results/gpu.log
 : >"$log"
 cd "$root" || exit 2
@@ -34,33 +41,30 @@ part() {
     shift 2
     case " $parts " in *" $name "*) ;; *) return ;; esac
     echo "==> $name: $*" | tee -a "$log"
-    timeout -k 5 "$limit" "$@" 2>&1 | tee -a "$log"
+    timeout -k 2 "$limit" "$@" 2>&1 | tee -a "$log"
     local status=${PIPESTATUS[0]}
     [ "$status" = 0 ] || failed="$failed $name ($status)"
     echo "==> $name: exit $status after $((SECONDS - started)) s" | tee -a "$log"
 }
 
-[ -z "${PROMPTS:-}" ] || prompts="--prompts $PROMPTS"
 if [ -n "$smoke" ]; then
     part tests 100 "$python" -m pytest -m gpu -q
     part passes 100 "$python" benchmarks/passes.py --device cpu --rounds 2 --context 32 \
         --json "$results/passes.json"
-    # shellcheck disable=SC2086
     part paper 200 "$python" -m benchmarks.paper --smoke --folder "$work/paper" \
-        --out "$results" ${prompts:-}
+        --out "$results" "${prompts[@]}"
     part step 100 "$python" benchmarks/step.py --device cpu --shapes tiny --tokens 8 --rounds 1 \
         --trees 8/2 --prompt 16 --compile never --json "$results/step.json"
 else
     # Compiling kernels for every shape takes most of the time of the tests.
-    "$python" -c "import xdist" 2>/dev/null && at_once="-n 8"
-    # shellcheck disable=SC2086
-    part tests 75 "$python" -m pytest -m gpu -q -p no:benchmark --durations 8 ${at_once:-}
-    part passes 40 "$python" benchmarks/passes.py --device cuda --dtype bfloat16 --rounds 5 \
+    at_once=()
+    "$python" -c "import xdist" 2>/dev/null && at_once=(-n 8)
+    part tests 75 "$python" -m pytest -m gpu -q -p no:benchmark --durations 8 "${at_once[@]}"
+    part passes 35 "$python" benchmarks/passes.py --device cuda --dtype bfloat16 --rounds 5 \
         --json "$results/passes.json"
     # An H100 took 270 s up to the first repetition, of which texts took 40; they are fewer now.
-    # shellcheck disable=SC2086
-    part paper 355 "$python" -m benchmarks.paper --minutes 4 --num-prompts 4 --folder "$work/paper" \
-        --out "$results" ${prompts:-}
+    part paper 345 "$python" -m benchmarks.paper --minutes 4 --num-prompts 4 --folder "$work/paper" \
+        --out "$results" "${prompts[@]}"
     part step 65 "$python" benchmarks/step.py --device cuda --dtype bfloat16 --rounds 2 \
         --compile wait --json "$results/step.json"
     part attention 60 "$python" benchmarks/attention.py --models llama-8b --widths 1 16 64 \
