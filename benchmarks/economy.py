@@ -61,11 +61,11 @@ def fixed_modes(stages: Sequence[StageConfig]) -> Iterator[Mode]:
 
 def unrelated_draft(folder: Path, target: str) -> str:
     """A random network of the draft's shape beside the target's tokenizer; its folder."""
-    config = AutoConfig.from_pretrained(resolve(target))
+    config = AutoConfig.from_pretrained(resolve(target), trust_remote_code=False)
     config.hidden_size, config.intermediate_size, config.num_hidden_layers = 128, 256, 2
     config.num_attention_heads = config.num_key_value_heads = 4
     config.head_dim = 32
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config, trust_remote_code=False).save_pretrained(folder)
     return str(folder)
 
 

@@ -160,7 +160,10 @@ def llama(name: str) -> LlamaConfig:
 def save_random(name: str, folder: Path, dtype: torch.dtype) -> None:
     """A checkpoint of random weights."""
     torch.manual_seed(1)
-    AutoModelForCausalLM.from_config(llama(name), dtype=dtype).save_pretrained(folder)
+    shape = llama(name)
+    AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=False).save_pretrained(
+        folder
+    )
 
 
 def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class Engine:
             device=config.device,
             max_model_len=config.max_model_len,
             chunk=config.prefill_chunk,
+            num_engines=config.num_engines,
         )
         config = replace(config, stages=recognised(config.stages), threads=CROWD.num_threads)
         return cls(config, target, StageBuilder(config, target), on_progress)

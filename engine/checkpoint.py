@@ -32,9 +32,15 @@ _KNOWN_TOKENS = 0.99
 """Of the ids that two tokenizers share, how many must mean the same for one to draft for the other:
 families add a few special tokens of their own."""
 
-# Buffers that older checkpoints keep and no layer reads, and the layers that guess ahead, which
-# transformers leaves out for some families by name.
-_IDLE = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|(^|\.)mtp([._]|$)|(^|\.)position_ids$")
+# What is beside the layers and says nothing of the text.
+_IDLE = re.compile(
+    r"(^|\.)(rotary(_pos)?_emb\.(inv_freq|(cos|sin)(_cached)?)|position_ids)$"  # angles, counts
+    r"|(^|\.)((attn|attention)\.bias|masked_bias|causal_mask)$"  # masks
+    r"|(^|\.)(k|v|kv)_scale$"  # of a cache in FP8
+    r"|(^|\.)mtp([._]|$)"  # layers that guess ahead, left out by name for some families
+    r"|^v_head\."  # a value head of reinforcement learning
+    r"|^verifier_(lm_head|norm)\."  # a head's copies of its target's parts
+)
 
 
 def resolve(name: str) -> str:
@@ -142,19 +148,6 @@ def _check_pickle(file: Path) -> None:
             f"the weights {str(file)!r} are damaged, cut short, or a pickle of more than weights, "
             "of which nothing was run: choose a checkpoint in safetensors, or download them again."
         ) from error
-
-
-def num_weights(name: str) -> int:
-    """How many numbers a folder's safetensors hold; 0 where that cannot be told beforehand."""
-    folder = find_folder(name)
-    count = 0
-    for file in _weight_files(folder) if folder else ():
-        if file.suffix != ".safetensors":
-            return 0
-        with safe_open(file, "pt") as tensors:
-            shapes = (tensors.get_slice(key).get_shape() for key in tensors.keys())  # noqa: SIM118
-            count += sum(int(torch.Size(shape).numel()) for shape in shapes)
-    return count
 
 
 def check_keys(

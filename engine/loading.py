@@ -27,7 +27,6 @@ from engine.checkpoint import (
     check_keys,
     check_numbers,
     first_line,
-    num_weights,
 )
 from engine.checkpoint import resolve as resolve
 from engine.errors import ConfigError, EngineError, ModelLoadError
@@ -51,19 +50,26 @@ _DTYPES = {
 
 
 def load_model(
-    name: str, *, dtype: str, device: str, max_model_len: int | None, chunk: int
+    name: str,
+    *,
+    dtype: str,
+    device: str,
+    max_model_len: int | None,
+    chunk: int,
+    num_engines: int = 1,
 ) -> Model:
     """Load a checkpoint, prove that it obeys tree masks, and give it a cache.
 
-    Raises ModelLoadError for weights that cannot be found or an architecture that cannot be
-    served, ConfigError for a device or precision that this machine lacks.
+    `num_engines`, this one included, share the machine. Raises ModelLoadError for weights that
+    cannot be found or an architecture that cannot be served, ConfigError for a device or precision
+    that this machine lacks.
     """
     place = choose_device(device)
     config = read_config(name)
-    wanted = choose_precision(dtype, place, config)
     with _named(name):
         limits = read_limits(config)
-        network = _load_network(name, config, wanted.dtype, place)
+        wanted = choose_precision(dtype, place, config, num_engines)
+        network = _load_network(name, config, wanted.dtype, place, num_engines)
         limits = replace(limits, eos_token_ids=_eos_token_ids(config, network.generation_config))
         window = max_model_len or min(limits.max_positions, 8192)
         model = Model(network, limits, window, chunk).check_seam()
@@ -106,13 +112,24 @@ def read_config(name: str) -> PretrainedConfig:
     _refuse_adapter(name)
     try:
         with _silence():
-            config: PretrainedConfig = AutoConfig.from_pretrained(resolve(name))
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                resolve(name), trust_remote_code=False
+            )
     except Exception as error:  # whatever a foreign configuration may cause
-        raise ModelLoadError(
-            f"cannot load {name!r}: {first_line(error)}. Give a Hugging Face id, a folder "
-            "with config.json and weights, or embedded/target."
-        ) from error
+        remedy = (
+            " Give a Hugging Face id, a folder with config.json and weights, or embedded/target."
+        )
+        raise _unloadable(name, error, remedy) from error
     return config
+
+
+def _unloadable(name: str, error: Exception, remedy: str = "") -> ModelLoadError:
+    if "trust_remote_code" in str(error):
+        return ModelLoadError(
+            f"{name!r} needs code of its own, which is not run here: name a checkpoint of an "
+            "architecture that transformers has."
+        )
+    return ModelLoadError(f"cannot load {name!r}: {first_line(error)}.{remedy}")
 
 
 def _refuse_adapter(name: str) -> None:
@@ -129,17 +146,22 @@ def _refuse_adapter(name: str) -> None:
 
 
 def _load_network(
-    name: str, config: PretrainedConfig, dtype: torch.dtype, device: torch.device
+    name: str,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    num_engines: int,
 ) -> PreTrainedModel:
     """The network with all of its weights, and no others, on its device. Raises EngineError."""
     quantisation = _dequantised(name, config)
-    size = num_weights(name) * dtype.itemsize
+    size = _num_parameters(config) * dtype.itemsize
     remedy = "choose a smaller model, or dtype bfloat16."
-    require(size, device, f"loading the weights of {name!r}", remedy)
+    require(size, device, f"loading the weights of {name!r}", remedy, num_engines)
     try:
         with _silence() as said:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 resolve(name),
+                trust_remote_code=False,
                 dtype=dtype,
                 attn_implementation=attention.NAME,
                 # So that we can say which, with all else that is wrong.
@@ -149,6 +171,8 @@ def _load_network(
             )
         network: PreTrainedModel = loaded[0]
         _check_found(name, *loaded)
+        if quantisation:
+            _cast(network, dtype)
         torch.nn.Module.to(network, device).eval()
     except EngineError:
         raise
@@ -160,7 +184,7 @@ def _load_network(
                 f"the weights of {name!r} are not those that its config.json describes; with "
                 f"missing or mis-shaped parts: {abridged(parts)}. Download it again."
             ) from error
-        raise ModelLoadError(f"cannot load {name!r}: {first_line(error)}.") from error
+        raise _unloadable(name, error) from error
     check_numbers(name, network.state_dict(keep_vars=True))
     return network
 
@@ -178,6 +202,12 @@ def _dequantised(name: str, config: PretrainedConfig) -> dict[str, Any]:
             "served: choose the same model in bfloat16 or float16."
         )
     return {"quantization_config": _DEQUANTISED[method](dequantize=True)}
+
+
+def _cast(network: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Bring to one precision what was dequantised to another; buffers keep theirs."""
+    for weight in network.parameters():
+        weight.data = weight.data.to(dtype)
 
 
 def _check_found(name: str, network: PreTrainedModel, found: Mapping[str, Any]) -> None:
@@ -212,6 +242,7 @@ def random_model(
     with torch.device(place):
         network = AutoModelForCausalLM.from_config(
             config,
+            trust_remote_code=False,
             dtype=choose_precision(dtype, place, config).dtype,
             attn_implementation=attention.NAME,
         )
@@ -276,13 +307,15 @@ class Precision(NamedTuple):
     reason: str
 
 
-def choose_precision(dtype: str, device: torch.device, config: PretrainedConfig) -> Precision:
+def choose_precision(
+    dtype: str, device: torch.device, config: PretrainedConfig, num_engines: int = 1
+) -> Precision:
     """The precision by its name; `auto` goes by the device, the checkpoint and the memory there is.
 
     A GPU runs the checkpoint's own precision. A CPU runs float32, with or without instructions for
     bfloat16: our kernels compute in float32 whatever they are given, and keep weights in bfloat16
     where that is exact, so the text is better for the same reading. Only weights of bfloat16 that
-    would not fit the memory in float32 keep their own.
+    would not fit the memory in float32 keep their own; engines of one machine have equal parts.
     """
     if dtype != "auto":
         return Precision(_DTYPES[dtype], "as asked for")
@@ -293,16 +326,20 @@ def choose_precision(dtype: str, device: torch.device, config: PretrainedConfig)
     room = total_bytes()
     if stored == torch.bfloat16 and room is not None:
         needed = _BYTES_IN_FLOAT32 * _num_parameters(config)
-        if needed > _LARGEST_SHARE * room:
+        if needed > _LARGEST_SHARE * room / num_engines:
             reason = f"that of the checkpoint: float32 takes {needed / 1e9:.0f} GB while it loads"
-            return Precision(torch.bfloat16, f"{reason}, of {room / 1e9:.0f} in all")
+            sharing = f" for {num_engines} engines" if num_engines > 1 else ""
+            return Precision(torch.bfloat16, f"{reason}, of {room / 1e9:.0f} in all{sharing}")
     return Precision(torch.float32, "in which every CPU computes best here")
 
 
 def _num_parameters(config: PretrainedConfig) -> int:
-    """The weights of such a network, of which none is made."""
-    with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+    """The weights of such a network, of which none is made; 0 where it cannot be told."""
+    try:
+        with torch.device("meta"), _silence():
+            network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception:  # whatever a foreign configuration may cause; who loads it says so
+        return 0
     return sum(weight.numel() for weight in network.parameters())
 
 

@@ -12,13 +12,25 @@ _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 
 
-def require(num_bytes: int, device: torch.device, what: str, remedy: str) -> None:
-    """Raise ConfigError, which says `what` and the remedy, if so much cannot be allocated."""
+def require(
+    num_bytes: int, device: torch.device, what: str, remedy: str, num_engines: int = 1
+) -> None:
+    """Raise ConfigError, which says `what` and the remedy, if so much cannot be allocated.
+
+    A CPU's memory is shared by `num_engines`, this one included.
+    """
     free = free_bytes(device)
     if free is not None and num_bytes > free:
         raise ConfigError(
             f"{what} takes {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on "
             f"{device.type}: {remedy}"
+        )
+    # Not a part of what is free: the others may have taken theirs already.
+    total = total_bytes() if device.type == "cpu" and num_engines > 1 else None
+    if total is not None and num_bytes * num_engines > total:
+        raise ConfigError(
+            f"{what} takes {num_bytes / 1e9:.1f} GB in each of {num_engines} engines, and there "
+            f"are {total / 1e9:.1f} GB in all: {remedy}"
         )
 
 
@@ -57,6 +69,8 @@ def _container_bytes() -> int | None:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())
         lines = (line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        return max(0, limit - used + int(dict(lines)["inactive_file"]))
+        sizes = dict(lines)
+        caches = int(sizes["inactive_file"]) + int(sizes["active_file"])
+        return max(0, limit - used + caches)
     except (OSError, ValueError, KeyError):
         return None

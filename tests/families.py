@@ -2,9 +2,9 @@
 
     python -m tests.families > docs/families.md    # takes two minutes of a core
 
-A family is tried on a tiny random checkpoint. It is refused when it is loaded, or it must be what
-it is in stock transformers: scores of a tree, with rows in the cache and beyond every window, and
-text, plain and speculative.
+A family is tried on a tiny random checkpoint of bfloat16, loaded as a user's is. It is refused when
+it is loaded, or it must be what it is in stock transformers: scores of a tree, with rows in the
+cache and beyond every window, and text, plain and speculative.
 """
 
 import copy
@@ -174,7 +174,8 @@ _HEAD = """# Families of models
 
 What each causal architecture does that transformers {version} registers, by
 `tests/engine/test_families.py`, which makes this page (`python -m tests.families`) and fails when
-it is no longer so. Each was tried on a tiny random checkpoint, in float32 on a CPU:
+it is no longer so. Each was tried on a tiny random checkpoint of bfloat16, loaded with dtype `auto`
+on a CPU, which is in float32:
 
 - **equal**: it loads, and it is what it is in stock transformers with eager attention and no cache.
   A tree's logits, behind rows in the cache and beyond a window of {window}, lie within 5e-5 of
@@ -200,7 +201,7 @@ def find(name: str, form: str, folder: Path) -> Finding:
         return Finding(name, form, "not tried", _told(error, place))
     try:
         model = load_model(
-            str(place), dtype="float32", device="cpu", max_model_len=None, chunk=len(TEXT) // 2
+            str(place), dtype="auto", device="cpu", max_model_len=None, chunk=len(TEXT) // 2
         )
     except EngineError as error:
         return Finding(name, form, "refused", _told(error, place))
@@ -241,7 +242,7 @@ def _save(config: PretrainedConfig, folder: Path) -> None:
     with torch.no_grad():
         for weight in network.parameters():
             weight.mul_(6.0 if weight.dim() > 1 else 1.0)
-    network.save_pretrained(folder)
+    network.to(torch.bfloat16).save_pretrained(folder)
 
 
 def _difference(model: Model, stock: PreTrainedModel) -> str:

@@ -1,5 +1,6 @@
 """What an import drags along, asked of a fresh interpreter; `make check` reads the same floors."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,24 @@ def test_asking_the_front_door_for_its_handle_imports_the_messages_and_no_model(
     packages = imported_by("engine; engine.EngineProcess; import sys")
     assert packages >= MESSAGES
     assert not packages & MODELS
+
+
+_READERS = {"AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"}
+
+
+def test_whoever_reads_a_checkpoint_says_that_its_code_is_not_run() -> None:
+    """Red when transformers is left to ask on the terminal whether to run what was downloaded."""
+    files = [
+        file for room in ("engine", "server", "benchmarks") for file in (ROOT / room).rglob("*.py")
+    ]
+    calls = [
+        node
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).partition(".")[0] in _READERS
+    ]
+    assert len(calls) > 5
+    assert not [call for call in calls if "trust_remote_code=False" not in ast.unparse(call)]
 
 
 def test_gpu_tests_are_collected_where_only_torch_and_pytest_are_installed() -> None:

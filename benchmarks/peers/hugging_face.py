@@ -55,7 +55,9 @@ def quiet() -> None:
 
 def load(folder: Path, dtype: str, device: str = "cpu") -> Any:
     """A model that no end-of-text token stops."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), trust_remote_code=False
+    ).eval()
     model.generation_config.eos_token_id = None
     return model.to(device)
 

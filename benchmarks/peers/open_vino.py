@@ -68,7 +68,7 @@ def _tokenizer(setup: Setup) -> Any:
 
 def _save_tokenizer(checkpoint: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    known = AutoTokenizer.from_pretrained(checkpoint)
+    known = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     pair = openvino_tokenizers.convert_tokenizer(known, with_detokenizer=True)
     for name, converted in zip(("tokenizer", "detokenizer"), pair, strict=True):
         openvino.save_model(converted, folder / f"openvino_{name}.xml")

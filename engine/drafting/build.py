@@ -69,6 +69,7 @@ class StageBuilder:
                 device=self._config.device,
                 max_model_len=self._target.max_model_len,
                 chunk=self._config.prefill_chunk,
+                num_engines=self._config.num_engines,
             )
             _fit_vocabulary(name, model, self._target)
             check_same_tokens(name, self._config.model)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, T5ForConditionalGeneration
 
 from engine.api import Engine
 from engine.checkpoint import abridged, first_line
@@ -139,6 +139,45 @@ def test_tied_weights_and_what_no_layer_reads_are_not_missed(folder: Path, tmp_p
     assert "left over: model.layers.4" in refusal(configure(folder, num_nextn_predict_layers=0))
 
 
+IDLE = [
+    "model.layers.0.self_attn.rotary_emb.cos_cached",
+    "model.layers.0.self_attn.rotary_emb.sin_cached",
+    "model.layers.0.self_attn.k_scale",
+    "model.layers.0.self_attn.v_proj.v_scale",
+    "model.layers.0.self_attn.causal_mask",
+    "transformer.h.0.attn.bias",
+    "transformer.h.0.attn.masked_bias",
+    "v_head.summary.weight",
+]
+HEAVY = [
+    "model.layers.0.self_attn.q_norm.weight",
+    "model.layers.0.self_attn.k_proj.bias",
+    "model.layers.0.self_attn.sinks",
+    "model.layers.0.mlp.up_proj.weight_scale",
+    "transformer.h.0.attn.c_attn.bias",
+    "layers.0.v_head.weight",
+]
+
+
+def test_what_is_beside_the_layers_may_be_left_over_and_nothing_of_them(folder: Path) -> None:
+    """Red when the buffers of other releases refuse a sound checkpoint, or weights that no layer
+    reads pass for such."""
+    extra = {key: torch.ones(3) for key in IDLE}
+    load(edit(folder, lambda weights: weights | extra))
+    for key in HEAVY:
+        edit(folder, lambda weights, key=key: weights | {key: torch.ones(3)})
+        assert f"left over: {key}." in refusal(folder)
+        edit(folder, lambda weights, key=key: {k: v for k, v in weights.items() if k != key})
+
+
+def test_a_heads_copies_of_its_targets_parts_may_be_left_over(tmp_path: Path) -> None:
+    """Red when a head of Speculators that keeps them is refused."""
+    config, weights = head_of()
+    copies = {"verifier_lm_head.weight": torch.ones(3), "verifier_norm.weight": torch.ones(3)}
+    save_head_checkpoint(tmp_path, config, weights | copies)
+    load_head(str(tmp_path), make_model(num_hidden_layers=3), 16)
+
+
 def test_numbers_that_are_none_are_told_as_such(folder: Path) -> None:
     """Red when they are told as a broken tree mask, or not at all since no probe reads the row."""
 
@@ -165,6 +204,46 @@ def test_a_quantised_checkpoint_that_cannot_be_run_is_refused(
     unexpected error."""
     configure(folder, quantization_config={"quant_method": method, "bits": 4})
     assert ("FP8 quantized" if method == "fp8" else f"quantised ({method})") in refusal(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "auto"])
+def test_a_dequantised_checkpoint_is_of_one_precision(
+    folder: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when what transformers dequantises to bfloat16 stays so beside what is float32."""
+    module = "transformers.quantizers.quantizer_finegrained_fp8"
+    # Which is needed to quantise, and not to undo it.
+    monkeypatch.setattr(f"{module}.is_accelerate_available", lambda: True)
+    edit(folder, in_fp8)
+    quantisation = {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [16, 16],
+    }
+    configure(folder, quantization_config=quantisation, dtype="bfloat16")
+    network = load_model(
+        str(folder), dtype=dtype, device="cpu", max_model_len=None, chunk=16
+    ).network
+    expected = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    assert {weight.dtype for weight in network.parameters()} == {expected}
+    assert {buffer.dtype for buffer in network.buffers()} == {torch.float32}
+
+
+def in_fp8(weights: Weights) -> Weights:
+    """The projections of a checkpoint as DeepSeek publishes them, with one scale for 16 x 16."""
+    stored = {}
+    for key, weight in weights.items():
+        if "_proj" not in key:
+            stored[key] = weight.bfloat16()
+            continue
+        height, width = (size // 16 for size in weight.shape)
+        scales = (
+            weight.unflatten(1, (width, 16)).unflatten(0, (height, 16)).abs().amax((1, 3)) / 448
+        )
+        stored[f"{key}_scale_inv"] = scales
+        spread = scales.repeat_interleave(16, 0).repeat_interleave(16, 1)
+        stored[key] = (weight / spread).to(torch.float8_e4m3fn)
+    return stored
 
 
 def test_files_that_are_not_what_their_names_say_are_refused(folder: Path) -> None:
@@ -222,6 +301,58 @@ def test_pickled_weights_are_read_and_whatever_else_is_pickled_is_not(
 def test_an_unreadable_configuration_is_named(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     assert name in refusal(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+@pytest.mark.parametrize("kind", ["gptj", "gpt_neo", "falcon"])
+def test_an_architecture_that_takes_no_attention_is_refused_in_any_precision(
+    kind: str, dtype: str, tmp_path: Path
+) -> None:
+    """Red when the weights of bfloat16 are counted where nobody says what is wrong."""
+    shape = {"gpt_neo": {"num_layers": 2, "attention_types": [[["global"], 2]]}}.get(kind, {})
+    sizes = {"n_layer": 2, "num_hidden_layers": 2, "n_head": 4, "rotary_dim": 8, "n_embd": 32}
+    heads = {"num_attention_heads": 4, "num_heads": 4, "hidden_size": 32, "vocab_size": 64}
+    config = AutoConfig.for_model(kind, **heads, **(shape or sizes))
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    assert "takes no attention function or cache from outside" in refusal(tmp_path, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_what_is_no_language_model_is_refused_in_any_precision(dtype: str, tmp_path: Path) -> None:
+    """Red when it is an error of its own, with the names of two hundred others."""
+    save_encoder_decoder(tmp_path)
+    message = refusal(tmp_path, dtype=dtype)
+    assert message.startswith(f"cannot load {str(tmp_path)!r}: Unrecognized configuration class")
+    assert len(message) < 400
+
+
+def save_encoder_decoder(folder: Path) -> Path:
+    config = AutoConfig.for_model(
+        "t5", vocab_size=64, d_model=32, d_ff=48, num_layers=1, num_heads=4, d_kv=8
+    )
+    T5ForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_a_checkpoints_own_code_is_neither_run_nor_asked_for(
+    has_config: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a server asks on its terminal, and a "y" runs what was downloaded."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.chdir(tmp_path)
+    if has_config:
+        configure(folder, model_type="weird", auto_map={"AutoConfig": "weird.Weird"})
+    else:
+        folder = save_encoder_decoder(tmp_path / "t5")
+        configure(folder, auto_map={"AutoModelForCausalLM": "weird.Weird"})
+    (folder / "weird.py").write_text("open('planted', 'w')\nclass Weird: pass\n")
+    for dtype in ("float32", "auto"):
+        assert "needs code of its own, which is not run here" in refusal(folder, dtype=dtype)
+    stages = [{"kind": "model", "model": str(folder)}]
+    with pytest.raises(ModelLoadError, match="needs code of its own"):
+        Engine.load(EngineConfig.from_mapping({"model": "embedded/target", "stages": stages}))
+    assert not Path("planted").exists()
 
 
 def test_an_adapter_beside_a_model_is_refused(folder: Path) -> None:

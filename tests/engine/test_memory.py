@@ -29,10 +29,13 @@ def test_a_host_leaves_what_can_be_had_without_swapping(machine: Path) -> None:
 
 
 def test_a_container_leaves_its_limit_less_what_cannot_give_way(machine: Path) -> None:
-    """Red when a container's server counts with the memory of its host."""
+    """Red when a container's server counts with the memory of its host, or files that were read
+    twice with what is used."""
     (machine / "memory.max").write_text("2000000000\n")
     (machine / "memory.current").write_text("900000000\n")
-    (machine / "memory.stat").write_text("anon 500000000\ninactive_file 400000000\n")
+    (machine / "memory.stat").write_text(
+        "anon 500000000\ninactive_file 100000000\nactive_file 300000000\n"
+    )
     assert memory.free_bytes(CPU) == 1_500_000_000
 
 
@@ -42,3 +45,14 @@ def test_what_does_not_fit_is_told_with_its_remedy(machine: Path) -> None:
         memory.require(9_000_000_000, CPU, "a cache", "choose less.")
     (machine / "meminfo").unlink()
     memory.require(9_000_000_000, CPU, "a cache", "choose less.")
+
+
+def test_engines_of_one_machine_have_equal_parts_of_it(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when each of them counts with the whole, or one that starts again with a part of what
+    the others have left."""
+    monkeypatch.setattr(memory, "total_bytes", lambda: 16_000_000_000)
+    memory.require(8_000_000_000, CPU, "a model", "choose less.", 2)
+    with pytest.raises(ConfigError, match=r"6.0 GB in each of 3 engines, and there are 16.0 GB in"):
+        memory.require(6_000_000_000, CPU, "a model", "choose less.", 3)

@@ -8,9 +8,13 @@ import torch
 from transformers import AutoConfig, LlamaConfig
 
 from engine import loading, memory
+from engine.api import Engine
+from engine.config import EngineConfig
+from engine.drafting.build import StageBuilder
 from engine.kernels import library
 from engine.loading import choose_precision, load_model
-from tests.checkpoints import save_checkpoint
+from engine.passes import CROWD
+from tests.checkpoints import make_model, make_network, save_checkpoint
 
 CPU = torch.device("cpu")
 SHAPE = LlamaConfig(num_hidden_layers=32, dtype=torch.bfloat16)
@@ -50,6 +54,34 @@ def test_weights_that_would_not_fit_keep_their_bfloat16(
     if expected == torch.bfloat16:
         reason = "that of the checkpoint: float32 takes 40 GB while it loads, of 32 in all"
         assert chosen.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("num_engines", "expected"), [(1, torch.float32), (2, torch.bfloat16)], ids=str
+)
+def test_engines_that_share_a_machine_share_its_memory(
+    num_engines: int, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when the second of two ends for want of memory."""
+    monkeypatch.setattr(loading, "total_bytes", lambda: 60 * 10**9)
+    chosen = choose_precision("auto", CPU, SHAPE, num_engines)
+    assert chosen.dtype == expected
+    assert chosen.reason.endswith(", of 60 in all for 2 engines") == (num_engines == 2)
+
+
+@pytest.mark.parametrize("num_engines", [1, 2])
+def test_an_engine_loads_all_of_its_models_for_its_part_of_the_machine(
+    num_engines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a target or a draft is loaded as if the other engines were not there."""
+    network = make_network().to(torch.bfloat16)
+    network.save_pretrained(tmp_path)
+    needed = 6 * sum(weight.numel() for weight in network.parameters())
+    monkeypatch.setattr(loading, "total_bytes", lambda: 2 * needed)
+    config = EngineConfig(str(tmp_path), num_engines=num_engines, threads=CROWD.num_threads)
+    expected = torch.float32 if num_engines == 1 else torch.bfloat16
+    assert Engine.load(config).info.dtype == str(expected).removeprefix("torch.")
+    assert StageBuilder(config, make_model()).model(str(tmp_path)).dtype == expected
 
 
 def test_a_container_has_the_memory_that_it_was_given(
