@@ -27,7 +27,7 @@ from engine.api import Engine
 from engine.benchmark import Mode, Result, Workload, compare, machine, read_prompts
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig, StageConfig
 from engine.drafting.katz import KatzTable
-from engine.loading import resolve
+from engine.names import resolve
 from engine.request import SamplingParams
 
 GREEDY, SAMPLED = SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=50)

@@ -15,6 +15,7 @@ from engine.errors import (
     ModelLoadError,
     in_one_line,
 )
+from engine.names import find_folder
 from engine.program import own_environment
 from engine.request import (
     TARGET,
@@ -68,6 +69,7 @@ __all__ = [
     "Step",
     "StepStats",
     "TokenizerState",
+    "find_folder",
     "in_one_line",
     "own_environment",
     "read_tokenizer",

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from engine.errors import ModelLoadError
+from engine.names import find_folder
 
-_EMBEDDED = Path(__file__).parent
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TOKENIZER = "tokenizer.json"
 _POINTER = b"version https://git-lfs"
@@ -43,39 +43,25 @@ _IDLE = re.compile(
 )
 
 
-def resolve(name: str) -> str:
-    """The folder of an `embedded/...` name; any other name as it is."""
-    return str(_EMBEDDED / name) if name.startswith("embedded/") else name
-
-
-def find_folder(name: str) -> Path | None:
-    """The folder that a name means; None for an id of the hub. Raises ModelLoadError."""
-    folder = Path(resolve(name))
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise ModelLoadError(f"{name!r} is a file: name the folder that holds config.json beside.")
-    if name.startswith((".", "~", "embedded/")) or folder.is_absolute() or len(folder.parts) > 2:
-        raise ModelLoadError(
-            f"there is no folder {name!r}: give a folder with config.json and weights, a Hugging "
-            "Face id, or embedded/target."
-        )
-    return None
-
-
-def check_files(name: str) -> None:
-    """Refuse a folder whose configuration or weights are not what their names say.
+def check_configuration(name: str) -> None:
+    """Refuse a folder whose configuration is not what its name says.
 
     An id of the hub is not looked at: what was downloaded is whole. Raises ModelLoadError.
     """
     if (folder := find_folder(name)) is None:
         return
-    config = read_json(folder / "config.json")
+    read_json(folder / "config.json")
     if (generation := folder / "generation_config.json").exists():
         read_json(generation)
-    if "transformers_weights" not in config:
-        for file in _weight_files(folder):
-            check_weights(file)
+
+
+def check_files(name: str) -> None:
+    """The same of its weights, which takes reading a pickle whole. Raises ModelLoadError."""
+    folder = find_folder(name)
+    if folder is None or "transformers_weights" in read_json(folder / "config.json"):
+        return
+    for file in _weight_files(folder):
+        check_weights(file)
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -23,15 +23,16 @@ from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Co
 from engine import attention
 from engine.checkpoint import (
     abridged,
+    check_configuration,
     check_files,
     check_keys,
     check_numbers,
     first_line,
 )
-from engine.checkpoint import resolve as resolve
 from engine.errors import ConfigError, EngineError, ModelLoadError
 from engine.memory import require, total_bytes
 from engine.model import Model
+from engine.names import resolve
 from engine.scorer import ModelLimits
 
 _UNBOUNDED = 1 << 20
@@ -66,6 +67,7 @@ def load_model(
     """
     place = choose_device(device)
     config = read_config(name)
+    check_files(name)
     with _named(name):
         limits = read_limits(config)
         wanted = choose_precision(dtype, place, config, num_engines)
@@ -107,8 +109,8 @@ def _unfit(name: str, error: Exception) -> ModelLoadError:
 
 
 def read_config(name: str) -> PretrainedConfig:
-    """The configuration of a checkpoint whose files are whole. Raises ModelLoadError."""
-    check_files(name)
+    """The configuration of a checkpoint, whose weights are not looked at. Raises ModelLoadError."""
+    check_configuration(name)
     _refuse_adapter(name)
     try:
         with _silence():

@@ -10,8 +10,9 @@ from pathlib import Path
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from engine.checkpoint import first_line, resolve
+from engine.checkpoint import first_line
 from engine.errors import ModelLoadError
+from engine.names import resolve
 from engine.request import TokenizerState
 
 

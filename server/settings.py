@@ -31,8 +31,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from engine import ConfigError, EngineConfig, in_one_line
-from server.names import at_home, check_folder, stages_at_home
+from engine import ConfigError, EngineConfig, find_folder, in_one_line
+from server.names import at_home, stages_at_home
 
 _log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def load_settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
     """Merge flags, environment and a YAML file; raises ConfigError naming source and remedy.
 
     Without `config` the embedded family's file is read, unless another model is named: its stages
-    would not fit.
+    would not fit. ModelLoadError tells of a model's folder that is not there.
     """
     environment = _environment()
     names_model = "model" in flags or "model" in environment
@@ -187,7 +187,7 @@ def load_settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
         raise ConfigError(f"{_source(key, flags, environment, path)}: {first['msg']}") from error
     _check_engine_part(settings, path)
     for name in _models(settings):
-        check_folder(name)
+        find_folder(name)
     return settings
 
 

@@ -20,7 +20,7 @@ from benchmarks.peers.worker import Label, Reply, environment, timed
 from engine.benchmark import read_prompts
 from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig
 from engine.errors import ConfigError
-from engine.loading import resolve
+from engine.names import resolve
 
 ROOT = Path(__file__).parent.parent
 ARRAY = NDArray[np.float32]

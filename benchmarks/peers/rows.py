@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig
-from engine.loading import resolve
+from engine.names import resolve
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.errors import ConfigError
-from engine.loading import resolve
+from engine.names import resolve
 
 _CONFIG, _INDEX = "config.json", "model.safetensors.index.json"
 _DEVIATION = 0.02

@@ -19,8 +19,9 @@ from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
 from engine.errors import ModelLoadError
-from engine.loading import load_model, resolve
+from engine.loading import load_model
 from engine.model import Model
+from engine.names import resolve
 from engine.scorer import TreeScorer
 
 

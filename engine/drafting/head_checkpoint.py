@@ -18,14 +18,13 @@ from engine.checkpoint import (
     check_keys,
     check_numbers,
     check_weights,
-    find_folder,
     first_line,
 )
 from engine.drafting.head import HeadModel
 from engine.drafting.head_network import HeadNetwork, HeadShape, is_head
 from engine.errors import ModelLoadError
-from engine.loading import resolve
 from engine.model import Model
+from engine.names import find_folder, resolve
 
 _FILES = ("*.json", "*.safetensors", "pytorch_model*.bin")
 # Speculators numbers the one layer and names the table of ids in full.

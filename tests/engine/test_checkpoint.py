@@ -16,6 +16,7 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, T5ForConditionalGeneration
 
+from engine import checkpoint
 from engine.api import Engine
 from engine.checkpoint import abridged, first_line
 from engine.config import EngineConfig
@@ -361,9 +362,19 @@ def test_an_adapter_beside_a_model_is_refused(folder: Path) -> None:
     assert "holds an adapter" in refusal(folder) and "merge it" in refusal(folder)
 
 
+def test_weights_are_looked_at_once_before_they_are_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when an engine reads a pickle of many gigabytes once more to know how long a text is."""
+    seen: list[Path] = []
+    monkeypatch.setattr(checkpoint, "check_weights", seen.append)
+    Engine.load(EngineConfig.from_mapping({"model": str(folder)}))
+    assert seen == [folder / "model.safetensors"]
+
+
 def test_a_folder_that_is_not_there_is_told_as_such(folder: Path) -> None:
     """Red when it is taken for the id of a repository."""
-    for name in ("./nothing", "/no/such/folder", "embedded/nothing", "a/b/c"):
+    for name in ("./nothing", "/no/such/folder", "embedded/nothing", "a/b/c", "no/", "no such"):
         assert f"there is no folder '{name}'" in refusal(name)
     assert "is a file" in refusal(folder / "config.json")
     (folder / "config.json").unlink()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import ConfigError, ModelStageConfig, NgramStageConfig
+from engine import ConfigError, ModelLoadError, ModelStageConfig, NgramStageConfig
 from server.settings import DEFAULT_CONFIG, load_settings
 
 CONFIGS = sorted(DEFAULT_CONFIG.parent.glob("*.yaml"))
@@ -110,11 +110,20 @@ def test_a_folder_that_is_not_there_is_called_one(config: Path, name: str) -> No
     """Red when the hub is asked for what can only be a folder."""
     config.write_text("stages: []\nalternatives: []\n")
     for flags in ({"model": name}, {"model": "gpt2-large", "draft": name}):
-        with pytest.raises(ConfigError, match="there is no folder"):
+        with pytest.raises(ModelLoadError, match="there is no folder"):
             load_settings(None, flags)
     config.write_text(f"model: gpt2\nstages: [{{kind: head, model: '{name}'}}]\n")
-    with pytest.raises(ConfigError, match="there is no folder"):
+    with pytest.raises(ModelLoadError, match="there is no folder"):
         load_settings(config, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [(__file__, "is a file"), ("embedded/no", "there is no folder")]
+)
+def test_what_cannot_be_loaded_is_told_before_a_server_starts(name: str, reason: str) -> None:
+    """Red when the server and its engine have two rules of what a name means."""
+    with pytest.raises(ModelLoadError, match=reason):
+        load_settings(None, {"model": name})
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
