@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from engine.errors import ModelLoadError
+from engine.errors import ModelLoadError, first_line
 from engine.names import find_folder
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -249,12 +249,3 @@ def _tokens(file: Path) -> dict[int, str]:
     except Exception as error:  # the library raises nothing narrower
         raise ModelLoadError(f"{str(file)!r} cannot be read: {first_line(error)}.") from error
     return {token_id: token for token, token_id in vocabulary.items()}
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line and without a full stop; its type where that says little."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    is_opening = len(lines) > 1 and lines[0].endswith(":")
-    said = " ".join(lines[: 2 if is_opening else 1]).rstrip(".")
-    is_clear = said and not isinstance(error, KeyError | IndexError | AssertionError)
-    return said if is_clear else f"{type(error).__name__} {said}".strip()

@@ -34,3 +34,12 @@ def in_one_line(error: BaseException) -> str:
     if isinstance(error, EngineError):
         return said
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, without a full stop; its type where that is little."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    is_opening = len(lines) > 1 and lines[0].endswith(":")
+    said = " ".join(lines[: 2 if is_opening else 1]).rstrip(".")
+    is_clear = said and not isinstance(error, KeyError | IndexError | AssertionError)
+    return said if is_clear else f"{type(error).__name__} {said}".strip()

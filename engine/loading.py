@@ -27,9 +27,8 @@ from engine.checkpoint import (
     check_files,
     check_keys,
     check_numbers,
-    first_line,
 )
-from engine.errors import ConfigError, EngineError, ModelLoadError
+from engine.errors import ConfigError, EngineError, ModelLoadError, first_line
 from engine.memory import require, total_bytes
 from engine.model import Model
 from engine.names import resolve

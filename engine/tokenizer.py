@@ -10,8 +10,7 @@ from pathlib import Path
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from engine.checkpoint import first_line
-from engine.errors import ModelLoadError
+from engine.errors import ModelLoadError, first_line
 from engine.names import resolve
 from engine.request import TokenizerState
 

@@ -18,11 +18,10 @@ from engine.checkpoint import (
     check_keys,
     check_numbers,
     check_weights,
-    first_line,
 )
 from engine.drafting.head import HeadModel
 from engine.drafting.head_network import HeadNetwork, HeadShape, is_head
-from engine.errors import ModelLoadError
+from engine.errors import ModelLoadError, first_line
 from engine.model import Model
 from engine.names import find_folder, resolve
 

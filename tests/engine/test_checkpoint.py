@@ -18,11 +18,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, T5ForConditionalGener
 
 from engine import checkpoint
 from engine.api import Engine
-from engine.checkpoint import abridged, first_line
+from engine.checkpoint import abridged
 from engine.config import EngineConfig
 from engine.drafting.head_checkpoint import load_head
 from engine.drafting.katz import KatzTable
-from engine.errors import ConfigError, EngineError, ModelLoadError
+from engine.errors import ConfigError, EngineError, ModelLoadError, first_line
 from engine.loading import load_model
 from tests.checkpoints import (
     VOCAB_SIZE,
