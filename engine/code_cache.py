@@ -10,7 +10,6 @@ import inspect
 import logging
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -198,11 +197,11 @@ def _torch_folder(root: Path) -> Path:
         make_private(root / "torch")
         return root / "torch"
     with suppress(OSError):
-        return _scratch().path
+        return _own_folder().path
     return Path(os.devnull)  # where nothing can be written nothing is compiled
 
 
 @cache
-def _scratch() -> Scratch:
+def _own_folder() -> Scratch:
     """Of this process, until it ends."""
-    return Scratch(Path(tempfile.gettempdir()))
+    return Scratch()

@@ -240,14 +240,14 @@ def test_without_a_cache_torch_keeps_code_in_a_folder_of_the_process(
     unset.setattr(tempfile, "tempdir", str(tmp_path))
     folder.chmod(0o777)
     chosen = Path(torch_caches(folder)["TORCHINDUCTOR_CACHE_DIR"]).parent
-    assert chosen.name.startswith("stagetree.") and chosen.stat().st_mode & 0o777 == 0o700
+    assert chosen.name.startswith("stagetree-scratch.") and chosen.stat().st_mode & 0o777 == 0o700
 
 
 def test_where_nothing_can_be_written_torch_keeps_nothing(
     unset: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Red when a read-only container ends the engine, or torch falls back on its default."""
-    unset.setattr("engine.code_cache._scratch", lambda: Scratch(tmp_path / "gone"))
+    unset.setattr("engine.code_cache._own_folder", lambda: Scratch(tmp_path / "gone"))
     (tmp_path / "file").write_text("")
     chosen = torch_caches(tmp_path / "file")
     assert not any(Path(chosen[variable]).parent.is_dir() for variable in CACHES)
