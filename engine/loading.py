@@ -105,7 +105,7 @@ def read_config(name: str) -> PretrainedConfig:
     check_files(name)
     _refuse_adapter(name)
     try:
-        with _silence():
+        with silence():
             config: PretrainedConfig = AutoConfig.from_pretrained(resolve(name))
     except Exception as error:  # whatever a foreign configuration may cause
         raise ModelLoadError(
@@ -137,7 +137,7 @@ def _load_network(
     remedy = "choose a smaller model, or dtype bfloat16."
     require(size, device, f"loading the weights of {name!r}", remedy)
     try:
-        with _silence() as said:
+        with silence() as said:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 resolve(name),
                 dtype=dtype,
@@ -219,7 +219,7 @@ def random_model(
 
 
 @contextmanager
-def _silence() -> Iterator[list[str]]:
+def silence() -> Iterator[list[str]]:
     """Keep what transformers says to ourselves: who loads hears of faults in one line of ours."""
     logger, was_enabled = logging.get_logger("transformers"), logging.is_progress_bar_enabled()
     before = logger.handlers, logger.propagate

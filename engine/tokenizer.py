@@ -12,13 +12,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.checkpoint import first_line, resolve
 from engine.errors import ModelLoadError
+from engine.loading import silence
 from engine.request import TokenizerState
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a Hugging Face id or a folder. Raises ModelLoadError if none is usable."""
     try:
-        tokenizer = _load(resolve(str(name)))
+        with silence():
+            tokenizer = _load(resolve(str(name)))
     except Exception as error:  # whatever foreign files may cause
         is_missing = "instantiate the backend tokenizer" in str(error)
         said = "it holds none" if is_missing else first_line(error)[:200]
