@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from engine.api import Engine
 from engine.benchmark import Mode, Result, Workload, compare, machine, read_prompts
@@ -29,6 +28,7 @@ from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig, Stag
 from engine.drafting.katz import KatzTable
 from engine.names import resolve
 from engine.request import SamplingParams
+from engine.tokenizer import load_tokenizer
 
 GREEDY, SAMPLED = SamplingParams(temperature=0.0), SamplingParams(temperature=1.0, top_k=50)
 PLAIN = Mode("plain", (), "off")
@@ -78,26 +78,26 @@ def table_of_lies(folder: Path, vocab_size: int) -> str:
 
 
 def second_copies(
-    tokenizer: Tokenizer, source: str, count: int, room: int
+    tokenizer: PreTrainedTokenizerFast, source: str, count: int, room: int
 ) -> list[tuple[int, ...]]:
     """Prompts that hold a passage of a file, then its beginning again with some names changed."""
     prompts = []
     for index in range(count):
         lines = source.splitlines(keepends=True)
-        ids = tokenizer.encode("".join(lines[index * len(lines) // (2 * count) :])).ids[:room]
-        first = tokenizer.decode(ids)
+        ids = tokenizer.encode("".join(lines[index * len(lines) // (2 * count) :]))[:room]
+        first = tokenizer.decode(ids, skip_special_tokens=True)
         names = sorted(set(re.findall(r"\b[a-z_]{6,}\b", first)), key=first.count)[-3:]
         second = first
         for name in names:
             second = re.sub(rf"\b{name}\b", f"new_{name}", second)
-        head = tokenizer.encode(second).ids[: room // 8]
-        prompts.append((*ids, *tokenizer.encode("\n\n\n").ids, *head))
+        head = tokenizer.encode(second)[: room // 8]
+        prompts.append((*ids, *tokenizer.encode("\n\n\n"), *head))
     return prompts
 
 
 def cases(arguments: argparse.Namespace, engine: Engine, folder: Path) -> Iterator[Case]:
     """What is measured, one after the other."""
-    tokenizer = Tokenizer.from_file(f"{resolve(arguments.model)}/tokenizer.json")
+    tokenizer = load_tokenizer(arguments.model)
     code = read_prompts(arguments.prompts, arguments.num_prompts, arguments.model)
     dice = random.Random(0)
     vocab_size = engine.info.vocab_size

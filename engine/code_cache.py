@@ -10,15 +10,14 @@ import inspect
 import logging
 import os
 import stat
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import IO
 
-from engine.scratch import Scratch
+from engine.scratch import Scratch, locked
 
 _TORCH_CACHES = {
     "PYTORCH_KERNEL_CACHE_PATH": "kernels",
@@ -26,6 +25,9 @@ _TORCH_CACHES = {
     "TORCH_EXTENSIONS_DIR": "extensions",
     "TRITON_CACHE_DIR": "triton",
 }
+_REMEDY = "name a folder of your own in cache_dir"
+_chosen: set[str] = set()
+"""Folders that this process has put there by itself: the environment's user has not named them."""
 _log = logging.getLogger(__name__)
 
 
@@ -59,14 +61,12 @@ def check_private(folder: Path) -> None:
         found = each.lstat()
         if not _is_ours(found):
             raise PermissionError(
-                f"{each} belongs to another user, who could put code there: name a folder of your "
-                "own in cache_dir"
+                f"{each} belongs to another user, who could put code there: {_REMEDY}"
             )
         if _can_be_replaced(found) or (each in ends and _is_shared(found)):
-            raise PermissionError(
-                f"other users could put code into {each}: take that right from them, by "
-                f"chmod go-w {each}"
-            )
+            # Only its owner can take a right away, and not on every file system.
+            closing = f"chmod go-w {each}, or " if found.st_uid == os.getuid() else ""
+            raise PermissionError(f"other users could put code into {each}: {closing}{_REMEDY}")
 
 
 def _is_ours(found: os.stat_result) -> bool:
@@ -93,8 +93,19 @@ def open_own(path: Path, mode: str) -> IO[bytes]:
 def publish(drafts: Sequence[Path], path: Path) -> None:
     """Move finished files to where `path` is, by its name and their own suffixes.
 
-    One of them becomes `path`, which is usable once all of them are there.
+    One of them becomes `path`, which is usable once all of them are there. One that is whole
+    already stays as it is, since somebody may be about to load it.
     """
+    with ExitStack() as stack:
+        with suppress(OSError):  # without locks two at once spoil each other's files, which is seen
+            stack.enter_context(locked(path.parent.resolve(), is_waiting=True))
+        with suppress(OSError):
+            if _is_whole(path):
+                return
+        _move(drafts, path)
+
+
+def _move(drafts: Sequence[Path], path: Path) -> None:
     digests = _digests_of(path)
     digests.unlink(missing_ok=True)
     lines = [f"{_seal(draft)}  {path.stem}{draft.suffix}\n" for draft in drafts]
@@ -110,19 +121,31 @@ def is_usable(path: Path) -> bool:
 
     One that is not whole is removed, with a warning, for it to be made anew.
     """
-    try:
-        check_private(path.parent)
-        lines = _digests_of(path).read_text(errors="replace").splitlines()
-        digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-        found = {name: _digest(path.parent / Path(name).name) for name in digests}
-    except OSError:
-        return False
-    if path.name in digests and found == digests:
-        return True
-    _log.warning("%s is not used, since it is not whole: it is to be made anew", path)
     with suppress(OSError):
-        path.unlink()
+        check_private(path.parent)
+        if _is_whole(path):
+            return True
+        _log.warning("%s is not used, since it is not whole: it is to be made anew", path)
+        _discard(path)
     return False
+
+
+def _is_whole(path: Path) -> bool:
+    """Raises OSError if it was never finished, or others can change it."""
+    lines = _digests_of(path).read_text(errors="replace").splitlines()
+    digests = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = {name: _digest(path.parent / Path(name).name) for name in digests}
+    return path.name in digests and found == digests
+
+
+def _discard(path: Path) -> None:
+    """Remove a file, unless it is just being made anew, or has been.
+
+    Raises OSError if that cannot be, or somebody publishes there.
+    """
+    with locked(path.parent.resolve()):
+        if not _is_whole(path):
+            path.unlink()
 
 
 def condemn(path: Path, judge: ModuleType, reason: str) -> None:
@@ -173,14 +196,19 @@ def torch_caches(root: Path) -> dict[str, str]:
     """Environment variables by which torch keeps the code that it compiles in private folders.
 
     By default it is kept among the temporary files of all users, and what is found there is run.
-    Folders that the environment names stay in use if they are private; the others are in `root`
-    or, where that cannot be, in a folder of this process.
+    Folders that the user's environment names stay in use if they are private; the others are in
+    `root`, whatever was chosen here before, or, where that cannot be, in a folder of this process.
     """
-    named = {variable: os.environ.get(variable, "") for variable in _TORCH_CACHES}
-    return {
-        variable: folder if _is_private(folder) else str(_torch_folder(root) / name)
-        for (variable, folder), name in zip(named.items(), _TORCH_CACHES.values(), strict=True)
-    }
+    return {variable: _torch_cache(variable, root) for variable in _TORCH_CACHES}
+
+
+def _torch_cache(variable: str, root: Path) -> str:
+    named = os.environ.get(variable, "")
+    if named not in _chosen and _is_private(named):
+        return named
+    chosen = str(_torch_folder(root) / _TORCH_CACHES[variable])
+    _chosen.add(chosen)
+    return chosen
 
 
 def _is_private(folder: str) -> bool:
@@ -198,11 +226,11 @@ def _torch_folder(root: Path) -> Path:
         make_private(root / "torch")
         return root / "torch"
     with suppress(OSError):
-        return _scratch().path
+        return _own_folder().path
     return Path(os.devnull)  # where nothing can be written nothing is compiled
 
 
 @cache
-def _scratch() -> Scratch:
+def _own_folder() -> Scratch:
     """Of this process, until it ends."""
-    return Scratch(Path(tempfile.gettempdir()))
+    return Scratch()

@@ -112,7 +112,7 @@ def read_config(name: str) -> PretrainedConfig:
     check_configuration(name)
     _refuse_adapter(name)
     try:
-        with _silence():
+        with silence():
             config: PretrainedConfig = AutoConfig.from_pretrained(
                 resolve(name), trust_remote_code=False
             )
@@ -159,7 +159,7 @@ def _load_network(
     remedy = "choose a smaller model, or dtype bfloat16."
     require(size, device, f"loading the weights of {name!r}", remedy, num_engines)
     try:
-        with _silence() as said:
+        with silence() as said:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 resolve(name),
                 trust_remote_code=False,
@@ -251,7 +251,7 @@ def random_model(
 
 
 @contextmanager
-def _silence() -> Iterator[list[str]]:
+def silence() -> Iterator[list[str]]:
     """Keep what transformers says to ourselves: who loads hears of faults in one line of ours."""
     logger, was_enabled = logging.get_logger("transformers"), logging.is_progress_bar_enabled()
     before = logger.handlers, logger.propagate
@@ -337,7 +337,7 @@ def choose_precision(
 def _num_parameters(config: PretrainedConfig) -> int:
     """The weights of such a network, of which none is made; 0 where it cannot be told."""
     try:
-        with torch.device("meta"), _silence():
+        with torch.device("meta"), silence():
             network = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception:  # whatever a foreign configuration may cause; who loads it says so
         return 0

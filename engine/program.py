@@ -49,7 +49,7 @@ def own_environment() -> Iterator[None]:
     before = {**os.environ}
     with ExitStack() as stack:
         with suppress(OSError):
-            temporary = stack.enter_context(Scratch(Path(tempfile.gettempdir())))
+            temporary = stack.enter_context(Scratch())
             _replace_environment(environment(cache_root(), temporary))
             stack.callback(_replace_environment, before)
         yield

@@ -11,6 +11,7 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.errors import ModelLoadError, first_line
+from engine.loading import silence
 from engine.names import resolve
 from engine.request import TokenizerState
 
@@ -18,7 +19,8 @@ from engine.request import TokenizerState
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a Hugging Face id or a folder. Raises ModelLoadError if none is usable."""
     try:
-        tokenizer = _load(resolve(str(name)))
+        with silence():
+            tokenizer = _load(resolve(str(name)))
     except Exception as error:  # whatever foreign files may cause
         is_missing = "instantiate the backend tokenizer" in str(error)
         said = "it holds none" if is_missing else first_line(error)[:200]

@@ -135,6 +135,7 @@ class EngineClient:
         self._backoff = backoff
         self._engine: Engine | None = None
         self._ready_at = math.inf
+        self._was_ready = False
         self._serving: Serving | None = None
         self.refusal: ApiError | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -222,6 +223,11 @@ class EngineClient:
                 return await engine.wait_died()
         except EngineDiedError as error:
             return str(error)
+        except ModelLoadError as error:
+            if not self._was_ready:
+                raise
+            # What loaded once is short of something now, such as what the last process still held.
+            return f"it could not be loaded again: {error}"
         finally:
             self._serving = self._engine = None
             await engine.close()
@@ -235,7 +241,7 @@ class EngineClient:
             *(info.max_model_len, " <- ".join(("target", *info.stages))),
             *(info.dtype, info.precision),
         )
-        self._serving, self._ready_at = serving, time.monotonic()
+        self._serving, self._ready_at, self._was_ready = serving, time.monotonic(), True
         self._on_change()
 
     def _refuse(self, error: ApiError) -> None:

@@ -104,10 +104,12 @@ class Detokenizer:
         self._marks = marks
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._context: list[int] = []
+        self._unread: list[int] = []
         self._is_prompts = False
         told = (token_id for token_id in reversed(prompt) if token_id not in tokenizer.specials)
         for token_id in reversed(list(islice(told, _CONTEXT_TOKENS))):
             self.push(token_id)
+        self._tell()
         self._is_prompts = bool(self._utf8.getstate()[0])
 
     def push(self, token_id: int) -> str:
@@ -118,13 +120,14 @@ class Detokenizer:
             return ""
         encoded = self._tokenizer.token_bytes(token_id)
         if encoded is None:
-            return self.flush() + self._read(token_id)
+            return self._characters(b"", is_over=True) + self._read(token_id)
+        text = self._tell()
         self._context = [token_id]
-        return self._characters(encoded)
+        return text + self._characters(encoded)
 
     def flush(self) -> str:
         """Whatever the last tokens left unfinished; a truncated character reads as U+FFFD."""
-        return self._characters(b"", is_over=True)
+        return self._characters(b"", is_over=True) + self._tell()
 
     def _characters(self, encoded: bytes, is_over: bool = False) -> str:
         """The characters that these bytes complete, or end; U+FFFD for bytes that are none."""
@@ -135,15 +138,25 @@ class Detokenizer:
         return text
 
     def _read(self, token_id: int) -> str:
-        """What the decoder adds for a token to the text of those before it."""
+        """What the decoder adds for a token; empty while its text ends inside a character."""
+        self._unread.append(token_id)
+        whole = self._tokenizer.decode([*self._context, *self._unread])
+        return "" if whole.endswith(REPLACEMENT) else self._tell()
+
+    def _tell(self) -> str:
+        """What the decoder adds for tokens not yet read to the text of those before them."""
+        if not (unread := self._unread):
+            return ""
         known = self._tokenizer.decode(self._context)
-        self._context = [*self._context, token_id]
+        self._context, self._unread = [*self._context, *unread], []
         whole = self._tokenizer.decode(self._context)
         self._context = self._context[-_CONTEXT_TOKENS:]
+        while known.endswith(REPLACEMENT) and not whole.startswith(known):
+            known = known[:-1]  # a character that the prompt began is finished here
         if whole.startswith(known):
             return whole[len(known) :]
         # Some decoders rewrite earlier text, which has been told.
-        return self._tokenizer.decode([token_id])
+        return self._tokenizer.decode(unread)
 
 
 class StopMatcher:

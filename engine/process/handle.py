@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import pickle
-import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
@@ -81,7 +80,7 @@ class EngineProcess:
         self._tasks = [loop.create_task(work()) for work in (self._read, self._watch, self._bury)]
 
     async def _spawn(self) -> None:
-        self._folder = self._resources.enter_context(_scratch())
+        self._folder = self._resources.enter_context(_socket_folder())
         address = f"ipc://{self._folder}/{_SOCKET_NAME}"
         self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
         self._resources.callback(self._socket.close)
@@ -249,9 +248,9 @@ def _kill(process: Process) -> None:
         process.kill()
 
 
-def _scratch() -> Scratch:
+def _socket_folder() -> Scratch:
     """A folder with a path short enough for a Unix socket's name."""
-    scratch = Scratch(Path(tempfile.gettempdir()))
+    scratch = Scratch()
     if len(str(scratch.path)) + len(_SOCKET_NAME) + 1 <= zmq.IPC_PATH_MAX_LEN:
         return scratch
     scratch.remove()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import code_cache
 from engine.code_cache import (
     cache_root,
     check_private,
@@ -16,7 +17,7 @@ from engine.code_cache import (
     publish,
     torch_caches,
 )
-from engine.scratch import Scratch
+from engine.scratch import Scratch, locked
 
 CACHES = (
     *("PYTORCH_KERNEL_CACHE_PATH", "TORCHINDUCTOR_CACHE_DIR"),
@@ -202,6 +203,56 @@ def test_what_is_published_again_is_usable_again(library: Path, tmp_path: Path) 
     assert is_usable(library) and library.read_bytes() == b"anew"
 
 
+def test_what_is_made_anew_while_it_is_judged_is_not_removed(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when who has read the old digests deletes the file that has just been put there."""
+    cut(library)
+    (tmp_path / "y.so").write_bytes(b"anew")
+    of, drafts = code_cache._digest, [[tmp_path / "y.so"]]
+
+    def digest(path: Path) -> str:
+        found = of(path)
+        if drafts:
+            publish(drafts.pop(), library)
+        return found
+
+    monkeypatch.setattr(code_cache, "_digest", digest)
+    is_usable(library)
+    assert not drafts and is_usable(library) and library.read_bytes() == b"anew"
+
+
+def test_nothing_is_removed_while_somebody_publishes_there(library: Path) -> None:
+    """Red when who finds a file half replaced takes it away under who replaces it."""
+    cut(library)
+    with locked(library.parent):
+        assert not is_usable(library) and library.exists()
+    assert not is_usable(library) and not library.exists()
+
+
+def test_what_is_whole_stays_when_it_is_made_a_second_time(library: Path, tmp_path: Path) -> None:
+    """Red when a library is exchanged between the check and the loading of what belongs to it."""
+    (tmp_path / "y.so").write_bytes(b"as good")
+    publish([tmp_path / "y.so"], library)
+    assert is_usable(library) and library.read_bytes() == b"0123456789"
+
+
+def test_the_remedy_against_an_open_folder_is_one_that_its_user_has(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when who is not root is told to close root's folder, as a volume of Kubernetes is."""
+    (tmp := folder.parent).chmod(0o777)
+    with pytest.raises(PermissionError, match=rf"chmod go-w {tmp}, or name a folder .* cache_dir"):
+        check_private(folder)
+    lstat = Path.lstat
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    monkeypatch.setattr(
+        Path, "lstat", lambda path: os.stat_result((*lstat(path)[:4], 0, *lstat(path)[5:]))
+    )
+    with pytest.raises(PermissionError, match=f"{tmp}: name a folder of your own in cache_dir"):
+        check_private(folder)
+
+
 @pytest.fixture
 def unset(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """An environment that names no caches of torch's; what is done to it is undone."""
@@ -233,6 +284,19 @@ def test_a_private_folder_that_the_environment_names_stays_in_use(
     assert chosen["TORCH_EXTENSIONS_DIR"] == str(tmp_path / "torch" / "extensions")
 
 
+def test_a_configured_cache_wins_over_what_was_chosen_before_and_the_users_over_both(
+    unset: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    """Red when what one of our commands has set for itself passes for its user's wish."""
+    unset.setenv("TRITON_CACHE_DIR", str(folder))
+    for root in (tmp_path / "default", tmp_path / "configured"):
+        chosen = torch_caches(root)
+        assert chosen.pop("TRITON_CACHE_DIR") == str(folder)
+        assert {Path(each).parent for each in chosen.values()} == {root / "torch"}
+        for variable, each in chosen.items():
+            unset.setenv(variable, each)
+
+
 def test_without_a_cache_torch_keeps_code_in_a_folder_of_the_process(
     unset: pytest.MonkeyPatch, folder: Path, tmp_path: Path
 ) -> None:
@@ -240,14 +304,14 @@ def test_without_a_cache_torch_keeps_code_in_a_folder_of_the_process(
     unset.setattr(tempfile, "tempdir", str(tmp_path))
     folder.chmod(0o777)
     chosen = Path(torch_caches(folder)["TORCHINDUCTOR_CACHE_DIR"]).parent
-    assert chosen.name.startswith("stagetree.") and chosen.stat().st_mode & 0o777 == 0o700
+    assert chosen.name.startswith("stagetree-scratch.") and chosen.stat().st_mode & 0o777 == 0o700
 
 
 def test_where_nothing_can_be_written_torch_keeps_nothing(
     unset: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Red when a read-only container ends the engine, or torch falls back on its default."""
-    unset.setattr("engine.code_cache._scratch", lambda: Scratch(tmp_path / "gone"))
+    unset.setattr("engine.code_cache._own_folder", lambda: Scratch(tmp_path / "gone"))
     (tmp_path / "file").write_text("")
     chosen = torch_caches(tmp_path / "file")
     assert not any(Path(chosen[variable]).parent.is_dir() for variable in CACHES)

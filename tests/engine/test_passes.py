@@ -278,7 +278,7 @@ def test_an_engine_starts_no_compiler_and_loads_nothing_from_the_temporary_files
 def test_compiling_leaves_nothing_but_what_it_made(cache: Path) -> None:
     """Red when compilers work where others can put libraries for them to load."""
     assert not [*(cache / "temporary").iterdir()]
-    assert not [*cache.rglob("stagetree.*")]
+    assert not [*cache.rglob("stagetree-scratch.*")]
 
 
 def halve_the_kernels(folder: Path) -> tuple[Path, int]:

@@ -8,7 +8,7 @@ import pytest
 from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
 from engine import program
-from engine.code_cache import cache_root
+from engine.code_cache import cache_root, torch_caches
 from engine.config import EngineConfig
 from engine.passes.background import BackgroundCompiler
 from tests.engine.planted import plant
@@ -51,6 +51,22 @@ def test_a_program_that_has_torch_compile_does_it_in_folders_of_its_own(
         assert os.environ["PYTHONSAFEPATH"] == "1", "it starts `python -c`"
     assert dict(os.environ) == before and tempfile.gettempdir() == str(tmp_path)
     assert not [*tmp_path.iterdir()]
+
+
+def test_the_engine_of_a_program_keeps_code_where_its_configuration_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when the folders of the command that starts it, by default or of its own, are kept."""
+    for variable in torch_caches(tmp_path):
+        monkeypatch.setenv(variable, "")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "users"))
+    (tmp_path / "file").write_text("")
+    for home in (tmp_path / "home", tmp_path / "file"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+        with program.own_environment():
+            found = program.environment(tmp_path / "configured", tmp_path)
+        assert found["TRITON_CACHE_DIR"] == str(tmp_path / "users")
+        assert found["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "configured/torch/inductor")
 
 
 def test_without_room_for_temporary_files_a_program_is_run_all_the_same(

@@ -40,15 +40,33 @@ def test_what_is_in_use_is_not_swept(tmp_path: Path) -> None:
         assert folder.exists()
 
 
-def test_what_is_not_ours_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Red when a folder of the same name, or what a planted link leads to, is removed."""
-    (tmp_path / "stagetree-tests-1").mkdir()
-    victim = abandoned(tmp_path)
-    (elsewhere := tmp_path / "elsewhere").mkdir()
-    victim = victim.rename(elsewhere / "stagetree.victim")
-    (tmp_path / "stagetree.link").symlink_to(victim)
+@pytest.mark.parametrize("name", ["stagetree.git", "stagetree-tests-1", "stagetree-scratch.mine"])
+def test_a_folder_that_a_user_has_named_is_not_swept(tmp_path: Path, name: str) -> None:
+    """Red when a start deletes whatever is called like a scratch folder and held by nobody."""
+    (mine := tmp_path / name).mkdir(mode=0o700)
+    (mine / "precious").write_text("work of a year")
     sweep(tmp_path)
-    assert (tmp_path / "stagetree-tests-1").exists() and victim.exists()
+    Scratch(tmp_path).remove()
+    assert (mine / "precious").read_text() == "work of a year"
+
+
+def test_a_scratch_folder_that_its_user_has_opened_to_others_is_not_swept(tmp_path: Path) -> None:
+    """Red when what was left by a process, and has become somebody's since, is removed."""
+    (kept := abandoned(tmp_path)).chmod(0o755)
+    sweep(tmp_path)
+    assert kept.exists()
+    kept.chmod(0o2700)  # as in a folder whose group is handed down
+    sweep(tmp_path)
+    assert not kept.exists()
+
+
+def test_what_is_not_ours_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when a folder of another user, or what a planted link leads to, is removed."""
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    victim = abandoned(elsewhere)
+    (tmp_path / victim.name).symlink_to(victim)
+    sweep(tmp_path)
+    assert victim.exists()
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     sweep(elsewhere)
     assert victim.exists()

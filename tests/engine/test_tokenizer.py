@@ -1,6 +1,8 @@
 """The tokenizer that is served feeds what stock transformers feeds, whatever its files keep."""
 
 import json
+import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
+from engine import tokenizer
 from engine.errors import ModelLoadError
 from engine.tokenizer import load_tokenizer, read_tokenizer
 from tests.checkpoints import save_checkpoint
@@ -108,6 +111,24 @@ def test_what_is_served_is_what_transformers_feeds(
     eos = stock.eos_token_id
     assert state.eos_token_ids == (() if eos is None else (eos,))
     assert load_tokenizer(folder).backend_tokenizer.encode(TEXT).ids == served.encode(TEXT).ids
+
+
+def test_what_transformers_logs_while_it_reads_a_tokenizer_is_not_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Red when a server that starts prints a warning of which nobody can make anything."""
+    load, logger = tokenizer._load, logging.getLogger("transformers")
+
+    def chatting(folder: str) -> object:
+        logger.warning("`tokenizer_class` is another")
+        return load(folder)
+
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(sys.stderr)])
+    monkeypatch.setattr(tokenizer, "_load", chatting)
+    load_tokenizer(save(tmp_path))
+    assert capsys.readouterr() == ("", "")
+    logger.warning("as before")
+    assert "as before" in capsys.readouterr().err
 
 
 def test_dropout_is_for_training_a_model_and_is_left_out(tmp_path: Path) -> None:

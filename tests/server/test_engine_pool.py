@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from server.engine_client import MAX_DEATHS
 from server.engine_pool import EnginePool
 from tests.server.conftest import LiveServer, StartServer, wait_until
 from tests.server.fakes import Behaviour, FakeEngine
@@ -246,6 +247,50 @@ def test_engines_that_cannot_be_loaded_end_the_server_once_there_is_no_other(
     asyncio.run(scenario())
     told = "engine 1: The model could not be loaded: no such device The others go on."
     assert caplog.messages.count(told) == 1
+
+
+def test_what_has_loaded_once_is_loaded_again_after_a_passing_shortage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Red when a successor that finds too little memory, files or network once ends the server."""
+
+    async def scenario() -> None:
+        behaviour, ended = Behaviour(), asyncio.Event()
+        pool = EnginePool([behaviour.spawn], ended.set, backoff=0.01)
+        pool.start()
+        async with pool.hold((1,)) as serving:
+            behaviour.load_error = "it takes 1.1 GB, and 0.9 GB are free on cuda"
+            assert isinstance(serving.engine, FakeEngine)
+            serving.engine.die("exit code -9")
+        async with asyncio.timeout(5):
+            while behaviour.num_spawned < 3:
+                await asyncio.sleep(0.005)
+        behaviour.load_error = None
+        async with asyncio.timeout(5), pool.hold((1,)):
+            assert not ended.is_set() and pool.failure is None
+        await pool.close()
+
+    asyncio.run(scenario())
+    assert "could not be loaded again: it takes 1.1 GB" in caplog.text
+
+
+def test_a_shortage_that_stays_ends_the_server_with_its_reason() -> None:
+    """Red when a restart is tried for ever, or the last message says nothing of the shortage."""
+
+    async def scenario() -> None:
+        behaviour, ended = Behaviour(), asyncio.Event()
+        pool = EnginePool([behaviour.spawn], ended.set, backoff=0.001)
+        pool.start()
+        async with pool.hold((1,)) as serving:
+            behaviour.load_error = "0.9 GB are free on cuda"
+            assert isinstance(serving.engine, FakeEngine)
+            serving.engine.die("exit code -9")
+        await asyncio.wait_for(ended.wait(), 5)
+        await pool.close()
+        assert behaviour.num_spawned == MAX_DEATHS
+        assert "0.9 GB are free on cuda" in str(pool.failure)
+
+    asyncio.run(scenario())
 
 
 def test_nobody_overtakes_the_head_of_the_queue() -> None:

@@ -94,13 +94,29 @@ def byte_fallback_tokenizer() -> Tokenizer:
 
 
 FALLBACK = byte_fallback_tokenizer()
-BOTH = pytest.mark.parametrize("tokenizer", [TOKENIZER, FALLBACK], ids=["level", "fallback"])
+
+
+def with_decoder(*parts: decoders.Decoder) -> Tokenizer:
+    """The byte-level tokenizer behind a decoder that only its library can run."""
+    raw = RawTokenizer.from_str(TOKENIZER.inner.to_str())
+    raw.decoder = decoders.Sequence([decoders.ByteLevel(), *parts])
+    return Tokenizer(raw)
+
+
+EVERY = pytest.mark.parametrize(
+    "tokenizer",
+    [
+        *(TOKENIZER, FALLBACK, with_decoder(decoders.Strip(" ", 0, 0))),
+        with_decoder(decoders.Replace("▁", " ")),
+    ],
+    ids=["level", "fallback", "stripped", "replaced"],
+)
 ANY_TEXT = st.text(
     st.sampled_from(f"abHelo é\n€😀\ufffd{THAI}") | st.characters(codec="utf-8"), max_size=20
 )
 
 
-@BOTH
+@EVERY
 @given(prompt=ANY_TEXT, reply=ANY_TEXT)
 def test_a_reply_is_the_rest_of_the_text_that_transformers_would_decode(
     tokenizer: Tokenizer, prompt: str, reply: str
@@ -113,7 +129,16 @@ def test_a_reply_is_the_rest_of_the_text_that_transformers_would_decode(
     assert written(tail, tuple(head), tokenizer) == whole[len(known) :]
 
 
-@BOTH
+@EVERY
+def test_a_character_of_several_tokens_comes_out_whole_and_at_once(tokenizer: Tokenizer) -> None:
+    """Red when its tokens are told as U+FFFD each, or wait for more than the character needs."""
+    detokenizer = Detokenizer(tokenizer, tuple(tokenizer.encode("n")))
+    pieces = [detokenizer.push(token) for token in tokenizer.encode("世a")]
+    assert [piece.strip() for piece in pieces if piece.strip()] == ["世", "a"]
+    assert detokenizer.flush() == ""
+
+
+@EVERY
 @given(text=ANY_TEXT, cuts=st.tuples(st.integers(0, 80), st.integers(0, 80)))
 def test_ids_that_begin_or_end_inside_a_character_cost_nothing_but_that_character(
     tokenizer: Tokenizer, text: str, cuts: tuple[int, int]
@@ -121,7 +146,7 @@ def test_ids_that_begin_or_end_inside_a_character_cost_nothing_but_that_characte
     """Red when a run of bytes that ends too early turns into U+FFFD, or a begun one does."""
     ids = tokenizer.encode(text)
     start, end = sorted(cut % (len(ids) + 1) for cut in cuts)
-    encoded = text.encode() if tokenizer is TOKENIZER or not text else f" {text}".encode()
+    encoded = text.encode() if tokenizer is not FALLBACK or not text else f" {text}".encode()
     begun = encoded[: num_bytes(tokenizer, ids[:start])].decode(errors="ignore")
     ended = encoded[: num_bytes(tokenizer, ids[:end])].decode(errors="replace")
     expected = ended[len(begun) :] if end > start else ""
@@ -135,7 +160,7 @@ def test_ids_that_begin_or_end_inside_a_character_cost_nothing_but_that_characte
 def num_bytes(tokenizer: Tokenizer, ids: list[int]) -> int:
     """Of a byte level, each character is a byte; of a fallback, each `<0x..>` is."""
     pieces = [tokenizer.inner.id_to_token(token) for token in ids]
-    if tokenizer is TOKENIZER:
+    if tokenizer is not FALLBACK:
         return len("".join(pieces))
     return sum(
         1 if piece.startswith("<0x") else len(piece.replace("▁", " ").encode()) for piece in pieces
