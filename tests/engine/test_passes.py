@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from engine import acceleration
 from engine.api import Engine
 from engine.attention import DenseMasks
 from engine.config import EngineConfig, NgramStageConfig
@@ -543,6 +544,36 @@ def test_other_stages_share_the_compiler_and_do_not_try_again(
     engine = Engine.load(config(checkpoint, tmp_path, compile="wait"))
     engine.with_stages((NgramStageConfig(),)).with_stages(())
     assert len(started) == 1
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some in which the weights are not to be loaded twice, but half of them might."""
+    network = make_network()
+    num_bytes = 4 * sum(weight.numel() for weight in network.parameters())
+    monkeypatch.setattr(acceleration, "total_bytes", lambda: 3 * num_bytes // 2)
+
+
+def test_large_weights_are_loaded_by_nobody_else(
+    checkpoint: Path, copied: Path, little_memory: None
+) -> None:
+    """Red when weights that are packed by now are not counted, and a machine runs out of memory."""
+    package_in(copied).unlink()
+    engine = Engine.load(config(checkpoint, copied, compile="background", dtype="float32"))
+    assert engine.info.passes == {"target": "eager"}
+    assert not engine.info.is_compiling
+    assert "only the kernels are compiled" in engine.info.refusals["target"]
+
+
+def test_large_weights_wait_for_the_kernels_alone(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, little_memory: None
+) -> None:
+    """Red when where passes cannot be compiled nobody builds the kernels either."""
+    monkeypatch.setattr("engine.kernels.is_loaded", lambda: False)
+    engine = Engine.load(config(checkpoint, tmp_path, compile="wait", dtype="float32"))
+    assert (tmp_path / "passes/compiler.log").read_text() == ""
+    assert [each.name[:8] for each in tmp_path.rglob("*.so")] == ["kernels-"]
+    assert "only the kernels are compiled" in engine.info.refusals["target"]
 
 
 def test_without_a_compiler_passes_stay_eager_and_say_so(
