@@ -127,7 +127,10 @@ def is_usable(path: Path) -> bool:
 
 
 def condemn(path: Path, judge: ModuleType, reason: str) -> None:
-    """Remove what a judge has found wrong, with its parts, and remember it: made anew it would be the same."""
+    """Remove what a judge has found wrong, in all its parts, and remember it.
+
+    Made anew it would be the same.
+    """
     remember(path, judge, reason)
     for each in path.parent.glob(f"{path.stem}.*"):
         if each.suffix != _VERDICT:
