@@ -18,8 +18,9 @@ from engine.passes.background import BackgroundCompiler
 from engine.scorer import TreeScorer
 from engine.scratch import sweep
 
-_LARGEST_SHARE = 1 / 4
-"""Of a machine's memory may be weights that are to be loaded once more, to be compiled."""
+_LARGEST_SHARE = 1 / 3
+"""Of a machine's memory may be weights that are to be loaded once more, to be compiled: both copies
+and a compiler have room then."""
 _START_SECONDS, _PAUSE_SECONDS = 10.0, 2.0
 """For which the start and a pause between requests are spent on recording one network's passes."""
 
@@ -115,7 +116,7 @@ class CompiledPasses(Acceleration):
 
     @property
     def _general_refusal(self) -> str | None:
-        known = (kernels.refusal(self._compiler.folder), self._obstacle, self._compiler.failure)
+        known = (kernels.refusal(self._compiler.folder), self._compiler.failure, self._obstacle)
         return next(filter(None, known), None)
 
     def _prepare(self) -> None:
@@ -124,20 +125,30 @@ class CompiledPasses(Acceleration):
             scorer.prepare(kernel)
 
     def _start_compiling(self) -> bool:
-        """Begin to compile, in another process, what passes are still eager; whether any are."""
+        """Begin to compile, in another process, what passes are still eager; whether any are.
+
+        Where that cannot be, it is the kernels alone: eager passes are faster over them, too.
+        """
         if kernels.refusal(self._compiler.folder):
             return False
-        num_bytes = sum(scorer.num_bytes for scorer in self._scorers.values())
-        if num_bytes > _LARGEST_SHARE * (total_bytes() or num_bytes):
-            self._obstacle = (
-                "whoever compiles loads the weights once more, and these "
-                f"{num_bytes / 1e9:.0f} GB are too much of this machine's memory for that"
-            )
+        self._obstacle = self._obstacle_to_loading()
+        if self._obstacle is not None:
             _log.warning("passes stay eager: %s", self._obstacle)
-            return False
+            return self._compiler.start(None, [] if kernels.is_loaded() else ["kernels"])
         runners = [scorer.runner for scorer in self._scorers.values()]
         missing = [runner.name for runner in runners if runner.is_missing(self._compiler.folder)]
         return self._compiler.start(self._config, missing)
+
+    def _obstacle_to_loading(self) -> str | None:
+        """Why the weights cannot be loaded once more, if so."""
+        num_bytes = sum(scorer.num_bytes for scorer in self._scorers.values())
+        room = total_bytes()
+        if room is None or num_bytes <= _LARGEST_SHARE * room:
+            return None
+        return (
+            f"whoever compiles passes loads the weights once more, and these {num_bytes / 1e9:.1f} "
+            "GB are too much of this machine's memory for that: only the kernels are compiled"
+        )
 
 
 class CapturedPasses(Acceleration):
@@ -202,7 +213,7 @@ def _danger_in(folder: Path) -> str | None:
 
 
 def compile_passes(scorers: Scorers, folder: Path) -> list[str]:
-    """Compile here and now, for other processes: a line for each network that refused.
+    """Compile kernels and passes here and now, for other processes: a line for each that refused.
 
     Raises nothing, takes a minute or so.
     """

@@ -8,7 +8,7 @@ do build theirs, and it must be the same.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ STOCK = "stagetree_stock"
 CPU_KERNEL, GPU_KERNEL = "stagetree_cpu", "stagetree_gpu"
 
 _WINDOW = "_stagetree_window"
+_ATTENTION = "_attn_implementation"
 _OURS = (NAME, STOCK, CPU_KERNEL, GPU_KERNEL)
 
 # Arguments that models pass and that change nothing here: bookkeeping, or causality, which the
@@ -268,28 +269,40 @@ def _explicit_attention(
 
 def use(network: nn.Module, name: str) -> None:
     """Let this one of our attentions, which must be there, do a network's."""
-    for config in _configs(network, _OURS):
-        config._attn_implementation = name
+    for config in _configs(network, _ATTENTION, _OURS):
+        setattr(config, _ATTENTION, name)
+
+
+def without_kernel(network: nn.Module) -> AbstractContextManager[None]:
+    """Let torch's own operations do a network's attention for a while, in whatever precision."""
+    return _changed(network, _ATTENTION, (CPU_KERNEL, GPU_KERNEL), NAME)
+
+
+def without_grouped_experts(network: nn.Module) -> AbstractContextManager[None]:
+    """Let each expert of a network multiply by itself for a while, in whatever precision.
+
+    The product of all of them at once knows few.
+    """
+    return _changed(network, "_experts_implementation", ("grouped_mm",), "eager")
 
 
 @contextmanager
-def without_kernel(network: nn.Module) -> Iterator[None]:
-    """Let torch's own operations do a network's attention for a while, in whatever precision."""
-    configs = _configs(network, (CPU_KERNEL, GPU_KERNEL))
-    used = [(each, each._attn_implementation) for each in configs]
+def _changed(network: nn.Module, name: str, values: Sequence[str], other: str) -> Iterator[None]:
+    """Let what is called one of `values` in a network's configurations be another for a while."""
+    used = [(each, getattr(each, name)) for each in _configs(network, name, values)]
     for config, _ in used:
-        config._attn_implementation = NAME
+        setattr(config, name, other)
     try:
         yield
     finally:
-        for config, name in used:
-            config._attn_implementation = name
+        for config, value in used:
+            setattr(config, name, value)
 
 
-def _configs(network: nn.Module, names: Sequence[str]) -> list[Any]:
-    """The configurations in a network that name one of these attentions."""
+def _configs(network: nn.Module, name: str, values: Sequence[str]) -> list[Any]:
+    """The configurations in a network of which the attribute `name` is one of `values`."""
     configs = [getattr(module, "config", None) for module in network.modules()]
-    return [each for each in configs if getattr(each, "_attn_implementation", None) in names]
+    return [each for each in configs if getattr(each, name, None) in values]
 
 
 def has_gpu_kernel() -> bool:

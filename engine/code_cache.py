@@ -25,6 +25,7 @@ _TORCH_CACHES = {
     "TORCH_EXTENSIONS_DIR": "extensions",
     "TRITON_CACHE_DIR": "triton",
 }
+_VERDICT = ".refused"
 _REMEDY = "name a folder of your own in cache_dir"
 _chosen: set[str] = set()
 """Folders that this process has put there by itself: the environment's user has not named them."""
@@ -149,12 +150,21 @@ def _discard(path: Path) -> None:
 
 
 def condemn(path: Path, judge: ModuleType, reason: str) -> None:
-    """Remove what a judge has found wrong, and remember it: made anew it would be the same."""
+    """Remove what a judge has found wrong, in all its parts, and remember it.
+
+    Made anew it would be the same.
+    """
+    remember(path, judge, reason)
+    for each in path.parent.glob(f"{path.stem}.*"):
+        if each.suffix != _VERDICT:
+            with suppress(OSError):
+                each.unlink()
+
+
+def remember(path: Path, judge: ModuleType, reason: str) -> None:
+    """Have `verdict` tell from now on what a judge has found wrong."""
     with suppress(OSError), open_own(_verdict_of(path, judge), "wb") as file:
         file.write(reason.encode())
-    for each in (_digests_of(path), path):
-        with suppress(OSError):
-            each.unlink()
 
 
 def verdict(path: Path, judge: ModuleType) -> str | None:
@@ -167,7 +177,7 @@ def verdict(path: Path, judge: ModuleType) -> str | None:
 def _verdict_of(path: Path, judge: ModuleType) -> Path:
     """Named by the judge's code, since another may think otherwise."""
     code = hashlib.sha256(inspect.getsource(judge).encode()).hexdigest()[:8]
-    return path.with_name(f"{path.name}.{code}.refused")
+    return path.with_name(f"{path.name}.{code}{_VERDICT}")
 
 
 def _digests_of(path: Path) -> Path:

@@ -1,8 +1,9 @@
 """The program that compiles passes, in a process of its own, told by pickle what to do.
 
-It loads the same engine, so that packages get the names that their user will look for, and ends,
-with every compiler that it has started, when the other end of its standard input is closed. For a
-folder there is one at work at a time: the next finds what it has made.
+It loads the same engine, so that packages get the names that their user will look for; without a
+configuration it loads none, and makes the kernels alone. It ends, with every compiler that it has
+started, when the other end of its standard input is closed. For a folder there is one at work at a
+time: the next finds what it has made.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ def main() -> None:
     sys.exit(1 if problems else 0)
 
 
-def _compile_alone(config: EngineConfig, folder: Path) -> list[str]:
+def _compile_alone(config: EngineConfig | None, folder: Path) -> list[str]:
     try:
         lock = open_own(folder / _LOCK_NAME, "wb")
     except OSError as error:
@@ -44,8 +45,12 @@ def _compile_alone(config: EngineConfig, folder: Path) -> list[str]:
         return _compile(config, folder)
 
 
-def _compile(config: EngineConfig, folder: Path) -> list[str]:
-    from engine.api import Engine  # imports torch, which need not wait in memory for its turn
+def _compile(config: EngineConfig | None, folder: Path) -> list[str]:
+    # These import torch, which need not wait in memory for its turn.
+    from engine.acceleration import compile_passes
+    from engine.api import Engine
 
+    if config is None:
+        return compile_passes({}, folder)
     engine = Engine.load(replace(config, compile="cached"))
     return engine.compile_passes(folder)

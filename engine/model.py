@@ -30,7 +30,7 @@ class CausalPass(PassFunction):
         self.network = network
         shape = {**network.config.to_dict(), "_name_or_path": None}  # wherever it was loaded from
         self.description = f"{shape} {layers} {window}"
-        self._window = window
+        self.window = window
         self._layers = tuple(layers)
 
     @property
@@ -58,7 +58,7 @@ class CausalPass(PassFunction):
             past_key_values=PassRows(rest, slots[0], length),
             use_cache=True,
             logits_to_keep=num_logits,
-            tree_masks=PackedMasks(prefix, visible, windowed, positions, self._window),
+            tree_masks=PackedMasks(prefix, visible, windowed, positions, self.window),
             **({"output_hidden_states": True} if self._layers else {}),
         )
         if not self._layers:

@@ -121,8 +121,11 @@ class TreeScorer(ABC):
 
     @property
     def num_bytes(self) -> int:
-        """What all weights take that are not packed."""
-        return sum(weight.nbytes for weight in self.network.parameters())
+        """What all weights take before they are packed."""
+        layers = [each for each in self.network.modules() if isinstance(each, PackedLinear)]
+        num_packed = sum(each.in_features * each.out_features for each in layers)
+        others = sum(weight.nbytes for weight in self.network.parameters())
+        return others + num_packed * self.dtype.itemsize
 
     @property
     def weight_bytes(self) -> int:

@@ -43,10 +43,11 @@ class BackgroundCompiler:
         self._process = None
         return False
 
-    def start(self, config: EngineConfig, missing: Sequence[str]) -> bool:
+    def start(self, config: EngineConfig | None, missing: Sequence[str]) -> bool:
         """Compile what this engine runs, of which `missing` (names) is not in the folder; if any.
 
-        What was tried before is not tried again, and nothing is started beside a process that runs.
+        Without a configuration no weights are loaded, and the kernels alone are compiled. What
+        was tried before is not tried again, and nothing is started beside a process that runs.
         """
         if self.is_running or not set(missing) - self._tried:
             return self.is_running
@@ -62,7 +63,7 @@ class BackgroundCompiler:
         self.failure = reason
         _log.warning("passes stay eager: %s", reason)
 
-    def _launch(self, config: EngineConfig) -> None:
+    def _launch(self, config: EngineConfig | None) -> None:
         scratch = Scratch(self.folder)
         environment = {
             **program.environment(self.folder.parent, scratch.path),

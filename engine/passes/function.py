@@ -59,6 +59,8 @@ class PassFunction(nn.Module, ABC):
 
     description: str
     """What decides the function beside its weights: the network's configuration."""
+    window: int = 0
+    """How many positions layers with a sliding window see; 0 if there are none."""
 
     @property
     @abstractmethod

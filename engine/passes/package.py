@@ -30,6 +30,7 @@ _OPTIONS = {"aot_inductor.package_constants_in_so": False}
 LIBRARY = ".so"
 _CALLS, _CONSTANTS = ".json", ".constants"
 _INLINED = 8
+_SAMPLED = 64
 
 
 class Package:
@@ -102,7 +103,7 @@ def _unpack(archive: Path) -> Iterator[Path]:
 
 def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
     """A name for all that a package depends on: shapes, code, versions, the machine."""
-    state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
+    state = _state(function)
     sources = (attention, kv_cache, packed, compile_package, type(function))
     facts = [
         function.description,
@@ -115,4 +116,18 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         *((tuple(tensor.shape), tensor.dtype) for tensor in rows),
         *(inspect.getsource(source) for source in sources),
     ]
+    return _digest(facts)
+
+
+def fingerprint_of_weights(function: PassFunction) -> str:
+    """A name for the weights that a package is given, by some of each tensor's."""
+    parts = (tensor.reshape(-1) for tensor in _state(function).values())
+    return _digest([part[:: max(1, len(part) // _SAMPLED)].tolist() for part in parts])
+
+
+def _state(function: PassFunction) -> dict[str, Tensor]:
+    return {**dict(function.named_parameters()), **dict(function.named_buffers())}
+
+
+def _digest(facts: Sequence[object]) -> str:
     return hashlib.blake2b("\0".join(map(str, facts)).encode(), digest_size=16).hexdigest()

@@ -6,7 +6,7 @@ every call as soon as there are two rows: a pass of 2 then costs twice a pass of
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from engine.kernels import linear
+
+_PANELS_IN_CACHE = 8
 
 
 class PackedLinear(nn.Module, ABC):
@@ -34,6 +36,10 @@ class PackedLinear(nn.Module, ABC):
     @abstractmethod
     def num_bytes(self) -> int:
         """What reading the weights reads."""
+
+    def product(self, inputs: Tensor) -> Tensor:
+        """The same by torch's own product, which knows every precision."""
+        return nn.functional.linear(inputs, self.weight, self.bias)
 
 
 class KernelLinear(PackedLinear):
@@ -55,6 +61,15 @@ class KernelLinear(PackedLinear):
     def num_bytes(self) -> int:
         """What reading the weights reads."""
         return self.panels.nbytes
+
+    def product(self, inputs: Tensor) -> Tensor:
+        """The same by torch's own product, of a few panels at a time, which a cache can hold."""
+        starts = range(0, len(self.panels), _PANELS_IN_CACHE)
+        parts = (self.panels[start : start + _PANELS_IN_CACHE] for start in starts)
+        weights = (linear.unpack(part, part.shape[0] * part.shape[2]) for part in parts)
+        outputs = torch.cat([nn.functional.linear(inputs, weight) for weight in weights], dim=-1)
+        outputs = outputs[..., : self.out_features]
+        return outputs if self.bias is None else outputs + self.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (..., in) to outputs (..., out)."""
@@ -109,16 +124,12 @@ def unpacked(module: nn.Module) -> Iterator[None]:
     """Let packed layers be computed by torch's own product for a while, in whatever precision."""
     layers = [each for each in module.modules() if isinstance(each, PackedLinear)]
     for layer in layers:
-        layer.forward = _product(layer)
+        layer.forward = layer.product
     try:
         yield
     finally:
         for layer in layers:
             del layer.forward
-
-
-def _product(layer: PackedLinear) -> Callable[[Tensor], Tensor]:
-    return lambda inputs: nn.functional.linear(inputs, layer.weight, layer.bias)
 
 
 def _suits_library(weight: Tensor) -> bool:

@@ -4,6 +4,8 @@ The judge is the function itself in a higher precision, over the same fixed cont
 What the function in its own precision is off by, at its worst row, is what rounding does there, or
 more, what so many layers of such a width make of it: fast passes may be off by a few times as much.
 A wrong mask, position or row of the cache is off by far more.
+
+It takes as long as a few passes: one of all rows over a short text, and one of few over a long one.
 """
 
 import math
@@ -17,23 +19,35 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from engine.attention import without_kernel
+from engine.attention import without_grouped_experts, without_kernel
 from engine.passes.function import MAX_WIDTH, Example, FastPasses, PassFunction, PassInputs
 from engine.passes.packed import unpacked
 
 MakeExample = Callable[[int, int | None], Example]
 
-_LENGTHS = (MAX_WIDTH + 5, 2000)
+_SHORT, _LONG = MAX_WIDTH + 5, 2000
 """Rows of the cache that passes read: few, so that each tells, and many, as far as there are."""
+_FEW = 8
+"""Rows of a pass that are judged where many are read."""
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32)
 _PERIOD = 61
 _FACTOR = 4.0
 _LARGEST = 0.25
 """Of an error that is still called rounding: more could not be told from a mistake."""
+_CHOICES = (torch.ops.aten.topk, torch.ops.aten.sort, torch.ops.aten.argmax)
+"""Operations by which a network chooses among its parts, as among experts."""
 
 
 class WrongPassError(ValueError):
-    """Fast passes that compute something else than their function."""
+    """Fast passes that compute something else than their function.
+
+    If `is_certain` they do so whenever they have these weights; else it may be the network's own
+    rounding, which is beyond what can be told from a mistake.
+    """
+
+    def __init__(self, message: str, is_certain: bool) -> None:
+        super().__init__(message)
+        self.is_certain = is_certain
 
 
 @torch.inference_mode()
@@ -47,60 +61,82 @@ def prove(
     """
     widths = tuple(widths)
     capacity = example(1, None).rows[0].shape[2]
-    for length in sorted({min(length, capacity) for length in _LENGTHS}):
-        with _fixed_rows(function, example, length):
-            trial = _Trial(function, example(MAX_WIDTH, length), length)
+    # A quarter of a window more, since of thousands of rows a few that are too many do not tell.
+    far = max(_LONG, function.window + function.window // 4)
+    trials = ((min(_SHORT, capacity), MAX_WIDTH), (min(far, capacity), _FEW))
+    with _fixed_rows(function, example, trials[-1][0]) as fill:
+        for length, num_judged in trials:
+            fill(length)
+            trial = _Trial(function, example(MAX_WIDTH, length), length, num_judged)
             for width in widths:
                 trial.judge(fast, width)
 
 
 class _Trial:
-    """One pass of `MAX_WIDTH` rows and what is right for it; narrower ones are its first rows."""
+    """What is right for the first `num_judged` rows of a tree, in whatever passes they are fed."""
 
-    def __init__(self, function: PassFunction, example: Example, length: int) -> None:
+    def __init__(
+        self, function: PassFunction, example: Example, length: int, num_judged: int
+    ) -> None:
         self._inputs, self._extra, self._rows = example
         self._length = length
-        there = PassInputs(*(tensor.to(self._rows[0].device) for tensor in self._inputs))
-        self._slots = there.tokens[2]
-        given = (*there, *self._extra)
+        self._slots = self._inputs.tokens[2].to(self._rows[0].device)
+        inputs, extra = self._part(0, num_judged)
+        given = (*(tensor.to(self._rows[0].device) for tensor in inputs), *extra)
         narrow = self._rows[0].dtype
         wide = torch.float64 if narrow == torch.float32 else torch.float32
-        with _stock(function), _Widened(narrow, wide):
+        with _stock(function), _Widened(narrow, wide) as mode:
             rows = [row[:, :, :length].to(wide) for row in self._rows]
             self._right = self._with_written(function(*given, *rows), rows)
+        self._has_choices = mode.has_choices
         outputs = function(*given, *self._rows, length=length)
         errors = self._errors(self._with_written(outputs, self._rows))
         floor = rounding(function, self._rows)
-        self._bounds = [min(_FACTOR * max(float(each.max()), floor), _LARGEST) for each in errors]
+        self._bounds = [min(_FACTOR * max(error, floor), _LARGEST) for error in errors]
 
     def judge(self, fast: FastPasses, width: int) -> None:
-        """Raise WrongPassError unless the first rows come out right."""
-        tokens, prefix, visible, windowed = self._inputs
-        tokens = tokens[:, :width].contiguous()
-        inputs = PassInputs(tokens, prefix, visible[:width], windowed[:width])
+        """Raise WrongPassError unless rows come out right in passes of this width."""
         for row in self._rows:
             row[:, :, self._slots] = 0.0
-        outputs = fast.run(inputs, [each[:, :width] for each in self._extra])
+        # One row that chooses otherwise tells nothing.
+        num_rows = max(width, _FEW) if self._has_choices else width
+        starts = range(0, num_rows, width)
+        parts = [fast.run(*self._part(start, start + width)) for start in starts]
+        outputs = [torch.cat(each) for each in zip(*parts, strict=True)]
         errors = self._errors(self._with_written(outputs, self._rows))
         for error, bound in zip(errors, self._bounds, strict=True):
-            if not (worst := float(error.max())) <= bound:  # nor is what is not a number
+            if not error <= bound:  # nor is what is not a number
                 raise WrongPassError(
-                    f"a pass of {width} rows that reads {self._length} is off by {worst:.2g}, of "
-                    f"which rounding explains {bound:.2g}"
+                    f"a pass of {width} rows that reads {self._length} is off by {error:.2g}, of "
+                    f"which rounding explains {bound:.2g}",
+                    is_certain=bound < _LARGEST,
                 )
+
+    def _part(self, start: int, end: int) -> tuple[PassInputs, list[Tensor]]:
+        """The inputs of some rows of the tree, and those of the network's own."""
+        tokens, prefix, visible, windowed = self._inputs
+        tokens = tokens[:, start:end].contiguous()
+        inputs = PassInputs(tokens, prefix, visible[start:end], windowed[start:end])
+        return inputs, [each[:, start:end] for each in self._extra]
 
     def _with_written(self, outputs: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
         """A pass's outputs and what it has written to the cache, by row."""
         slots = self._slots[: len(outputs[0])]
         return [*outputs, *(row[0, :, slots].transpose(0, 1) for row in rows)]
 
-    def _errors(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """How far each row of each output lies from the right one, as a share of a usual row."""
+    def _errors(self, outputs: Sequence[Tensor]) -> list[float]:
+        """How far the worst row of each output is from the right one, as a share of a usual row.
+
+        In a network that chooses it is the middle one: where two experts are worth the same,
+        rounding decides, and the row is another one.
+        """
         errors = []
         for output, right in zip(outputs, self._right, strict=True):
             right, output = right.flatten(1), output.flatten(1)
             size = right.norm(dim=1).square().mean().sqrt().clamp(min=1e-30)
-            errors.append((output.to(right.dtype) - right[: len(output)]).norm(dim=1) / size)
+            num_rows = min(len(output), len(right))
+            distances = (output[:num_rows].to(right.dtype) - right[:num_rows]).norm(dim=1) / size
+            errors.append(float(distances.median() if self._has_choices else distances.max()))
         return errors
 
 
@@ -117,17 +153,28 @@ def rounding(function: PassFunction, rows: Sequence[Tensor]) -> float:
 
 
 @contextmanager
-def _fixed_rows(function: PassFunction, example: MakeExample, length: int) -> Iterator[None]:
-    """Let the first rows of the cache be what the network writes for fixed tokens, repeated."""
+def _fixed_rows(
+    function: PassFunction, example: MakeExample, length: int
+) -> Iterator[Callable[[int], None]]:
+    """What lets so many rows of the cache, `length` at most, be what fixed tokens write, repeated.
+
+    Those that are too far away for a window are all one: else more of them would tell nothing new.
+    """
     inputs, extra, rows = example(MAX_WIDTH, MAX_WIDTH)
+    device = rows[0].device
     held = [row[:, :, :length].to("cpu", copy=True) for row in rows]
     try:
-        there = (tensor.to(rows[0].device) for tensor in inputs)
-        function(*there, *extra, *rows, length=MAX_WIDTH)
-        places = torch.arange(length, device=rows[0].device) % _PERIOD
-        for row in rows:
-            row[:, :, :length] = row[:, :, places]
-        yield
+        function(*(each.to(device) for each in inputs), *extra, *rows, length=MAX_WIDTH)
+        written = [row[:, :, :_PERIOD].clone() for row in rows]
+
+        def fill(length: int) -> None:
+            places = torch.arange(length, device=device) % _PERIOD
+            if function.window:
+                places[: max(0, length - MAX_WIDTH - function.window)] = 0
+            for row, sample in zip(rows, written, strict=True):
+                row[:, :, :length] = sample[:, :, places]
+
+        yield fill
     finally:
         for row, former in zip(rows, held, strict=True):
             row[:, :, :length] = former
@@ -138,7 +185,8 @@ def _stock(function: PassFunction) -> Iterator[None]:
     """Let a function be computed by torch's own operations, which know every precision."""
     # Inference mode would hide from `_Widened` what an operation is made of.
     normal = (torch.inference_mode(False), torch.no_grad())
-    with normal[0], normal[1], without_kernel(function), unpacked(function):
+    plain = (without_kernel(function), without_grouped_experts(function), unpacked(function))
+    with normal[0], normal[1], plain[0], plain[1], plain[2]:
         yield
 
 
@@ -146,11 +194,13 @@ class _Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs torch's operations in a higher precision: weights are widened where they are read.
 
     So no second network need fit into memory. Operations that are not torch's keep theirs.
+    `has_choices` tells whether the figures have decided what is run.
     """
 
     def __init__(self, narrow: torch.dtype, wide: torch.dtype) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._narrow, self._wide = narrow, wide
+        self.has_choices = False
         self._narrower = [each for each in _PRECISIONS if each.itemsize < wide.itemsize]
 
     def __torch_dispatch__(
@@ -160,6 +210,7 @@ class _Widened(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        self.has_choices |= func.overloadpacket in _CHOICES or func is torch.ops.aten.max.dim
         widen = partial(_converted, self._wide, self._narrower)
         given = (args, kwargs or {})
         if func.namespace != "aten":

@@ -6,11 +6,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from engine.code_cache import condemn, is_usable, verdict
+from engine.code_cache import is_usable, remember, verdict
 from engine.passes import proof
 from engine.passes.captured import CapturedPasses, Record
 from engine.passes.function import MAX_WIDTH, Example, FastPasses, Form, PassFunction, PassInputs
-from engine.passes.package import LIBRARY, Package, compile_package, fingerprint
+from engine.passes.package import (
+    LIBRARY,
+    Package,
+    compile_package,
+    fingerprint,
+    fingerprint_of_weights,
+)
 from engine.passes.proof import WrongPassError, prove
 
 _log = logging.getLogger(__name__)
@@ -80,7 +86,7 @@ class PassRunner:
         """Whether the package is neither in use nor in `folder` and is worth making."""
         is_settled = self._fast is not None or self.refusal is not None
         path = self._path(folder)
-        return not (is_settled or is_usable(path) or verdict(path, proof))
+        return not (is_settled or is_usable(path) or verdict(self._with_weights(path), proof))
 
     def compile(self, folder: Path) -> None:
         """Make the package, for another process to adopt; the weights are packed by kernels."""
@@ -90,13 +96,13 @@ class PassRunner:
     def adopt(self, folder: Path) -> bool:
         """Use the package from now on if there is one; whether it is new.
 
-        It proves itself first. What is wrong is removed, and that is remembered: whoever compiled
-        it again would get the same. What only cannot be loaded here and now stays.
+        It proves itself first. What is wrong with these weights is remembered, since it would be
+        again; with others of the same shapes it may be right, so it stays.
         """
         path = self._path(folder)
         if self._fast is not None or self.refusal is not None:
             return False
-        if reason := verdict(path, proof):
+        if reason := verdict(self._with_weights(path), proof):
             self._refuse(reason)
         elif is_usable(path):
             self._try(path)
@@ -109,7 +115,8 @@ class PassRunner:
             self._fast = package
         except WrongPassError as error:
             self._refuse(f"what was compiled is wrong: {error}")
-            condemn(path, proof, f"what was compiled is wrong: {error}")
+            if error.is_certain:
+                remember(self._with_weights(path), proof, f"what was compiled is wrong: {error}")
         except Exception as error:  # whatever a foreign file, or a machine short of room, may cause
             # Another server may have taken it away.
             if is_usable(path):
@@ -157,6 +164,10 @@ class PassRunner:
 
     def _path(self, folder: Path) -> Path:
         return folder / f"{fingerprint(self._function, self._rows)}{LIBRARY}"
+
+    def _with_weights(self, path: Path) -> Path:
+        """What a verdict is about: the package with the weights of this network."""
+        return path.with_stem(f"{path.stem}-{fingerprint_of_weights(self._function)}")
 
 
 def _line(error: Exception) -> str:

@@ -5,9 +5,11 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import zmq
@@ -42,6 +44,8 @@ BEAT_SECONDS = 1.0
 _DEAF_PEER_MS = 30_000
 _PATIENCE_SECONDS = 30.0
 """How long compiled passes wait for a pause between requests before they make one."""
+_LONGEST_WORK_SECONDS = 1800.0
+"""For which an engine that takes passes over is taken at its word that it is alive."""
 
 
 def main() -> None:
@@ -85,7 +89,8 @@ class Worker:
             # Those who wait are served first, but not for ever: faster passes are for them too.
             is_due = not self._orders or time.monotonic() - refreshed > _PATIENCE_SECONDS
             if info.is_compiling and is_due and not engine.is_busy:
-                info = engine.refresh()
+                with self._beating():
+                    info = engine.refresh()
                 refreshed = time.monotonic()
                 self._tell(Ready(info))
             while self._orders:
@@ -127,6 +132,24 @@ class Worker:
         except ModelLoadError as error:
             told = TokenizerRead(None, str(error))
         self._tell(told)
+
+    @contextlib.contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Show that we are alive while what is done takes long; only that may speak meanwhile."""
+        end = time.monotonic() + _LONGEST_WORK_SECONDS
+        is_done = threading.Event()
+
+        def beat() -> None:
+            while not is_done.wait(BEAT_SECONDS) and time.monotonic() < end:
+                self._tell(Beat())
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_done.set()
+            thread.join()
 
     def _listen(self, seconds: float) -> None:
         """Take in what has been said, waiting at most so long, and show that we are alive."""

@@ -319,3 +319,9 @@ def test_memory_does_not_grow_over_two_thousand_steps_of_changing_widths() -> No
         if step % 100 == 99:
             used.append(torch.cuda.memory_allocated())
     assert used[-1] <= used[1]
+
+
+def test_experts_in_float32_are_captured() -> None:
+    """Red when their product of all at once is judged in a precision that it does not know."""
+    network = make_network("mixtral", num_local_experts=4, num_experts_per_tok=2)
+    capture(Model(network, read_limits(network.config), 512, chunk=100))

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from engine import code_cache
+from engine import code_cache, scratch
 from engine.code_cache import (
     cache_root,
     check_private,
+    condemn,
     is_usable,
     make_private,
     open_own,
     publish,
     torch_caches,
+    verdict,
 )
 from engine.scratch import Scratch, locked
 
@@ -251,6 +253,15 @@ def test_the_remedy_against_an_open_folder_is_one_that_its_user_has(
     )
     with pytest.raises(PermissionError, match=f"{tmp}: name a folder of your own in cache_dir"):
         check_private(folder)
+
+
+def test_what_is_condemned_goes_with_all_its_parts_and_verdicts_stay(library: Path) -> None:
+    """Red when parts of what is gone fill the disk, or a second judge wipes out the first."""
+    for judge in (scratch, code_cache):
+        condemn(library, judge, "wrong")
+    assert {each.suffix for each in library.parent.iterdir()} == {".refused"}
+    assert verdict(library, scratch) == verdict(library, code_cache) == "wrong"
+    assert not is_usable(library)
 
 
 @pytest.fixture

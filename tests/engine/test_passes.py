@@ -16,11 +16,12 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from engine import acceleration
 from engine.api import Engine
 from engine.attention import DenseMasks
 from engine.config import EngineConfig, NgramStageConfig
 from engine.kernels import library, linear
-from engine.passes import PackedLinear, pack
+from engine.passes import PackedLinear, pack, proof
 from engine.passes import runner as runner_file
 from engine.passes.background import BackgroundCompiler
 from engine.passes.package import Package, fingerprint
@@ -394,22 +395,42 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Package, "__call__", call)
 
 
-def test_a_package_that_is_wrong_is_removed_and_not_made_again(
+@in_float32
+def test_a_package_that_is_wrong_for_some_weights_stays_for_others(
     checkpoint: Path,
     copied: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Red when each start compiles what each start refuses, or nobody is told why."""
-    forgetful(monkeypatch)
+    """Red when one fine-tune takes from its siblings what is theirs, or nobody is told why."""
+    sibling = save_checkpoint(tmp_path / "sibling", seed=1)
+    with monkeypatch.context() as patch:
+        forgetful(patch)
+        Engine.load(config(sibling, copied, compile="cached"))
     for _ in range(2):
         caplog.clear()
-        engine = Engine.load(config(checkpoint, copied, compile="background"))
+        engine = Engine.load(config(sibling, copied, compile="background"))
         assert engine.info.passes == {"target": "eager"}
         assert not engine.info.is_compiling
         assert "what was compiled is wrong" in engine.info.refusals["target"]
         assert "of which rounding explains" in caplog.text
-        assert [each.name[:8] for each in copied.rglob("*.so")] == ["kernels-"]
+    engine = Engine.load(config(checkpoint, copied, compile="background"))
+    assert engine.info.passes == {"target": "compiled"}
+    assert package_in(copied).exists()
+
+
+def test_what_may_be_rounding_is_not_remembered(
+    checkpoint: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when passes of which the proof cannot tell stay eager at every later start."""
+    with monkeypatch.context() as patch:
+        forgetful(patch)
+        patch.setattr(proof, "_FACTOR", 1e9)
+        engine = Engine.load(config(checkpoint, copied, compile="cached"))
+        assert engine.info.passes == {"target": "eager"}
+    engine = Engine.load(config(checkpoint, copied, compile="cached"))
+    assert engine.info.passes == {"target": "compiled"}
 
 
 def test_another_proof_tries_once_more(
@@ -420,10 +441,10 @@ def test_another_proof_tries_once_more(
         forgetful(patch)
         Engine.load(config(checkpoint, copied, compile="cached"))
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
-    assert not engine._target.runner.is_missing(copied / "passes")
+    assert engine.info.passes == {"target": "eager"}
     monkeypatch.setattr(runner_file, "proof", linear)
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
-    assert engine._target.runner.is_missing(copied / "passes")
+    assert engine.info.passes == {"target": "compiled"}
 
 
 @pytest.mark.parametrize(
@@ -523,6 +544,36 @@ def test_other_stages_share_the_compiler_and_do_not_try_again(
     engine = Engine.load(config(checkpoint, tmp_path, compile="wait"))
     engine.with_stages((NgramStageConfig(),)).with_stages(())
     assert len(started) == 1
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some in which the weights are not to be loaded twice, but half of them might."""
+    network = make_network()
+    num_bytes = 4 * sum(weight.numel() for weight in network.parameters())
+    monkeypatch.setattr(acceleration, "total_bytes", lambda: 3 * num_bytes // 2)
+
+
+def test_large_weights_are_loaded_by_nobody_else(
+    checkpoint: Path, copied: Path, little_memory: None
+) -> None:
+    """Red when weights that are packed by now are not counted, and a machine runs out of memory."""
+    package_in(copied).unlink()
+    engine = Engine.load(config(checkpoint, copied, compile="background", dtype="float32"))
+    assert engine.info.passes == {"target": "eager"}
+    assert not engine.info.is_compiling
+    assert "only the kernels are compiled" in engine.info.refusals["target"]
+
+
+def test_large_weights_wait_for_the_kernels_alone(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, little_memory: None
+) -> None:
+    """Red when where passes cannot be compiled nobody builds the kernels either."""
+    monkeypatch.setattr("engine.kernels.is_loaded", lambda: False)
+    engine = Engine.load(config(checkpoint, tmp_path, compile="wait", dtype="float32"))
+    assert (tmp_path / "passes/compiler.log").read_text() == ""
+    assert [each.name[:8] for each in tmp_path.rglob("*.so")] == ["kernels-"]
+    assert "only the kernels are compiled" in engine.info.refusals["target"]
 
 
 def test_without_a_compiler_passes_stay_eager_and_say_so(

@@ -24,12 +24,13 @@ from engine import (
     GenerateRequest,
     InvalidRequestError,
     LoadProgress,
+    ModelInfo,
     ModelLoadError,
     SamplingParams,
     Step,
 )
 from engine.api import Engine
-from engine.process.messages import Unloadable, decode_event
+from engine.process.messages import Beat, Unloadable, decode_event
 from engine.process.worker import Worker
 from tests.checkpoints import save_checkpoint
 from tests.engine.planted import plant
@@ -241,6 +242,51 @@ def test_an_unexpected_error_of_loading_is_told_with_its_traceback(
     assert isinstance(told, Unloadable)
     assert told.message == "RuntimeError: no such op"
     assert "Traceback" in told.traceback and "in fail" in told.traceback
+
+
+def test_only_while_long_work_lasts_another_thread_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when two threads use a socket at once, or an engine that is stuck is never found out."""
+    monkeypatch.setattr("engine.process.worker.BEAT_SECONDS", 0.01)
+    ear = Ear()
+    worker = Worker(ear)  # type: ignore[arg-type]
+    with worker._beating():
+        time.sleep(0.1)
+    heard = [*ear.heard]
+    time.sleep(0.05)
+    assert ear.heard == heard
+    monkeypatch.setattr("engine.process.worker._LONGEST_WORK_SECONDS", -1.0)
+    with worker._beating():
+        time.sleep(0.05)
+    assert ear.heard == heard
+
+
+class Refreshing:
+    """An engine that has passes to take over, until it was heard to be alive."""
+
+    is_busy = False
+    info = ModelInfo("x", 1, 1, (), "float32", "cpu", 1, (), is_compiling=True)
+
+    def __init__(self, ear: Ear) -> None:
+        self._ear = ear
+
+    def refresh(self) -> ModelInfo:
+        for _ in range(1000):
+            if Beat() in self._ear.heard:
+                raise KeyboardInterrupt
+            time.sleep(0.01)
+        raise TimeoutError
+
+
+def test_a_worker_beats_while_its_engine_takes_passes_over(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when it is silent meanwhile, which its server takes for its death."""
+    monkeypatch.setattr("engine.process.worker.BEAT_SECONDS", 0.01)
+    ear = Ear()
+    monkeypatch.setattr(Engine, "load", lambda *_: Refreshing(ear))
+    monkeypatch.setattr(Worker, "_listen", lambda *_: None)
+    with pytest.raises(KeyboardInterrupt):
+        Worker(ear).run(config)  # type: ignore[arg-type]
 
 
 class Ending:

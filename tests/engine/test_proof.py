@@ -1,11 +1,13 @@
 """The proof of fast passes: mistakes are refused in every precision, rounding is in none."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from engine.attention import PackedMasks
 from engine.feed import packed
 from engine.kv_cache import KVCache
 from engine.loading import read_limits
@@ -14,7 +16,7 @@ from engine.passes.function import MAX_WIDTH, Form, PassFunction, PassInputs
 from engine.passes.proof import WrongPassError, prove
 from tests.checkpoints import make_network
 
-KINDS = ["llama", "gpt2", "mistral", "gemma2"]
+KINDS = ["llama", "gpt2", "mistral", "gemma2", "mixtral"]
 PRECISIONS = [torch.float32, torch.bfloat16, torch.float16]
 WIDTHS = (1, 2, 8, MAX_WIDTH)
 Change = Callable[[PassInputs], PassInputs]
@@ -75,9 +77,10 @@ class Mistaken:
         return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
 
 
-def small_model(kind: str, precision: torch.dtype) -> Model:
-    network = make_network(kind).to(precision)
-    return Model(network, read_limits(network.config), 512, chunk=100)
+def small_model(kind: str, precision: torch.dtype, max_model_len: int = 512, **shape: int) -> Model:
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2} if kind == "mixtral" else {}
+    network = make_network(kind, **{**experts, **shape}).to(precision)
+    return Model(network, read_limits(network.config), max_model_len, chunk=100)
 
 
 def try_out(model: Model, change: Change) -> None:
@@ -111,6 +114,60 @@ def test_a_forgotten_window_is_refused(precision: torch.dtype) -> None:
             small_model("mistral", precision),
             lambda inputs: inputs._replace(windowed=inputs.visible),
         )
+
+
+@pytest.mark.parametrize("precision", PRECISIONS, ids=str)
+@pytest.mark.parametrize("window", [1500, 2500])
+def test_a_wide_window_that_the_text_does_not_know_of_is_refused(
+    window: int, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when no trial reads more rows than a window of thousands, or they are all alike."""
+    model = small_model(
+        *("mistral", precision, 4096), sliding_window=window, max_position_embeddings=8192
+    )
+    seen = PackedMasks._seen
+
+    def without_window(masks: PackedMasks, window: int | None, length: int) -> Tensor:
+        return seen(replace(masks, positions=masks.positions.clamp(max=0)), window, length)
+
+    class Endless(Mistaken):
+        def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            with monkeypatch.context() as patch:
+                patch.setattr(PackedMasks, "_seen", without_window)
+                return super().run(inputs, extra)
+
+    function = model._function()
+    passes = Endless(function, model._cache.rows, lambda inputs: inputs)
+    with pytest.raises(WrongPassError, match=f"reads {max(2000, window * 5 // 4)}"):
+        prove(passes, function, model._example, WIDTHS)
+    prove(
+        Mistaken(function, model._cache.rows, lambda inputs: inputs),
+        *(function, model._example, WIDTHS),
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_experts_that_rounding_chooses_are_no_mistake(seed: int) -> None:
+    """Red when each row must be right, also one for which two experts are worth the same."""
+    model = small_model(
+        *("mixtral", torch.bfloat16),
+        seed=seed,
+        num_hidden_layers=12,
+        hidden_size=64,
+        num_local_experts=16,
+    )
+    try_out(model, lambda inputs: inputs)
+
+
+def test_a_verdict_is_certain_only_where_rounding_is_small(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when what a network's own rounding may have done is remembered as a mistake."""
+    for factor, is_certain in ((4.0, True), (1e9, False)):
+        monkeypatch.setattr("engine.passes.proof._FACTOR", factor)
+        with pytest.raises(WrongPassError) as caught:
+            try_out(small_model("llama", torch.float32), MISTAKES["other ids"])
+        assert caught.value.is_certain == is_certain
 
 
 def test_the_verdict_and_the_cache_do_not_touch_each_other(
