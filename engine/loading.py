@@ -297,7 +297,9 @@ def choose_device(device: str) -> torch.device:
         if place.type == "cuda" and place.index is not None:
             torch.cuda.set_device(place)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device!r}: {first_line(error)}. Try auto or cpu.") from error
+        is_missing = device.startswith("cuda") and not torch.cuda.is_available()
+        cause = "torch finds no GPU here" if is_missing else first_line(error)
+        raise ConfigError(f"device {device!r}: {cause}. Try auto or cpu.") from error
     return place
 
 

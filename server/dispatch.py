@@ -70,7 +70,11 @@ class Dispatcher:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
-            await self._pool.close()
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Refuse what is running or queued, by the end of its engine."""
+        await self._pool.close()
 
     async def _wait(self, held: AsyncExitStack, prompt: Sequence[int]) -> Serving:
         """Queue for an engine, be it busy or being restarted."""

@@ -31,7 +31,9 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._dispatcher = dispatcher
         self._grace = grace
+        # The loop itself holds no task.
         self._drain: asyncio.Task[None] | None = None
+        self._stop: asyncio.Task[None] | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal has been obeyed."""
@@ -39,9 +41,10 @@ class DrainingServer(uvicorn.Server):
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called by the signal; a second one stops without waiting."""
+        """Called by the signal; a second one stops without waiting, a third kills."""
         if self._dispatcher.is_draining:
-            self.should_exit = self.force_exit = True
+            signal.signal(sig, signal.SIG_DFL)
+            self._loop.call_soon_threadsafe(self._begin_stop)
         else:
             self._dispatcher.is_draining = True
             self._loop.call_soon_threadsafe(self._begin_drain, signal.Signals(sig).name)
@@ -60,6 +63,14 @@ class DrainingServer(uvicorn.Server):
 
     async def _drain_and_exit(self) -> None:
         await self._dispatcher.drain(self._grace)
+        self.should_exit = True
+
+    def _begin_stop(self) -> None:
+        _log.info("stopping now: what runs is cut")
+        self._stop = self._loop.create_task(self._stop_and_exit())
+
+    async def _stop_and_exit(self) -> None:
+        await self._dispatcher.stop()
         self.should_exit = True
 
 

@@ -228,6 +228,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(at_home(str(path))).read_bytes()) or {}
     except RecursionError as error:
         raise ConfigError(f"{path}: cannot be read as YAML: it is nested too deeply.") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no file {str(path)!r}: name a YAML file.") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         said = in_one_line(error)
         remedy = " Save it as UTF-8." if isinstance(error, yaml.reader.ReaderError) else ""

@@ -38,7 +38,8 @@ class BackgroundCompiler:
         if (code := self._process.poll()) is None:
             return True
         if code:
-            self._fail(f"compiling them failed; see {self._log_file}")
+            needs = "it takes g++ 12 or clang, which CXX may name"
+            self._fail(f"compiling them failed ({needs}); see {self._log_file}")
         self._end()
         self._process = None
         return False

@@ -115,6 +115,29 @@ def test_sigterm_ends_it_cleanly_and_leaves_no_process(command: Command) -> None
     assert "try: curl" in log and "ready:" in log and "Traceback" not in log
 
 
+def test_a_second_signal_cuts_what_runs_and_ends_the_server(tmp_path: Path) -> None:
+    """Red when a server that was told twice goes on for ever, or says a traceback."""
+    command = Command(save_family(tmp_path))
+    wait_until(command.answers, seconds=30)
+    wait_until(command.is_ready, seconds=60)
+    stream = command.client.completions.create(
+        model="tiny",
+        prompt=PROMPT,
+        max_tokens=400,
+        n=40,
+        stream=True,
+        extra_body={"ignore_eos": True, "speculation": "off"},
+    )
+    next(iter(stream))
+    command.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "finishing what is running" in "".join(command.log))
+    assert command.stop() == 0, "".join(command.log)
+    with pytest.raises(openai.APIError):
+        list(stream)
+    log = "".join(command.log)
+    assert "stopping now" in log and "Traceback" not in log
+
+
 def test_the_servers_rooms_import_no_torch() -> None:
     script = (
         "import json, sys; import server.run, server.cli; "
