@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from engine.code_cache import is_usable, remember, verdict
+from engine.errors import in_one_line
 from engine.passes import proof
 from engine.passes.captured import CapturedPasses, Record
 from engine.passes.function import MAX_WIDTH, Example, FastPasses, Form, PassFunction, PassInputs
@@ -120,7 +121,8 @@ class PassRunner:
         except Exception as error:  # whatever a foreign file, or a machine short of room, may cause
             # Another server may have taken it away.
             if is_usable(path):
-                self._refuse(f"what was compiled could not be loaded and tried ({_line(error)})")
+                said = in_one_line(error)[:_LONGEST_REASON]
+                self._refuse(f"what was compiled could not be loaded and tried ({said})")
 
     def _refuse(self, reason: str) -> None:
         self.refusal = reason
@@ -149,7 +151,8 @@ class PassRunner:
         except WrongPassError as error:
             reason = f"what was captured is wrong: {error}"
         except Exception as error:  # whatever a network may do that a graph cannot hold
-            reason = f"they could not be captured and tried ({_line(error)})"
+            said = in_one_line(error)[:_LONGEST_REASON]
+            reason = f"they could not be captured and tried ({said})"
         else:
             self._fast = self._captured = captured
             self.recorder = record
@@ -168,8 +171,3 @@ class PassRunner:
     def _with_weights(self, path: Path) -> Path:
         """What a verdict is about: the package with the weights of this network."""
         return path.with_stem(f"{path.stem}-{fingerprint_of_weights(self._function)}")
-
-
-def _line(error: Exception) -> str:
-    """What an error says, in a line of which the beginning is enough."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
