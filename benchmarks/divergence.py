@@ -20,7 +20,7 @@ from engine.api import Engine
 from engine.benchmark import gap, machine, read_prompts, rounding
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.loading import load_model
-from engine.request import EmittedToken, GenerateRequest, SamplingParams, Step
+from engine.request import EmittedToken, GenerateRequest, Output, SamplingParams
 
 STAGES = (
     ModelStageConfig("embedded/draft", budget=16, passes=3),
@@ -75,7 +75,7 @@ def _compare(engine: Engine, request: GenerateRequest) -> tuple[Divergence | Non
 
 def _tokens(engine: Engine, request: GenerateRequest) -> Iterator[EmittedToken]:
     for item in engine.generate(request):
-        if isinstance(item, Step):
+        if isinstance(item, Output):
             yield from item.tokens
 
 

@@ -35,7 +35,7 @@ from engine.benchmark import SIZES, LlamaShape, grown, machine
 from engine.config import Compile, EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.drafting.build import StageBuilder
 from engine.loading import choose_device, choose_precision, random_model
-from engine.request import GenerateRequest, SamplingParams, Speculation, Step
+from engine.request import GenerateRequest, Output, SamplingParams, Speculation
 
 LLAMAS: Mapping[str, tuple[int, int, int, int]] = {
     "0.1B": (768, 2304, 6, 12),
@@ -168,7 +168,7 @@ def save_random(name: str, folder: Path, dtype: torch.dtype) -> None:
 
 def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
     """Phases of every mode, interleaved, and profiles of some."""
-    steps: dict[str, list[Step]] = {mode: [] for mode in MODES}
+    steps: dict[str, list[Output]] = {mode: [] for mode in MODES}
     for number in range(arguments.rounds + 1):
         for mode in MODES:
             ran = list(run(engine, MODES[mode], number, arguments))
@@ -186,7 +186,7 @@ def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(
     engine: Engine, speculation: Speculation, number: int, arguments: argparse.Namespace
-) -> Iterator[Step]:
+) -> Iterator[Output]:
     """The steps of one reply after its first, which reads the prompt before this returns."""
     size = min(engine.info.vocab_size, 8000)
     prompt = tuple((number + 37 * i * i) % size for i in range(arguments.prompt))
@@ -200,10 +200,10 @@ def run(
     )
     items = engine.generate(request)
     next(items)
-    return (item for item in items if isinstance(item, Step))
+    return (item for item in items if isinstance(item, Output))
 
 
-def phases(steps: Sequence[Step]) -> Phases:
+def phases(steps: Sequence[Output]) -> Phases:
     """Medians over some steps."""
     stats = [step.stats for step in steps]
     drafting = [sum(stage.milliseconds for stage in each.stages) for each in stats]

@@ -25,9 +25,9 @@ from engine.request import (
     GenerateRequest,
     LoadProgress,
     ModelInfo,
+    Output,
     SamplingParams,
     Speculation,
-    Step,
     TokenizerState,
 )
 from engine.stats import SpeculationStats, StageStats, StepStats
@@ -62,11 +62,11 @@ __all__ = [
     "ModelLoadError",
     "ModelStageConfig",
     "NgramStageConfig",
+    "Output",
     "SamplingParams",
     "Speculation",
     "SpeculationStats",
     "StageStats",
-    "Step",
     "StepStats",
     "TokenizerState",
     "find_folder",

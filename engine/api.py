@@ -25,7 +25,7 @@ from engine.loading import known_positions, load_model
 from engine.model import Model
 from engine.passes import CROWD
 from engine.passes.background import BackgroundCompiler
-from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step
+from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Output
 from engine.scorer import TreeScorer
 
 OnProgress = Callable[[LoadProgress], None]
@@ -190,10 +190,10 @@ class Engine:
         """End a request, which the next step tells."""
         self._decoder.cancel(request_id)
 
-    def step(self) -> list[Step | Finished]:
+    def step(self) -> list[Output | Finished]:
         """Go on: what has come of the requests, nothing while a prompt is read."""
         return self._decoder.step()
 
-    def generate(self, request: GenerateRequest) -> Iterator[Step | Finished]:
+    def generate(self, request: GenerateRequest) -> Iterator[Output | Finished]:
         """Continue a prompt, when nothing else is to be done; see `Decoder.generate`."""
         return self._decoder.generate(request)

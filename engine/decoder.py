@@ -19,8 +19,8 @@ from engine.request import (
     EmittedToken,
     Finished,
     GenerateRequest,
+    Output,
     SamplingParams,
-    Step,
 )
 from engine.sampling import Sampler
 from engine.stats import SpeculationStats, StepStats
@@ -72,10 +72,10 @@ class Decoder:
         self._waiting = deque(each for each in self._waiting if each.request_id != request_id)
         self._cancelled.append(Finished(request_id, "cancelled", stats))
 
-    def step(self) -> list[Step | Finished]:
+    def step(self) -> list[Output | Finished]:
         """Go on with the text whose turn it is: what has come of it, nothing while it is read."""
         if self._cancelled:
-            told: list[Step | Finished] = [*self._cancelled]
+            told: list[Output | Finished] = [*self._cancelled]
             self._cancelled.clear()
             return told
         if self._seat is None:
@@ -86,7 +86,7 @@ class Decoder:
             return []
         return self._write(self._seat)
 
-    def generate(self, request: GenerateRequest) -> Iterator[Step | Finished]:
+    def generate(self, request: GenerateRequest) -> Iterator[Output | Finished]:
         """Continue a prompt: steps of one or more tokens, then how it ended.
 
         Who stops asking before that ends it. Raises InvalidRequestError, before the first step,
@@ -119,7 +119,7 @@ class Decoder:
         self.economy.start_text(request.sampling.is_greedy, request.speculation == "always")
         return _Seat(request, begun, drafter, len(self.target.tokens))
 
-    def _write(self, seat: "_Seat") -> list[Step | Finished]:
+    def _write(self, seat: "_Seat") -> list[Output | Finished]:
         """One step of a text that has been read, and its end if that is it."""
         request, written = seat.request, seat.text
         # How many draft tokens could be of use: the last token of a reply is always a bonus.
@@ -169,7 +169,7 @@ class Decoder:
         for name, run in runs.items():
             self.economy.costs.curve(name).replace(time_passes(run, seconds / len(runs)))
 
-    def _step(self, request: GenerateRequest, text: Text, drafter: Drafter) -> Step:
+    def _step(self, request: GenerateRequest, text: Text, drafter: Drafter) -> Output:
         """Grow, score, accept, commit."""
         started = time.perf_counter()
         self.economy.start_step(text.num_left)
@@ -210,7 +210,7 @@ class Decoder:
             expected_tokens=self.economy.expected_tokens,
             expected_milliseconds=self.economy.expected_milliseconds,
         )
-        return Step(request.request_id, tokens, stats)
+        return Output(request.request_id, tokens, stats)
 
 
 @dataclass(frozen=True, slots=True)

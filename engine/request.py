@@ -73,7 +73,7 @@ class EmittedToken:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Output:
     """One grow-score-accept-commit cycle: at least one token, all of which the reply keeps.
 
     `num_cached_tokens` is told by the first step: how many of the prompt's tokens still had their

@@ -25,7 +25,7 @@ from engine import (
     LoadProgress,
     ModelInfo,
     ModelLoadError,
-    Step,
+    Output,
     TokenizerState,
 )
 from server.errors import ApiError, DrainingError, LoadFailedError, NotReadyError
@@ -60,7 +60,7 @@ class Engine(Protocol):
     async def read_tokenizer(self) -> TokenizerState:
         """The loaded model's tokenizer; raises ModelLoadError or EngineDiedError."""
 
-    def generate(self, request: GenerateRequest) -> AsyncGenerator[Step | Finished]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Output | Finished]:
         """One sequence, step by step; closing the iterator cancels it and frees the engine."""
 
     def cancel(self, request_id: str) -> None:
@@ -99,7 +99,7 @@ class Serving:
         pairs = zip(prompt, self._last_prompt, strict=False)
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Step | Finished]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Output | Finished]:
         """Run one sequence; raises EngineDiedError when the process dies under it."""
         self._last_prompt = request.prompt
         try:

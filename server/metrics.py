@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from engine import StageStats, Step
+from engine import Output, StageStats
 from server.errors import ApiError
 from server.record import RequestRecord
 
@@ -198,7 +198,7 @@ class Metrics:
         for histogram in self._request.first:
             histogram.observe(record.first_token_seconds)
 
-    def observe_step(self, step: Step, num_kept: int) -> None:
+    def observe_step(self, step: Output, num_kept: int) -> None:
         """A step has arrived, of whose tokens the reply keeps `num_kept`."""
         stats, figures = step.stats, self._step
         figures.generated.inc(num_kept)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from engine import SpeculationStats, StageStats, Step
+from engine import Output, SpeculationStats, StageStats
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class RequestRecord:
         self._is_first_step = True
         self.num_choice_tokens = 0
 
-    def add_step(self, step: Step, num_kept: int, now: float) -> None:
+    def add_step(self, step: Output, num_kept: int, now: float) -> None:
         """Fold one step in, of whose tokens the reply keeps `num_kept`."""
         self.stats.add(step.stats)
         self.num_completion_tokens += num_kept

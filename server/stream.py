@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from engine import GenerateRequest, Step
+from engine import GenerateRequest, Output
 from server.choice import ChoiceWriter
 from server.dispatch import Dispatcher
 from server.engine_client import Serving
@@ -58,7 +58,7 @@ class CompletionStream:
         record.begin_choice()
         async with aclosing(serving.generate(sequence)) as items:
             async for item in items:
-                if isinstance(item, Step):
+                if isinstance(item, Output):
                     self._observe(item, writer.push(item.tokens), sequence, serving, record)
                 elif writer.finish_reason is None:
                     writer.end("stop" if item.reason == "stop" else "length")
@@ -69,7 +69,7 @@ class CompletionStream:
 
     def _observe(
         self,
-        step: Step,
+        step: Output,
         num_kept: int,
         sequence: GenerateRequest,
         serving: Serving,

@@ -24,7 +24,7 @@ from engine.feed import Pass
 from engine.kv_cache import Cache
 from engine.model import Model
 from engine.passes import PassFunction, PassInputs
-from engine.request import GenerateRequest, SamplingParams, Speculation, Step
+from engine.request import GenerateRequest, Output, SamplingParams, Speculation
 from engine.scorer import ModelLimits, TreeScorer
 
 VOCAB_SIZE = 64
@@ -157,7 +157,7 @@ class Machine:
 
     def play(
         self, num_tokens: int = 512, speculation: Speculation = "auto", start: int = 40
-    ) -> tuple[float, list[Step]]:
+    ) -> tuple[float, list[Output]]:
         """Decode: milliseconds of a token, reading the prompt not counted, and the steps."""
         prompt = tuple(self.text[i % len(self.text)] for i in range(start))
         request = GenerateRequest(
@@ -165,9 +165,9 @@ class Machine:
         )
         with self.clock.running():
             items = self.decoder.generate(request)
-            steps = [cast(Step, next(items))]
+            steps = [cast(Output, next(items))]
             began = self.clock.milliseconds
-            steps += [item for item in items if isinstance(item, Step)]
+            steps += [item for item in items if isinstance(item, Output)]
         return (self.clock.milliseconds - began) / (num_tokens - 1), steps
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from benchmarks.peers.rows import Emit, Row, Setup, Task
 from engine.api import Engine
 from engine.benchmark import Mode
-from engine.request import GenerateRequest, SamplingParams, Step
+from engine.request import GenerateRequest, Output, SamplingParams
 
 PLAIN = "plain"
 
@@ -52,5 +52,5 @@ class _Decoding:
             speculation=self._mode.speculation,
         )
         for item in self._engine.generate(request):
-            if isinstance(item, Step):
+            if isinstance(item, Output):
                 emit([token.token_id for token in item.tokens])

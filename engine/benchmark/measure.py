@@ -14,7 +14,7 @@ from engine.api import Engine
 from engine.benchmark.figures import Divergence, Result, Run, result_of
 from engine.benchmark.modes import PLAIN, Mode
 from engine.errors import ConfigError
-from engine.request import Finished, GenerateRequest, SamplingParams, Step
+from engine.request import Finished, GenerateRequest, Output, SamplingParams
 
 _LOOP = 16
 
@@ -112,7 +112,7 @@ def _requests(workload: Workload) -> Iterator[GenerateRequest]:
 
 def _text(engine: Engine, request: GenerateRequest) -> tuple[int, ...]:
     steps = engine.generate(replace(request, speculation="off"))
-    return tuple(t.token_id for step in steps if isinstance(step, Step) for t in step.tokens)
+    return tuple(t.token_id for step in steps if isinstance(step, Output) for t in step.tokens)
 
 
 def length_without_loop(text: Sequence[int]) -> int:

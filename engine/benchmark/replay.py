@@ -19,7 +19,7 @@ from engine.api import Engine
 from engine.benchmark.measure import Workload
 from engine.config import NgramStageConfig, StageConfig
 from engine.drafting.base import StageWork
-from engine.request import GenerateRequest, Step
+from engine.request import GenerateRequest, Output
 from engine.text import Text
 from engine.tree import TokenTree
 
@@ -111,7 +111,7 @@ def record(engine: Engine, workload: Workload) -> Recordings:
             stop_token_ids=workload.stop_token_ids,
             speculation="off",
         )
-        steps = (item for item in engine.generate(request) if isinstance(item, Step))
+        steps = (item for item in engine.generate(request) if isinstance(item, Output))
         recordings[prompt] = tuple(token.token_id for step in steps for token in step.tokens)
     return recordings
 

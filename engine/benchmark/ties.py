@@ -11,7 +11,7 @@ from dataclasses import replace
 from engine.api import Engine
 from engine.model import Model
 from engine.noise import NoiseRows
-from engine.request import GenerateRequest, Step
+from engine.request import GenerateRequest, Output
 from engine.tree import TokenTree
 
 _WIDTH = 16
@@ -33,7 +33,7 @@ def gap(
         speculation="off",
     )
     step = next(iter(engine.generate(whole)))
-    assert isinstance(step, Step)
+    assert isinstance(step, Output)
     logprobs = dict(step.tokens[0].top_logprobs)
     difference = logprobs[plain] - logprobs[other]
     if request.sampling.is_greedy:

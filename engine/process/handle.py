@@ -39,7 +39,7 @@ from engine.request import (
     GenerateRequest,
     LoadProgress,
     ModelInfo,
-    Step,
+    Output,
     TokenizerState,
 )
 from engine.scratch import Scratch
@@ -59,7 +59,7 @@ class EngineProcess:
         self._progress = LoadProgress("starting the engine process", 0.0)
         self._info: ModelInfo | None = None
         self._heard = 0.0
-        self._running: tuple[str, asyncio.Queue[Step | Finished | EngineError]] | None = None
+        self._running: tuple[str, asyncio.Queue[Output | Finished | EngineError]] | None = None
         self._tokenizer: asyncio.Future[TokenizerState] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._resources = contextlib.ExitStack()
@@ -118,7 +118,7 @@ class EngineProcess:
         self._send(ReadTokenizer())
         return await self._tokenizer
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Step | Finished]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Output | Finished]:
         """Run one request; no other may be running. The last item is its `Finished`.
 
         Closing the iterator early cancels the request and returns once the engine is free.
@@ -129,13 +129,13 @@ class EngineProcess:
         if self._running is not None:
             raise EngineError("the engine process runs one request at a time")
         self._send(Generate(request))
-        items: asyncio.Queue[Step | Finished | EngineError] = asyncio.Queue()
+        items: asyncio.Queue[Output | Finished | EngineError] = asyncio.Queue()
         self._running = (request.request_id, items)
         is_over = False
         try:
             while not is_over:
                 item = await items.get()
-                is_over = not isinstance(item, Step)
+                is_over = not isinstance(item, Output)
                 if isinstance(item, EngineError):
                     raise item
                 yield item
@@ -143,7 +143,7 @@ class EngineProcess:
             try:
                 if not is_over:
                     self.cancel(request.request_id)
-                    while isinstance(await items.get(), Step):
+                    while isinstance(await items.get(), Output):
                         pass
             finally:
                 self._running = None
@@ -213,7 +213,7 @@ class EngineProcess:
         else:
             self._tokenizer.set_result(state)
 
-    def _deliver(self, request_id: str, item: Step | Finished | EngineError) -> None:
+    def _deliver(self, request_id: str, item: Output | Finished | EngineError) -> None:
         if self._running is not None and self._running[0] == request_id:
             self._running[1].put_nowait(item)
 

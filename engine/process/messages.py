@@ -2,7 +2,14 @@
 
 import msgspec
 
-from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Step, TokenizerState
+from engine.request import (
+    Finished,
+    GenerateRequest,
+    LoadProgress,
+    ModelInfo,
+    Output,
+    TokenizerState,
+)
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
@@ -58,7 +65,7 @@ class TokenizerRead(Message, frozen=True):
 class Stepped(Message, frozen=True):
     """A step of the running request."""
 
-    step: Step
+    step: Output
 
 
 class Ended(Message, frozen=True):

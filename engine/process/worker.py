@@ -35,7 +35,7 @@ from engine.process.messages import (
     decode_order,
     encode,
 )
-from engine.request import Finished, GenerateRequest, Step
+from engine.request import Finished, GenerateRequest, Output
 
 if TYPE_CHECKING:
     from engine.api import Engine
@@ -115,7 +115,7 @@ class Worker:
     def _step(self, engine: "Engine") -> None:
         try:
             for item in engine.step():
-                self._tell(Stepped(item) if isinstance(item, Step) else Ended(item))
+                self._tell(Stepped(item) if isinstance(item, Output) else Ended(item))
                 if isinstance(item, Finished):
                     self._requests.remove(item.request_id)
         except Exception as error:

@@ -27,7 +27,7 @@ from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
 from engine.loading import read_limits
 from engine.model import Model
-from engine.request import Finished, GenerateRequest, SamplingParams, Speculation, Step
+from engine.request import Finished, GenerateRequest, Output, SamplingParams, Speculation
 from tests.checkpoints import VOCAB_SIZE, make_head_weights, make_model
 from tests.engine.tables import make_table
 from tests.fakes import AdversarialDrafter
@@ -155,15 +155,15 @@ def random_request(rng: random.Random, max_tokens: int = MAX_TOKENS) -> Generate
 
 def run(
     decoder: Decoder, request: GenerateRequest, speculation: Speculation = "always"
-) -> tuple[list[Step], Finished]:
+) -> tuple[list[Output], Finished]:
     """All steps of a request and its end."""
     *steps, finished = decoder.generate(replace(request, speculation=speculation))
     assert isinstance(finished, Finished)
-    assert all(isinstance(step, Step) for step in steps)
+    assert all(isinstance(step, Output) for step in steps)
     return steps, finished  # type: ignore[return-value]
 
 
-def token_ids(steps: list[Step]) -> list[int]:
+def token_ids(steps: list[Output]) -> list[int]:
     """The text of some steps."""
     return [token.token_id for step in steps for token in step.tokens]
 

@@ -5,7 +5,7 @@ from functools import cache
 from engine.decoder import Decoder
 from engine.drafting.katz import KatzTable
 from engine.model import Model
-from engine.request import GenerateRequest, SamplingParams, Step
+from engine.request import GenerateRequest, Output, SamplingParams
 
 
 @cache
@@ -22,5 +22,5 @@ def make_table(model: Model) -> KatzTable:
             ignore_eos=True,
         )
         steps = decoder.generate(request)
-        texts.append([t.token_id for s in steps if isinstance(s, Step) for t in s.tokens])
+        texts.append([t.token_id for s in steps if isinstance(s, Output) for t in s.tokens])
     return KatzTable.build(texts, model.limits.vocab_size, min_count=1)

@@ -20,7 +20,7 @@ from engine.benchmark import (
 )
 from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
 from engine.errors import ConfigError
-from engine.request import Finished, GenerateRequest, SamplingParams, Step
+from engine.request import Finished, GenerateRequest, Output, SamplingParams
 from tests.checkpoints import (
     make_head_weights,
     make_network,
@@ -208,9 +208,9 @@ def test_a_lone_prompt_is_read_anew_by_every_run(
     cached: list[int] = []
     generate = Engine.generate
 
-    def spy(self: Engine, request: GenerateRequest) -> list[Step | Finished]:
+    def spy(self: Engine, request: GenerateRequest) -> list[Output | Finished]:
         items = list(generate(self, request))
-        if len(request.prompt) > 1 and isinstance(items[0], Step):
+        if len(request.prompt) > 1 and isinstance(items[0], Output):
             cached.append(items[0].num_cached_tokens)
         return items
 

@@ -23,7 +23,7 @@ from engine.model import Model
 from engine.passes import CudaRecorder, PassRunner
 from engine.passes.captured import Run
 from engine.passes.fused import FusedFunction
-from engine.request import GenerateRequest, SamplingParams, Step
+from engine.request import GenerateRequest, Output, SamplingParams
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_network
@@ -268,7 +268,7 @@ def text(engine: Engine, seed: int) -> list[int]:
         ignore_eos=True,
         speculation="always",
     )
-    steps = [item for item in engine.generate(request) if isinstance(item, Step)]
+    steps = [item for item in engine.generate(request) if isinstance(item, Output)]
     return [token.token_id for step in steps for token in step.tokens]
 
 

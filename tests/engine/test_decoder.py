@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.decoder import Decoder
 from engine.drafting.base import NoStage
 from engine.errors import EngineError, InvalidRequestError
-from engine.request import TARGET, Finished, GenerateRequest, SamplingParams, Step
+from engine.request import TARGET, Finished, GenerateRequest, Output, SamplingParams
 from engine.tree import TokenTree
 from tests.checkpoints import make_model
 from tests.engine.setups import (
@@ -172,7 +172,7 @@ def test_the_first_token_is_sent_before_anything_is_drafted() -> None:
     drafter = model_stage(NoStage(), "draft")
     steps = Decoder(target_model(), drafter).generate(LONG)
     first = next(steps)
-    assert isinstance(first, Step)
+    assert isinstance(first, Output)
     assert first.stats.num_nodes == 1
     assert drafter._model.num_passes == 0
 
@@ -182,7 +182,7 @@ def test_cancelling_takes_effect_within_one_step(num_steps: int) -> None:
     decoder = Decoder(target_model())
     decoder.add(LONG)
     for _ in range(num_steps):
-        assert [type(item) for item in decoder.step()] == [Step]
+        assert [type(item) for item in decoder.step()] == [Output]
     decoder.cancel("someone else")
     decoder.cancel(LONG.request_id)
     (finished,) = decoder.step()
@@ -241,7 +241,7 @@ def test_a_draft_reads_a_long_prompt_a_chunk_a_step_and_the_text_goes_on_meanwhi
     decoder.add(request)
     for num_read in range(4):
         (step,) = decoder.step()
-        assert isinstance(step, Step) and len(step.tokens) == 1
+        assert isinstance(step, Output) and len(step.tokens) == 1
         assert drafter._model.num_passes == num_read
     decoder.cancel(request.request_id)
     (finished,) = decoder.step()

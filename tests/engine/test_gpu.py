@@ -15,7 +15,7 @@ from engine import acceleration, attention
 from engine.api import Engine
 from engine.benchmark.ties import gap, rounding
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
-from engine.request import Finished, GenerateRequest, SamplingParams, Speculation, Step
+from engine.request import Finished, GenerateRequest, Output, SamplingParams, Speculation
 from engine.sampling import Sampler
 from tests.checkpoints import VOCAB_SIZE, save_checkpoint
 from tests.engine.setups import random_request, token_ids
@@ -60,10 +60,10 @@ def load(folder: Path, device: str, dtype: str) -> Engine:
 
 def decode(
     engine: Engine, request: GenerateRequest, speculation: Speculation
-) -> tuple[list[Step], Finished]:
+) -> tuple[list[Output], Finished]:
     *steps, finished = engine.generate(replace(request, speculation=speculation))
     assert isinstance(finished, Finished)
-    return [step for step in steps if isinstance(step, Step)], finished
+    return [step for step in steps if isinstance(step, Output)], finished
 
 
 def test_in_float32_no_text_changes(device: str, tmp_path: Path) -> None:

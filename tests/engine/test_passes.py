@@ -26,7 +26,7 @@ from engine.passes import runner as runner_file
 from engine.passes.background import BackgroundCompiler
 from engine.passes.package import Package, fingerprint
 from engine.passes.packed import KernelLinear
-from engine.request import GenerateRequest, SamplingParams, Step
+from engine.request import GenerateRequest, Output, SamplingParams
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_model, make_network, save_checkpoint
 from tests.engine.setups import ROUNDING, in_float32
@@ -107,7 +107,7 @@ def text(engine: Engine, seed: int, temperature: float) -> list[int]:
         "r", PROMPT, 40, SamplingParams(temperature, seed=seed), ignore_eos=True
     )
     steps = [item for item in engine.generate(replace(request, speculation="always"))]
-    return [token.token_id for step in steps if isinstance(step, Step) for token in step.tokens]
+    return [token.token_id for step in steps if isinstance(step, Output) for token in step.tokens]
 
 
 @pytest.mark.timeout(600)

@@ -26,8 +26,8 @@ from engine import (
     LoadProgress,
     ModelInfo,
     ModelLoadError,
+    Output,
     SamplingParams,
-    Step,
 )
 from engine.api import Engine
 from engine.process.messages import Beat, Unloadable, decode_event
@@ -63,12 +63,12 @@ async def running(config: EngineConfig) -> AsyncIterator[EngineProcess]:
         await process.close()
 
 
-async def collect(process: EngineProcess, request: GenerateRequest) -> list[Step | Finished]:
+async def collect(process: EngineProcess, request: GenerateRequest) -> list[Output | Finished]:
     return [item async for item in process.generate(request)]
 
 
-def ids(items: list[Step | Finished]) -> list[int]:
-    return [token.token_id for item in items if isinstance(item, Step) for token in item.tokens]
+def ids(items: list[Output | Finished]) -> list[int]:
+    return [token.token_id for item in items if isinstance(item, Output) for token in item.tokens]
 
 
 def test_it_loads_answers_and_says_what_it_is(config: EngineConfig) -> None:

@@ -18,7 +18,7 @@ from engine.benchmark import (
 from engine.benchmark.replay import ReplayDrafter
 from engine.config import EngineConfig, NgramStageConfig
 from engine.decoder import Decoder
-from engine.request import GenerateRequest, SamplingParams, Step
+from engine.request import GenerateRequest, Output, SamplingParams
 from engine.sampling import Sampler
 from engine.text import Text
 from engine.tree import TokenTree
@@ -39,13 +39,13 @@ def replay(acceptance: float, length: int = 4, seed: int = 0) -> ReplayStageConf
     return ReplayStageConfig(budget=length, acceptance=acceptance, seed=seed)
 
 
-def steps_of(engine: ReplayEngine, index: int) -> list[Step]:
+def steps_of(engine: ReplayEngine, index: int) -> list[Output]:
     """A drafted reply to a prompt, as `record` had it plainly, without the first, plain step."""
     sampling = replace(WORKLOAD.sampling, seed=WORKLOAD.sampling.seed + index)
     request = GenerateRequest(
         "r", PROMPTS[index], WORKLOAD.max_tokens, sampling, speculation="always"
     )
-    return [item for item in engine.generate(request) if isinstance(item, Step)][1:]
+    return [item for item in engine.generate(request) if isinstance(item, Output)][1:]
 
 
 @pytest.mark.parametrize("acceptance", [0.5, 0.8, 0.95])

@@ -14,7 +14,7 @@ from engine.drafting.build import StageBuilder
 from engine.loading import random_model
 from engine.model import Model
 from engine.noise import NoiseRows
-from engine.request import GenerateRequest, SamplingParams, Step
+from engine.request import GenerateRequest, Output, SamplingParams
 from tests.checkpoints import VOCAB_SIZE, make_model
 
 REQUEST = GenerateRequest("r", (5, 9, 33), 6, SamplingParams(0.0))
@@ -32,7 +32,7 @@ def engine_of(target: Model) -> Engine:
 
 def written(engine: Engine, request: GenerateRequest) -> Iterator[int]:
     for item in engine.generate(request):
-        if isinstance(item, Step):
+        if isinstance(item, Output):
             yield from (token.token_id for token in item.tokens)
 
 

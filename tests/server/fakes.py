@@ -18,9 +18,9 @@ from engine import (
     LoadProgress,
     ModelInfo,
     ModelLoadError,
+    Output,
     SpeculationStats,
     StageStats,
-    Step,
     StepStats,
     TokenizerState,
 )
@@ -119,7 +119,7 @@ class FakeEngine:
         self.progress = LoadProgress("ready", 1.0)
         return self.info
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Step | Finished]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Output | Finished]:
         behaviour = self.behaviour
         assert behaviour.num_running == 0, "the engine runs one request at a time"
         if request.sampling.seed == 404:
@@ -180,9 +180,9 @@ class FakeEngine:
         last = self._blocks(request)[-1][-1]
         return last in request.stop_token_ids or (last == EOS and not request.ignore_eos)
 
-    def _step(self, request: GenerateRequest, tokens: list[int]) -> Step:
+    def _step(self, request: GenerateRequest, tokens: list[int]) -> Output:
         emitted = tuple(self._token(request, token) for token in tokens)
-        return Step(request.request_id, emitted, step_stats(len(tokens)), num_cached_tokens=3)
+        return Output(request.request_id, emitted, step_stats(len(tokens)), num_cached_tokens=3)
 
     def _token(self, request: GenerateRequest, token: int) -> EmittedToken:
         if request.num_logprobs is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from engine import EngineConfig, GenerateRequest, SamplingParams, Step
+from engine import EngineConfig, GenerateRequest, Output, SamplingParams
 from engine.api import Engine
 from tests.server.command import PROMPT, Command, save_family
 from tests.server.conftest import wait_until
@@ -79,7 +79,7 @@ def expected(alone: Engine, seed: int) -> list[int]:
     request = GenerateRequest(
         "r", prompt, NUM_TOKENS, SamplingParams(1.0, seed=seed), ignore_eos=True
     )
-    steps = [item for item in alone.generate(request) if isinstance(item, Step)]
+    steps = [item for item in alone.generate(request) if isinstance(item, Output)]
     return [token.token_id for step in steps for token in step.tokens]
 
 

@@ -15,7 +15,7 @@ import torch
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from engine import EngineConfig, Finished, GenerateRequest, Speculation, Step
+from engine import EngineConfig, Finished, GenerateRequest, Speculation, Output
 from engine.api import Engine
 from engine.training import corpus
 from engine.training.corpus import Source
@@ -63,7 +63,7 @@ def generated(engine: Engine, speculation: Speculation) -> tuple[list[int], Fini
     request = GenerateRequest("r", tuple(range(5, 25)), 24, speculation=speculation)
     *steps, finished = engine.generate(request)
     assert isinstance(finished, Finished)
-    ids = [t.token_id for step in steps if isinstance(step, Step) for t in step.tokens]
+    ids = [t.token_id for step in steps if isinstance(step, Output) for t in step.tokens]
     return ids, finished
 
 

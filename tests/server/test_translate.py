@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engine import Step
+from engine import Output
 from server.errors import ApiError, BadRequestError, ContextLengthError
 from server.protocol import CompletionRequest
 from server.record import RequestRecord
@@ -104,8 +104,8 @@ def test_figures_of_two_choices_are_folded() -> None:
     record.begin_turn(11.0)
     for first, second in ((12.0, 14.0), (15.0, 15.5)):
         record.begin_choice()
-        record.add_step(Step("id", (), step_stats(3), num_cached_tokens=4), 3, first)
-        record.add_step(Step("id", (), step_stats(2), num_cached_tokens=4), 2, second)
+        record.add_step(Output("id", (), step_stats(3), num_cached_tokens=4), 3, first)
+        record.add_step(Output("id", (), step_stats(2), num_cached_tokens=4), 2, second)
     usage, metrics = usage_of(record), metrics_of(record)
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (5, 10, 15)
     assert usage.prompt_tokens_details.cached_tokens == 8
