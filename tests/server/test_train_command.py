@@ -15,7 +15,7 @@ import torch
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from engine import EngineConfig, Finished, GenerateRequest, Speculation, Output
+from engine import EngineConfig, Finished, GenerateRequest, Output, Speculation
 from engine.api import Engine
 from engine.training import corpus
 from engine.training.corpus import Source
