@@ -33,6 +33,7 @@ from engine.model import Model
 from engine.passes import CudaRecorder
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
+from engine.weights import bytes_read, lay_out
 
 FORMS = {"cpu": ("stock", "eager", "compiled"), "cuda": ("stock", "captured")}
 """By the type of the device."""
@@ -63,7 +64,7 @@ def main() -> None:
     print(f"{machine()}")
     print(f"{arguments.context} tokens of text; memory is read at {bandwidth / 1e9:.1f} GB/s")
     for name, scorer in list(forms.values())[-1].items():
-        num_bytes = scorer.weight_bytes
+        num_bytes = bytes_read(scorer.network)
         floor = 1e3 * num_bytes / bandwidth
         print(f"\n{name}: {num_bytes / 1e6:.1f} MB of weights a pass, floor {floor:.2f} ms")
         print(f"{'rows':>10}" + "".join(f"{width:>14}" for width in WIDTHS) + "   1 row / floor")
@@ -102,9 +103,10 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
         CapturedPasses(waiting, scorers, CudaRecorder()).settle(lambda phase: None)
     for scorer in scorers.values():
         if form == "eager":
-            scorer.prepare(kernel=None)
+            lay_out(scorer.network, has_kernels=False)
         if form == "compiled" and kernels.load(folder := cache_root() / "passes"):
-            scorer.prepare(attention.CPU_KERNEL)
+            lay_out(scorer.network, has_kernels=True)
+            attention.use(scorer.network, attention.CPU_KERNEL)
             scorer.runner.adopt(folder)
     return scorers
 

@@ -17,6 +17,7 @@ from engine.passes import CudaRecorder, Record
 from engine.passes.background import BackgroundCompiler
 from engine.scorer import TreeScorer
 from engine.scratch import sweep
+from engine.weights import bytes_loaded, lay_out
 
 _LARGEST_SHARE = 1 / 3
 """Of a machine's memory may be weights that are to be loaded once more, to be compiled: both copies
@@ -73,7 +74,7 @@ class StockPasses(Acceleration):
     def settle(self, announce: Callable[[str], None]) -> bool:
         """Lay out the weights."""
         for scorer in self._scorers.values():
-            scorer.prepare(kernel=None)
+            lay_out(scorer.network, has_kernels=False)
         return False
 
 
@@ -120,9 +121,11 @@ class CompiledPasses(Acceleration):
         return next(filter(None, known), None)
 
     def _prepare(self) -> None:
-        kernel = attention.CPU_KERNEL if kernels.is_loaded() else None
+        has_kernels = kernels.is_loaded()
         for scorer in self._scorers.values():
-            scorer.prepare(kernel)
+            lay_out(scorer.network, has_kernels)
+            if has_kernels:
+                attention.use(scorer.network, attention.CPU_KERNEL)
 
     def _start_compiling(self) -> bool:
         """Begin to compile, in another process, what passes are still eager; whether any are.
@@ -141,7 +144,7 @@ class CompiledPasses(Acceleration):
 
     def _obstacle_to_loading(self) -> str | None:
         """Why the weights cannot be loaded once more, if so."""
-        num_bytes = sum(scorer.num_bytes for scorer in self._scorers.values())
+        num_bytes = sum(bytes_loaded(each.network) for each in self._scorers.values())
         room = total_bytes()
         if room is None or num_bytes <= _LARGEST_SHARE * room:
             return None
@@ -169,7 +172,9 @@ class CapturedPasses(Acceleration):
     def settle(self, announce: Callable[[str], None]) -> bool:
         """Capture the widths that matter most, or all of them if that is to be waited for."""
         for scorer in self._scorers.values():
-            scorer.prepare(attention.GPU_KERNEL if attention.has_gpu_kernel() else None)
+            lay_out(scorer.network, has_kernels=False)
+            if attention.has_gpu_kernel():
+                attention.use(scorer.network, attention.GPU_KERNEL)
         announce("capturing passes")
         is_waiting = self._config.compile == "wait"
         return self._capture(math.inf if is_waiting else _START_SECONDS)
@@ -225,7 +230,8 @@ def compile_passes(scorers: Scorers, folder: Path) -> list[str]:
         return [f"the kernels in {folder} are not used"]
     problems = []
     for name, scorer in scorers.items():
-        scorer.prepare(attention.CPU_KERNEL)
+        lay_out(scorer.network, has_kernels=True)
+        attention.use(scorer.network, attention.CPU_KERNEL)
         try:
             if scorer.runner.is_missing(folder):
                 scorer.runner.compile(folder)

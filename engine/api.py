@@ -27,6 +27,7 @@ from engine.passes import CROWD
 from engine.passes.background import BackgroundCompiler
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Output
 from engine.scorer import TreeScorer
+from engine.weights import bytes_read
 
 OnProgress = Callable[[LoadProgress], None]
 
@@ -144,7 +145,7 @@ class Engine:
     @property
     def weight_bytes(self) -> dict[str, int]:
         """Bytes of weights that one pass reads, of each network, named as in `info.passes`."""
-        return {name: scorer.weight_bytes for name, scorer in self._scorers.items()}
+        return {name: bytes_read(scorer.network) for name, scorer in self._scorers.items()}
 
     @property
     def _scorers(self) -> dict[str, TreeScorer]:

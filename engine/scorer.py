@@ -11,17 +11,14 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from engine import attention
 from engine.config import MAX_TREE_ROWS
 from engine.feed import Pass, example, packed
 from engine.kv_cache import Cache, KVCache
 from engine.passes import (
     Example,
-    PackedLinear,
     PassFunction,
     PassInputs,
     PassRunner,
-    pack,
 )
 from engine.tree import TokenTree
 
@@ -109,28 +106,6 @@ class TreeScorer(ABC):
     def _extra(self, width: int) -> tuple[Tensor, ...]:
         """Examples of the inputs that this network's pass has beside the common ones."""
         return ()
-
-    def prepare(self, kernel: str | None) -> None:
-        """Lay the weights out for this machine; once more when it has kernels of ours.
-
-        `kernel` names that of the attention; a CPU's comes with products of ours.
-        """
-        pack(self.network, with_kernels=kernel == attention.CPU_KERNEL)
-        if kernel is not None:
-            attention.use(self.network, kernel)
-
-    @property
-    def num_bytes(self) -> int:
-        """What all weights take before they are packed."""
-        layers = [each for each in self.network.modules() if isinstance(each, PackedLinear)]
-        num_packed = sum(each.in_features * each.out_features for each in layers)
-        others = sum(weight.nbytes for weight in self.network.parameters())
-        return others + num_packed * self.dtype.itemsize
-
-    @property
-    def weight_bytes(self) -> int:
-        """What a pass reads: every weight but the embeddings, whose rows are few."""
-        return sum(map(_bytes_read, self.network.modules()))
 
     @property
     def runner(self) -> PassRunner:
@@ -287,11 +262,3 @@ class TreeScorer(ABC):
         sizes = (self.limits.vocab_size, self.max_model_len, self.limits.window)
         inputs = example(width, length or self.unused_slot, sizes)
         return Example(inputs, self._extra(width), self._cache.rows)
-
-
-def _bytes_read(module: nn.Module) -> int:
-    """What a pass reads of a module's own weights, of an embedding but a row for each token."""
-    if isinstance(module, nn.Embedding):
-        return 0
-    packed = module.num_bytes if isinstance(module, PackedLinear) else 0
-    return packed + sum(weight.nbytes for weight in module.parameters(recurse=False))

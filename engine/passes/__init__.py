@@ -8,7 +8,6 @@ once for a network and a machine, and the runner changes over when the file is t
 from engine.passes.captured import CudaRecorder, Record
 from engine.passes.crowd import CROWD
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
-from engine.passes.packed import PackedLinear, pack
 from engine.passes.parcel import Parcel
 from engine.passes.runner import PassRunner
 
@@ -18,11 +17,9 @@ __all__ = [
     "CudaRecorder",
     "Example",
     "Form",
-    "PackedLinear",
     "Parcel",
     "PassFunction",
     "PassInputs",
     "PassRunner",
     "Record",
-    "pack",
 ]

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from engine import attention, kernels, kv_cache
 from engine.code_cache import publish
-from engine.passes import packed
 from engine.passes.crowd import CROWD
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
 from engine.scratch import Scratch
+from engine.weights import PackedLinear
 
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}
 LIBRARY = ".so"
@@ -104,7 +104,9 @@ def _unpack(archive: Path) -> Iterator[Path]:
 def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
     """A name for all that a package depends on: shapes, code, versions, the machine."""
     state = _state(function)
-    sources = (attention, kv_cache, packed, compile_package, type(function))
+    layouts = {type(each) for each in function.modules() if isinstance(each, PackedLinear)}
+    by_name = sorted(layouts, key=lambda layout: layout.__qualname__)
+    kinds: list[type] = [PackedLinear, *by_name, type(function)]
     facts = [
         function.description,
         kernels.describe_machine(),
@@ -114,7 +116,9 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         # A compiler writes the smallest weights into its code.
         *(tensor.tolist() for tensor in state.values() if tensor.numel() <= _INLINED),
         *((tuple(tensor.shape), tensor.dtype) for tensor in rows),
-        *(inspect.getsource(source) for source in sources),
+        *(inspect.getsource(room) for room in (attention, kv_cache)),
+        *(inspect.getsource(kind) for kind in kinds),
+        inspect.getsource(compile_package),
     ]
     return _digest(facts)
 

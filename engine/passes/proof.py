@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from engine.attention import without_grouped_experts, without_kernel
 from engine.passes.function import MAX_WIDTH, Example, FastPasses, PassFunction, PassInputs
-from engine.passes.packed import unpacked
+from engine.weights import unpacked
 
 MakeExample = Callable[[int, int | None], Example]
 

@@ -26,6 +26,7 @@ from engine.passes.fused import FusedFunction
 from engine.request import GenerateRequest, Output, SamplingParams
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
+from engine.weights import lay_out
 from tests.checkpoints import VOCAB_SIZE, make_network
 from tests.engine.setups import STAGE_LISTS, fitted_head, in_float32, target_model
 from tests.engine.setups import compiling_config as config
@@ -50,7 +51,9 @@ def nothing(run: Run) -> Run:
 def capture(scorer: TreeScorer, seconds: float = 60.0) -> TreeScorer:
     """Capture a scorer's passes as an engine on its device does."""
     on_gpu = scorer.device.type == "cuda"
-    scorer.prepare(attention.GPU_KERNEL if on_gpu else None)
+    lay_out(scorer.network, has_kernels=False)
+    if on_gpu:
+        attention.use(scorer.network, attention.GPU_KERNEL)
     assert scorer.runner.capture(seconds, CudaRecorder() if on_gpu else again)
     assert scorer.runner.form == "captured"
     return scorer

@@ -21,13 +21,14 @@ from engine.api import Engine
 from engine.attention import DenseMasks
 from engine.config import EngineConfig, NgramStageConfig
 from engine.kernels import library, linear
-from engine.passes import PackedLinear, pack, proof
+from engine.passes import proof
 from engine.passes import runner as runner_file
 from engine.passes.background import BackgroundCompiler
 from engine.passes.package import Package, fingerprint
-from engine.passes.packed import KernelLinear
 from engine.request import GenerateRequest, Output, SamplingParams
 from engine.tree import TokenTree
+from engine.weights import PackedLinear, lay_out
+from engine.weights.kernel import KernelLinear
 from tests.checkpoints import VOCAB_SIZE, make_model, make_network, save_checkpoint
 from tests.engine.setups import ROUNDING, in_float32
 from tests.engine.setups import compiling_config as config
@@ -60,8 +61,8 @@ def test_packed_weights_compute_the_same_and_can_be_had_back(
     inputs = torch.randint(VOCAB_SIZE, (1, 9))
     expected = network(input_ids=inputs, tree_masks=_causal(9)).logits
     weight = network.get_output_embeddings().weight.clone()
-    pack(network, with_kernels=False)
-    pack(network, with_kernels)
+    lay_out(network, has_kernels=False)
+    lay_out(network, with_kernels)
     linears = [each for each in network.modules() if isinstance(each, PackedLinear)]
     assert len(linears) > 4
     for each in linears:
