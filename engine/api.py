@@ -13,6 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from engine.program import short_spins
+
+os.environ.update(short_spins())  # before torch is loaded
+
 from engine.acceleration import accelerate, compile_passes
 from engine.code_cache import cache_root, torch_caches
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
@@ -23,10 +27,10 @@ from engine.economy import Costs, Economy
 from engine.errors import ConfigError
 from engine.loading import known_positions, load_model
 from engine.model import Model
-from engine.passes import CROWD
 from engine.passes.background import BackgroundCompiler
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Output
 from engine.scorer import TreeScorer
+from engine.threads import THREADS
 from engine.weights import bytes_read
 
 OnProgress = Callable[[LoadProgress], None]
@@ -82,8 +86,8 @@ class Engine:
         """
         os.environ.update(torch_caches(cache_root(config.cache_dir)))
         if config.threads or config.num_engines > 1:
-            share = max(1, CROWD.num_threads // config.num_engines)
-            CROWD.set_num_threads(config.threads or share)
+            share = max(1, THREADS.num_threads // config.num_engines)
+            THREADS.set_num_threads(config.threads or share)
         on_progress(LoadProgress(f"loading the target {config.model}", 0.0))
         known = known_positions(config.model)
         if (wanted := config.max_model_len or 0) > known:
@@ -99,7 +103,7 @@ class Engine:
             chunk=config.prefill_chunk,
             num_engines=config.num_engines,
         )
-        config = replace(config, stages=recognised(config.stages), threads=CROWD.num_threads)
+        config = replace(config, stages=recognised(config.stages), threads=THREADS.num_threads)
         return cls(config, target, StageBuilder(config, target), on_progress)
 
     def with_stages(self, stages: Sequence[StageConfig]) -> Self:

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from engine import attention, kernels, kv_cache
 from engine.code_cache import publish
-from engine.passes.crowd import CROWD
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
 from engine.scratch import Scratch
+from engine.threads import THREADS
 from engine.weights import PackedLinear
 
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}
@@ -61,7 +61,7 @@ class Package:
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The outputs, of all rows, on as many threads as are of use."""
         run = partial(self, *inputs, *extra, *self._rows)
-        return CROWD.run((id(self), inputs.width), run)
+        return THREADS.run((id(self), inputs.width), run)
 
 
 def compile_package(function: PassFunction, example: Example, path: Path) -> None:
@@ -111,7 +111,7 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         function.description,
         kernels.describe_machine(),
         version("transformers"),
-        CROWD.num_threads,
+        THREADS.num_threads,
         *((name, tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()),
         # A compiler writes the smallest weights into its code.
         *(tensor.tolist() for tensor in state.values() if tensor.numel() <= _INLINED),

@@ -13,7 +13,7 @@ from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
 from engine.kernels import library
 from engine.loading import choose_precision, load_model
-from engine.passes import CROWD
+from engine.threads import THREADS
 from tests.checkpoints import make_model, make_network, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def test_an_engine_loads_all_of_its_models_for_its_part_of_the_machine(
     network.save_pretrained(tmp_path)
     needed = 6 * sum(weight.numel() for weight in network.parameters())
     monkeypatch.setattr(loading, "total_bytes", lambda: 2 * needed)
-    config = EngineConfig(str(tmp_path), num_engines=num_engines, threads=CROWD.num_threads)
+    config = EngineConfig(str(tmp_path), num_engines=num_engines, threads=THREADS.num_threads)
     expected = torch.float32 if num_engines == 1 else torch.bfloat16
     assert Engine.load(config).info.dtype == str(expected).removeprefix("torch.")
     assert StageBuilder(config, make_model()).model(str(tmp_path)).dtype == expected
