@@ -23,14 +23,14 @@ from typing import Any
 import torch
 
 from engine import attention, kernels
-from engine.acceleration import CapturedPasses
+from engine.acceleration import OnGpu
 from engine.benchmark import WIDTHS, machine, measured_bandwidth, pass_times
 from engine.code_cache import cache_root
 from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
 from engine.loading import choose_device, load_model
 from engine.model import Model
-from engine.passes import CudaRecorder
+from engine.passes import CompiledRunner, CudaRecorder
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 from engine.weights import bytes_read, lay_out
@@ -100,14 +100,14 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
         scorers["head"] = head
     if form == "captured":
         waiting = replace(config, compile="wait")
-        CapturedPasses(waiting, scorers, CudaRecorder()).settle(lambda phase: None)
+        OnGpu(waiting, scorers, CudaRecorder()).settle(lambda phase: None)
     for scorer in scorers.values():
         if form == "eager":
             lay_out(scorer.network, has_kernels=False)
         if form == "compiled" and kernels.load(folder := cache_root() / "passes"):
             lay_out(scorer.network, has_kernels=True)
             attention.use(scorer.network, attention.CPU_KERNEL)
-            scorer.runner.adopt(folder)
+            scorer.run_by(CompiledRunner).take_package(folder)
     return scorers
 
 

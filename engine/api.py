@@ -17,7 +17,7 @@ from engine.program import short_spins
 
 os.environ.update(short_spins())  # before torch is loaded
 
-from engine.acceleration import accelerate, compile_passes
+from engine.acceleration import BackgroundCompiler, accelerate, compile_passes
 from engine.code_cache import cache_root, torch_caches
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
@@ -27,7 +27,6 @@ from engine.economy import Costs, Economy
 from engine.errors import ConfigError
 from engine.loading import known_positions, load_model
 from engine.model import Model
-from engine.passes.background import BackgroundCompiler
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Output
 from engine.scorer import TreeScorer
 from engine.threads import THREADS
@@ -135,7 +134,7 @@ class Engine:
             device=str(self._target.device),
             num_parameters=self._target.num_parameters,
             stages=stage_names(self._config.stages),
-            passes={name: scorer.runner.form for name, scorer in self._scorers.items()},
+            passes=self._acceleration.forms,
             is_compiling=self._acceleration.is_under_way,
             precision=self._target.precision,
             refusals=self._acceleration.refusals,
@@ -160,18 +159,21 @@ class Engine:
         return dict(zip(["target", *names], self._builder.scorers(stages), strict=True))
 
     def refresh(self) -> ModelInfo:
-        """Adopt what passes there are and tell how things stand; nothing was compiled after it."""
+        """Change over to what passes there are and tell how things stand.
+
+        Nothing was compiled after it if it says that nothing is.
+        """
         is_compiling = self._acceleration.is_under_way
-        self.adopt_passes()
+        self.change_over()
         return replace(self.info, is_compiling=is_compiling)
 
-    def adopt_passes(self) -> bool:
+    def change_over(self) -> bool:
         """Change over to passes that have become ready meanwhile; whether there were any.
 
         For the time between two requests. If there are some it takes seconds: they are proven
         first, and timed.
         """
-        has_changed = self._acceleration.adopt()
+        has_changed = self._acceleration.change_over()
         if has_changed:
             self._economies.clear()
             self._economies[self._config.stages] = self._decoder.economy

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +16,14 @@ from engine.config import MAX_TREE_ROWS
 from engine.feed import Pass, example, packed
 from engine.kv_cache import Cache, KVCache
 from engine.passes import (
+    EagerRunner,
     Example,
     PassFunction,
     PassInputs,
-    PassRunner,
 )
 from engine.tree import TokenTree
 
+R = TypeVar("R", bound=EagerRunner)
 _SCRATCH_ROWS = MAX_TREE_ROWS + 2
 """Rows kept free behind the longest text, for a tree or a draft's candidates, their root, and one
 that is never used, but by padding."""
@@ -67,7 +69,7 @@ class TreeScorer(ABC):
         self._chunk = chunk
         self._nodes: list[int] = []
         self._is_long = False
-        self._runners: dict[Hashable, PassRunner] = {}
+        self._runners: dict[Hashable, EagerRunner] = {}
 
     @abstractmethod
     def _probe(self, cache: Cache) -> None:
@@ -108,11 +110,16 @@ class TreeScorer(ABC):
         return ()
 
     @property
-    def runner(self) -> PassRunner:
+    def runner(self) -> EagerRunner:
         """What runs the passes."""
-        if self._variant not in self._runners:
-            self._runners[self._variant] = PassRunner(self._function(), self._example)
-        return self._runners[self._variant]
+        return self.run_by(EagerRunner)
+
+    def run_by(self, kind: type[R]) -> R:
+        """What runs the passes, of this kind from now on: kinds differ in how passes get faster."""
+        runner = self._runners.get(self._variant)
+        if not isinstance(runner, kind):
+            runner = self._runners[self._variant] = kind(self._function(), self._example)
+        return runner
 
     @cached_property
     def _cache(self) -> KVCache:

@@ -24,7 +24,7 @@ from torch import Tensor
 from engine.config import ModelStageConfig
 from engine.feed import NUM_BYTES
 from engine.noise import as_int64
-from engine.passes import MAX_WIDTH, Parcel, PassInputs, Record
+from engine.passes import MAX_WIDTH, DeviceArrays, PassInputs, Record
 from engine.request import SamplingParams
 from engine.scorer import TreeScorer
 from engine.text import Text
@@ -107,7 +107,7 @@ class Growth:
         self.children = min(config.children, vocab_size, _NUM_RANKED)
         num_rows = MAX_WIDTH + self.most_passes * config.width
         device, long = model.device, torch.int64
-        self._told = Parcel(
+        self._told = DeviceArrays(
             device,
             figures=(long, (6, 1)),
             stops=(long, (_NUM_STOPS,)),
@@ -117,7 +117,7 @@ class Growth:
             worths=(torch.float32, (self.children,)),
             sight=(torch.uint8, (MAX_WIDTH, NUM_BYTES)),
         )
-        self._found = Parcel(
+        self._found = DeviceArrays(
             device,
             tokens=(long, (num_rows, self.children)),
             values=(torch.float32, (num_rows, self.children)),

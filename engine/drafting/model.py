@@ -51,10 +51,10 @@ class ModelDrafter:
         self._max_depth = 0
         self._growth: Growth | None = None
         self._may_grow = model.device.type == "cuda" and config.passes > 1
+        self._prepare_growth()
 
     def reset(self, prompt: Sequence[int]) -> None:
         """Start another text; the model keeps what it has in common with the last one."""
-        self._prepare_growth()
         self._tree = None
         self._model.reset(prompt)
         self._below.reset(prompt)
@@ -127,7 +127,10 @@ class ModelDrafter:
         self._growth = Growth(self._config, self._model, self._vocab_size, record, noise)
 
     def _prepare_growth(self) -> None:
-        """Have later passes recorded once the first ones are, where that is of use."""
+        """Have later passes recorded if the first ones are by now, where that is of use.
+
+        To be called whenever passes may have come to be run in another way: they are timed then.
+        """
         if not self._may_grow or self._growth or not triton_noise.is_usable():
             return
         if (record := self._model.runner.recorder) is None:

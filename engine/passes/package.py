@@ -39,6 +39,7 @@ class Package:
     form: Form = "compiled"
 
     def __init__(self, path: Path, function: PassFunction, rows: Sequence[Tensor]) -> None:
+        self.function = function
         self._rows = rows
         self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
         own = torch.load(path.with_suffix(_CONSTANTS), weights_only=True)
@@ -71,8 +72,8 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
     anything.
     """
     inputs, extra, rows = example
-    # To its tracer one row is a special case; the code for more is right for one (`PassRunner`
-    # proves it).
+    # To its tracer one row is a special case; the code for more is right for one (its
+    # proof tells).
     width = torch.export.Dim("width", min=2, max=MAX_WIDTH)
     rest = (*({1: width} for _ in extra), *({} for _ in rows))
     shapes: tuple[object, ...] = ({1: width}, {}, {0: width}, {0: width}, rest)

@@ -33,7 +33,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         monkeypatch.setattr("engine.passes.fused._COMPILER", "eager")
         monkeypatch.setattr(
             "engine.api.accelerate",
-            lambda config, scorers, _: acceleration.CapturedPasses(config, scorers, again),
+            lambda config, scorers, _: acceleration.OnGpu(config, scorers, again),
         )
     return str(request.param)
 

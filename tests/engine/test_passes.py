@@ -16,14 +16,13 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from engine import acceleration
+from engine.acceleration import BackgroundCompiler, on_cpu
 from engine.api import Engine
 from engine.attention import DenseMasks
 from engine.config import EngineConfig, NgramStageConfig
 from engine.kernels import library, linear
+from engine.passes import compiled as compiled_file
 from engine.passes import proof
-from engine.passes import runner as runner_file
-from engine.passes.background import BackgroundCompiler
 from engine.passes.package import Package, fingerprint
 from engine.request import GenerateRequest, Output, SamplingParams
 from engine.tree import TokenTree
@@ -174,12 +173,12 @@ def test_passes_are_taken_over_between_requests(
 ) -> None:
     engine = Engine.load(config(checkpoint, tmp_path, compile="cached"))
     before = text(engine, 0, 1.0)
-    assert not engine.adopt_passes()
+    assert not engine.change_over()
     shutil.copytree(cache, tmp_path, dirs_exist_ok=True)
-    assert engine.adopt_passes()
+    assert engine.change_over()
     assert engine.info.passes == {"target": "compiled"}
     assert text(engine, 0, 1.0) == before
-    assert not engine.adopt_passes()
+    assert not engine.change_over()
 
 
 def test_half_a_package_is_removed_and_decoding_goes_on(
@@ -218,6 +217,7 @@ def hook(event, arguments):
     assert not is_start or "engine.compiling" in arguments[1], (event, arguments)
 sys.addaudithook(hook)
 from pathlib import Path
+from engine.acceleration import BackgroundCompiler, on_cpu
 from engine.api import Engine
 from tests.engine.setups import compiling_config
 checkpoint, folder = map(Path, {(str(checkpoint), str(folder))!r})
@@ -443,7 +443,7 @@ def test_another_proof_tries_once_more(
         Engine.load(config(checkpoint, copied, compile="cached"))
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
     assert engine.info.passes == {"target": "eager"}
-    monkeypatch.setattr(runner_file, "proof", linear)
+    monkeypatch.setattr(compiled_file, "proof", linear)
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
     assert engine.info.passes == {"target": "compiled"}
 
@@ -552,7 +552,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some in which the weights are not to be loaded twice, but half of them might."""
     network = make_network()
     num_bytes = 4 * sum(weight.numel() for weight in network.parameters())
-    monkeypatch.setattr(acceleration, "total_bytes", lambda: 3 * num_bytes // 2)
+    monkeypatch.setattr(on_cpu, "total_bytes", lambda: 3 * num_bytes // 2)
 
 
 def test_large_weights_are_loaded_by_nobody_else(
@@ -659,7 +659,7 @@ def test_kernels_are_for_engines_on_a_cpu(checkpoint: Path, cache: Path) -> None
     """Red when a GPU's engine takes over what only a CPU can run."""
     engine = Engine.load(config(checkpoint, cache, compile="never"))
     engine._target.device = torch.device("cuda")
-    assert not engine.adopt_passes()
+    assert not engine.change_over()
     assert not any(isinstance(each, KernelLinear) for each in engine._target.network.modules())
 
 
