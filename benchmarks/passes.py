@@ -88,8 +88,8 @@ def main() -> None:
 def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
     """The target and its drafters in one form, each after the same text."""
     config = EngineConfig(arguments.model, dtype=arguments.dtype, device=arguments.device)
-    builder = StageBuilder(config, _target(config))
-    scorers = {"target": builder.scorers(())[0]}
+    builder = StageBuilder(config, target := _target(config))
+    scorers: dict[str, TreeScorer] = {"target": target}
     if arguments.draft:
         scorers["draft"] = builder.model(arguments.draft)
     if arguments.head:

@@ -71,6 +71,11 @@ class TreeScorer(ABC):
         self._is_long = False
         self._runners: dict[Hashable, EagerRunner] = {}
 
+    @property
+    def layers_read(self) -> Sequence[int]:
+        """The target's layers whose hidden states this network reads; see `Model.keep_features`."""
+        return ()
+
     @abstractmethod
     def _probe(self, cache: Cache) -> None:
         """Run the network over one token, so that it writes to this cache."""

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from engine.drafting.base import Drafter, NoStage, StageWork
+from engine.scorer import TreeScorer
 from engine.text import Text
 from engine.tree import TokenTree
 
@@ -47,6 +48,10 @@ class AdversarialDrafter:
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """It has no network."""
+        return {}
+
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """Nor here."""
         return {}
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from engine.scorer import TreeScorer
 from engine.stats import StageStats
 from engine.text import Text
 from engine.tree import TokenTree
@@ -85,6 +86,9 @@ class Drafter(Protocol):
         Only stages with a network have any. What a rehearsal proposes is thrown away.
         """
 
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """The network of each stage that has one, this stage's first, as rehearsals are named."""
+
 
 class NoStage:
     """The end of every list of stages: proposes nothing, so that the tree stays its root."""
@@ -109,4 +113,8 @@ class NoStage:
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time."""
+        return {}
+
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """No network."""
         return {}

@@ -119,6 +119,10 @@ class ModelDrafter:
         self._prepare_growth()
         return {self.work.name: rehearse, **self._below.rehearsals(text)}
 
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """This stage's network, then those of the stages below."""
+        return {self.work.name: self._model, **self._below.scorers()}
+
     def grow_on_device(self, record: Record, noise: Noise) -> None:
         """From now on all passes after a tree's first are run on the device; see `growth`.
 

@@ -12,6 +12,7 @@ from engine.config import NgramStageConfig
 from engine.drafting.base import StageWork
 from engine.drafting.katz import KatzTable
 from engine.drafting.lookup import Match, SuffixLookup
+from engine.scorer import TreeScorer
 from engine.text import Text
 from engine.tree import TokenTree
 
@@ -97,6 +98,10 @@ class NgramDrafter:
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time: it has no network."""
+        return {}
+
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """None: it has no network."""
         return {}
 
     def _continuations(

@@ -116,7 +116,7 @@ def test_compiled_passes_score_trees_as_eager_ones_do(checkpoint: Path, cache: P
     scorers = []
     for compile in ("cached", "never"):
         engine = Engine.load(config(checkpoint, cache, compile=compile))
-        scorers.append(engine._target)
+        scorers.append(engine.scorers["target"])
     compiled, eager = scorers
     assert compiled.runner.form == "compiled"
     assert eager.runner.form == "eager"
@@ -481,7 +481,7 @@ def test_what_another_server_took_away_is_missing_and_not_wrong(
     monkeypatch.setattr(torch._C._aoti, "AOTIModelContainerRunnerCpu", vanish)
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
     assert (engine.info.passes, engine.info.refusals) == ({"target": "eager"}, {})
-    assert engine._target.runner.is_missing(copied / "passes")
+    assert engine.scorers["target"].runner.is_missing(copied / "passes")
 
 
 @pytest.fixture
@@ -658,9 +658,11 @@ def test_an_engine_process_takes_over_what_is_compiled_while_it_serves(
 def test_kernels_are_for_engines_on_a_cpu(checkpoint: Path, cache: Path) -> None:
     """Red when a GPU's engine takes over what only a CPU can run."""
     engine = Engine.load(config(checkpoint, cache, compile="never"))
-    engine._target.device = torch.device("cuda")
+    engine.scorers["target"].device = torch.device("cuda")
     assert not engine.change_over()
-    assert not any(isinstance(each, KernelLinear) for each in engine._target.network.modules())
+    assert not any(
+        isinstance(each, KernelLinear) for each in engine.scorers["target"].network.modules()
+    )
 
 
 def test_weights_that_a_compiler_writes_into_its_code_are_in_a_packages_name() -> None:
