@@ -24,7 +24,7 @@ from engine.decoder import Decoder
 from engine.drafting.build import recognised, stage_names
 from engine.economy import TARGET_PASS, Costs
 from engine.errors import ConfigError
-from engine.loading import known_positions, load_model
+from engine.loading import Checkpoint
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Output
 from engine.scorer import TreeScorer
 from engine.shared import Shared
@@ -65,14 +65,14 @@ class Engine:
             share = max(1, THREADS.num_threads // config.num_engines)
             THREADS.set_num_threads(config.threads or share)
         on_progress(LoadProgress(f"loading the target {config.model}", 0.0))
-        known = known_positions(config.model)
+        checkpoint = Checkpoint.read(config.model)
+        known = checkpoint.limits.max_positions
         if (wanted := config.max_model_len or 0) > known:
             raise ConfigError(
                 f"max_model_len is {wanted}, but {config.model} knows {known} positions: set it to "
                 f"{known} or less."
             )
-        target = load_model(
-            config.model,
+        target = checkpoint.load(
             dtype=config.dtype,
             device=config.device,
             max_model_len=config.max_model_len,
