@@ -17,8 +17,8 @@ from engine.acceleration import accelerate, compile_passes
 from engine.code_cache import cache_root, torch_caches
 from engine.config import EngineConfig, ModelStageConfig, StageConfig
 from engine.decoder import Decoder
-from engine.drafting.base import Drafter
 from engine.drafting.build import StageBuilder, recognised, stage_names
+from engine.drafting.stage import Drafter
 from engine.economy import Costs, Economy
 from engine.errors import ConfigError
 from engine.loading import known_positions, load_model
@@ -138,8 +138,8 @@ class Engine:
 
     @property
     def costs(self) -> Costs:
-        """What passes cost in texts like the last: curves are named as in `info.passes`."""
-        return self._decoder.economy.costs
+        """What passes cost in greedy texts: curves are named as in `info.passes`."""
+        return self._decoder.economy.costs()
 
     @property
     def weight_bytes(self) -> dict[str, int]:

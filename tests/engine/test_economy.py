@@ -4,16 +4,16 @@ import math
 import random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from engine.economy import TARGET_PASS, Costs, Economy, Spending, time_passes
 from engine.economy.calibration import Calibration, confidence_bin
-from engine.economy.costs import WIDTHS, CostCurve
 from engine.economy.outlook import Outlook
 from engine.economy.sizes import Prospects, best_size
 from engine.economy.stage import Stage
 from engine.economy.trials import Trials
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.economy import TARGET_PASS, Costs, Economy, Spending, time_passes
+from engine.economy.costs import WIDTHS, CostCurve
 from engine.tree import TokenTree, bushy_tree
 from tests.strategies import token_trees
 
