@@ -10,13 +10,11 @@ from torch import Tensor
 
 from engine.accept import accept
 from engine.drafting.stage import Drafter, NoStage
-from engine.economy import Economy, Outcome
+from engine.economy import Economy
 from engine.errors import EngineError, InvalidRequestError
 from engine.model import Model
 from engine.rehearsal import rehearse
-from engine.request import TARGET, EmittedToken, Finished, GenerateRequest, Output
-from engine.stats import StepStats
-from engine.stopwatch import Stopwatch
+from engine.request import EmittedToken, Finished, GenerateRequest, Output
 from engine.text import Text, check
 from engine.tree import TokenTree
 
@@ -112,46 +110,27 @@ class Decoder:
         return [*([self._seated] if self._seated else []), *self._waiting]
 
     def _write(self, text: Text) -> Output:
-        """Grow, score, accept, commit."""
-        clock, request, is_first = Stopwatch(), text.request, not text.num_written
+        """One step of a text that has been read: grow, score, accept, commit."""
+        request, is_first = text.request, not text.num_written
         # The last token of a reply is always a bonus. The first one is sent before anything is
         # drafted, or a draft reads the prompt.
         max_depth = min(text.num_left - 1, self.target.max_depth(text.tokens))
         drafter = NoStage() if is_first or request.speculation == "off" else self.drafter
         step = self.economy.step(text, max_depth)
-        choice = step.choose(drafter.grow(step, [0], drafter.budget))
-        tree = step.tree.prune(choice.nodes)
+        tree = step.choose(drafter.grow(step, [0], drafter.budget))
         num_rows = self.target.num_missing(text.tokens) + len(tree)
-        clock.lap()
+        step.clock.lap("growing")
         logits = self.target.score(text.tokens, tree)
         self.target.wait()
-        scoring = clock.lap()
-        path, bonus_token = accept(tree, choices(text, tree, logits))
-        choosing = clock.lap()
-        emitted = [*(tree.tokens[node] for node in path), bonus_token]
-        origins = [*(tree.origins[node] for node in path), TARGET]
+        step.clock.lap("scoring")
+        accepted = accept(tree, choices(text, tree, logits))
+        step.clock.lap("choosing")
+        emitted, path = accepted.tokens(tree), accepted.path
         num_kept = text.take(emitted)
         self.target.commit(tree, path[:num_kept])
-        rows = [0, *path]
-        tokens = describe(logits, rows[:num_kept], emitted, origins, request.num_logprobs)
-        stages = step.stats(tree.origins, origins)
-        places = [0, *choice.nodes]
-        reached = list(zip([places[node] for node in rows], emitted, strict=True))
-        step.learn(
-            Outcome(
-                *(reached, clock.total, scoring, choosing, num_rows, len(tree)),
-                *(tree.origins[1:], origins[:-1]),
-            )
-        )
-        stats = StepStats(
-            num_nodes=len(tree),
-            num_accepted_drafts=len(path),
-            milliseconds=clock.total,
-            target_milliseconds=scoring + choosing,
-            stages=stages,
-            expected_tokens=choice.tokens,
-            expected_milliseconds=choice.milliseconds,
-        )
+        rows, origins = [0, *path][:num_kept], accepted.origins(tree)
+        tokens = describe(logits, rows, emitted, origins, request.num_logprobs)
+        stats = step.close(tree, accepted, num_rows)
         text.stats.add(stats)
         return Output(request.request_id, tokens, stats, text.num_cached if is_first else 0)
 

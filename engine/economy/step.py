@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 
+from engine.accept import Acceptance
 from engine.economy.beliefs import Claims
 from engine.economy.choice import Choice, Prospects, best_size
 from engine.economy.experience import Experience
 from engine.economy.outcome import Outcome
 from engine.economy.prices import HOST, TARGET_PASS, Prices
 from engine.economy.turn import Turn
-from engine.stats import StageStats
+from engine.stats import StepStats
+from engine.stopwatch import Stopwatch
 from engine.text import Text
 from engine.tree import TokenTree
 
@@ -17,18 +19,23 @@ from engine.tree import TokenTree
 class Step:
     """A step of a text, whose stages take turns to grow one tree from its last token.
 
-    No node may lie deeper than `max_depth`.
+    No node may lie deeper than `max_depth`. `choice` is made when all that pays has been proposed.
     """
 
-    __slots__ = ("_experience", "claims", "max_depth", "prices", "text", "tree", "turns")
+    __slots__ = (
+        *("_experience", "choice", "claims", "clock", "max_depth"),
+        *("prices", "text", "tree", "turns"),
+    )
 
     def __init__(self, text: Text, max_depth: int, experience: Experience) -> None:
+        self.clock = Stopwatch()
         self.text = text
         self.tree = TokenTree(text.tokens[-1])
         self.max_depth = max_depth
         self.claims = Claims(experience.beliefs)
         self.prices = Prices(experience.costs, text.is_free)
         self.turns: dict[str, Turn] = {}
+        self.choice = Choice([], 1.0, 0.0)
         self._experience = experience
 
     def turn(self, name: str) -> Turn:
@@ -49,8 +56,8 @@ class Step:
         """What it costs to grow the tree to at most so many draft nodes, up to now alone."""
         return self.prices.prospects(budget)
 
-    def choose(self, nodes: Sequence[int]) -> Choice:
-        """The nodes worth verifying, of those proposed, with them their ancestors."""
+    def choose(self, nodes: Sequence[int]) -> TokenTree:
+        """The tree to verify: of the nodes proposed those worth it, with them their ancestors."""
         order: Sequence[int] = ()
         reach: list[float] = []
         size = 0
@@ -63,17 +70,41 @@ class Step:
         passes = costs.curve(TARGET_PASS)(1 + size) + costs.curve(HOST)(1 + size)
         choosing = self._experience.choosing * tokens
         milliseconds = (self.prices.spent + passes + choosing) * costs.load
-        return Choice(sorted(order[:size]), tokens, milliseconds)
+        self.choice = Choice(sorted(order[:size]), tokens, milliseconds)
+        return self.tree.prune(self.choice.nodes)
 
-    def stats(self, proposed: Sequence[str], accepted: Sequence[str]) -> tuple[StageStats, ...]:
-        """What each stage did whose turn it was, by the origins of the nodes verified."""
-        return tuple(
-            turn.stats(proposed.count(name), accepted.count(name))
+    def close(self, tree: TokenTree, accepted: Acceptance, num_rows: int) -> StepStats:
+        """The step is over: whatever lives longer learns from it, and this is what came of it.
+
+        Of `tree`, which was chosen, so much was accepted; its pass had so many rows. The clock has
+        laps of "scoring", the pass, and "choosing", the target's tokens.
+        """
+        laps, origins = self.clock.laps, accepted.origins(tree)
+        stages = tuple(
+            turn.stats(tree.origins.count(name), origins.count(name))
             for name, turn in self.turns.items()
+        )
+        places = [0, *self.choice.nodes]
+        reached = [places[node] for node in (0, *accepted.path)]
+        self.learn(
+            Outcome(
+                list(zip(reached, accepted.tokens(tree), strict=True)),
+                *(self.clock.total, laps["scoring"], laps["choosing"], num_rows, len(tree)),
+                *(tree.origins[1:], origins[:-1]),
+            )
+        )
+        return StepStats(
+            num_nodes=len(tree),
+            num_accepted_drafts=len(accepted.path),
+            milliseconds=self.clock.total,
+            target_milliseconds=laps["scoring"] + laps["choosing"],
+            stages=stages,
+            expected_tokens=self.choice.tokens,
+            expected_milliseconds=self.choice.milliseconds,
         )
 
     def learn(self, outcome: Outcome) -> None:
-        """The step is over: whatever lives longer learns from it."""
+        """Learn from what came of the step."""
         prices, experience = self.prices, self._experience
         self.claims.settle(outcome.reached)
         prices.costs.observe(TARGET_PASS, outcome.num_rows, outcome.target)
