@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from engine.drafting.stage import Drafter, NoStage
 from engine.economy import Step
+from engine.scorer import TreeScorer
 from engine.text import Text
 
 
@@ -39,6 +40,10 @@ class AdversarialDrafter:
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """It has no network."""
+        return {}
+
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """Nor here."""
         return {}
 
 

@@ -21,6 +21,7 @@ from engine.benchmark.measure import Workload
 from engine.config import NgramStageConfig, StageConfig
 from engine.economy import Step
 from engine.request import GenerateRequest, Output
+from engine.scorer import TreeScorer
 from engine.text import Text
 
 Recordings = Mapping[tuple[int, ...], tuple[int, ...]]
@@ -48,7 +49,9 @@ class ReplayEngine(Engine):
         """The same weights behind another list of stages, or behind one replay."""
         if not stages or not isinstance(replay := stages[0], ReplayStageConfig):
             return super().with_stages(stages)
-        return self.with_drafter(ReplayDrafter(replay, self.info.vocab_size))
+        engine = super().with_stages(())
+        engine._decoder.drafter = ReplayDrafter(replay, self.info.vocab_size)
+        return engine
 
 
 class ReplayDrafter:
@@ -81,6 +84,10 @@ class ReplayDrafter:
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time."""
+        return {}
+
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """No network."""
         return {}
 
     def _listen(self, prompt: tuple[int, ...]) -> None:

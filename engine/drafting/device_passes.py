@@ -26,7 +26,7 @@ from engine.drafting.children import GUESS_WEIGHT
 from engine.economy import Step
 from engine.feed import NUM_BYTES
 from engine.noise import as_int64
-from engine.passes import MAX_WIDTH, Parcel, PassInputs, Record
+from engine.passes import MAX_WIDTH, DeviceArrays, PassInputs, Record
 from engine.request import SamplingParams
 from engine.scorer import TreeScorer
 
@@ -102,7 +102,7 @@ class DevicePasses:
         self.children = min(config.children, vocab_size, _NUM_RANKED)
         num_rows = MAX_WIDTH + self.most_passes * config.width
         device, long = model.device, torch.int64
-        self._told = Parcel(
+        self._told = DeviceArrays(
             device,
             figures=(long, (6, 1)),
             stops=(long, (_NUM_STOPS,)),
@@ -112,7 +112,7 @@ class DevicePasses:
             worths=(torch.float32, (self.children,)),
             sight=(torch.uint8, (MAX_WIDTH, NUM_BYTES)),
         )
-        self._found = Parcel(
+        self._found = DeviceArrays(
             device,
             tokens=(long, (num_rows, self.children)),
             values=(torch.float32, (num_rows, self.children)),

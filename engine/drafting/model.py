@@ -45,6 +45,7 @@ class ModelDrafter:
         self._expander: Expander = self._on_host
         self._text: Text | None = None
         self._may_go_on = model.device.type == "cuda" and config.passes > 1
+        self._prepare_device()
 
     def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
         """Expand the best nodes below `leaves` while a pass pays; recommend the best `budget`.
@@ -89,6 +90,10 @@ class ModelDrafter:
         self._text = None
         return {self.name: rehearse, **self._below.rehearsals(text)}
 
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """This stage's network, then those of the stages below."""
+        return {self.name: self._model, **self._below.scorers()}
+
     def go_on_on_device(self, record: Record, noise: Noise) -> None:
         """From now on all passes after a tree's first are run on the device; see `on_device`.
 
@@ -97,7 +102,10 @@ class ModelDrafter:
         self._expander = OnDevice(self._on_host, record, noise)
 
     def _prepare_device(self) -> None:
-        """Have later passes recorded once the first ones are, where that is of use."""
+        """Have later passes recorded if the first ones are by now, where that is of use.
+
+        To be called whenever passes may have come to be run in another way: they are timed then.
+        """
         if not self._may_go_on or self._expander is not self._on_host:
             return
         if (record := self._model.runner.recorder) is None or not triton_noise.is_usable():

@@ -14,6 +14,7 @@ from engine.config import NgramStageConfig
 from engine.drafting.katz import KatzTable
 from engine.drafting.lookup import Match, SuffixLookup
 from engine.economy import Step
+from engine.scorer import TreeScorer
 from engine.text import Text
 
 _EULER = 0.5772
@@ -83,6 +84,10 @@ class NgramDrafter:
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time: it has no network."""
+        return {}
+
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """None: it has no network."""
         return {}
 
     def _read(self, text: Text) -> None:

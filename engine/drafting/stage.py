@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from engine.economy import Step
+from engine.scorer import TreeScorer
 from engine.text import Text
 
 
@@ -29,6 +30,9 @@ class Drafter(Protocol):
         Only stages with a network have any. What a rehearsal proposes is thrown away.
         """
 
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """The network of each stage that has one, this stage's first, as rehearsals are named."""
+
 
 class NoStage:
     """The end of every list of stages: proposes nothing, so that the tree stays its root."""
@@ -42,4 +46,8 @@ class NoStage:
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time."""
+        return {}
+
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """No network."""
         return {}

@@ -31,7 +31,7 @@ from engine.economy.choice import Prospects
 from engine.loading import read_limits
 from engine.model import Model
 from engine.noise import noise_of
-from engine.passes.captured import Run
+from engine.passes.function import Run
 from engine.request import SamplingParams
 from engine.scorer import TreeScorer
 from engine.stats import StageStats

@@ -9,7 +9,7 @@ import torch
 
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
-from engine.drafting.build import StageBuilder
+from engine.drafting.build import StageBuilder, layers_read
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
@@ -270,7 +270,9 @@ def test_a_stage_of_another_padding_serves_every_id_of_its_target(
         "look-up": [{"kind": "ngram"}],
     }
     config = EngineConfig.from_mapping({"model": "", "dtype": "float32", "stages": stages[stage]})
-    decoder = Decoder(target, StageBuilder(config, target).build(config.stages))
+    drafter = StageBuilder(config, target).build(config.stages)
+    target.keep_features(layers_read(drafter))
+    decoder = Decoder(target, drafter)
     for temperature in (0.0, 1.0):
         for before, last in ((num_target - 1, num_target - 2), (3, num_target - 1), (7, 8)):
             prompt = (5, before, last, 9, 9, before, last)

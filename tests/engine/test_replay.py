@@ -85,7 +85,7 @@ def test_a_perfect_replay_is_accepted_whole(engine: ReplayEngine) -> None:
 def test_a_list_of_stages_is_built_as_by_any_engine(engine: ReplayEngine) -> None:
     """Red when an engine that knows replays forgets what it can build from a configuration."""
     ngrams = (NgramStageConfig(),)
-    assert engine.with_stages(ngrams).stages == ngrams
+    assert engine.with_stages(ngrams).config.stages == ngrams
     assert engine.with_stages(ngrams).info.stages == ("ngram",)
 
 

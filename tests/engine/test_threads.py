@@ -1,14 +1,17 @@
 """Passes leave their threads for a while when somebody else wants the cores."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from engine import threads
 from engine.api import Engine
 from engine.config import EngineConfig
-from engine.passes import crowd
-from engine.passes.crowd import CROWD, Crowd
+from engine.threads import THREADS, Threads
 
 
 class Machine:
@@ -16,10 +19,10 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.threads, self.is_crowded = 0.0, 4, False
-        monkeypatch.setattr(crowd.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(threads.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(torch, "get_num_threads", lambda: self.threads)
         monkeypatch.setattr(torch, "set_num_threads", self.set_num_threads)
-        self.crowd = Crowd()
+        self.passes = Threads()
 
     def set_num_threads(self, threads: int) -> None:
         self.threads = threads
@@ -33,13 +36,13 @@ class Machine:
         """The threads of the passes of so much time."""
         end, used = self.now + seconds, []
         while self.now < end:
-            used.append(self.crowd.run(1, self.work))
+            used.append(self.passes.run(1, self.work))
         return used
 
     def be_late_once(self) -> None:
         """One pass in a crowd."""
         self.is_crowded = True
-        self.crowd.run(1, self.work)
+        self.passes.run(1, self.work)
         self.is_crowded = False
 
 
@@ -60,7 +63,7 @@ def test_one_late_pass_costs_the_threads_a_moment_only(monkeypatch: pytest.Monke
     machine = Machine(monkeypatch)
     machine.run(1.0)
     machine.be_late_once()
-    assert (machine.threads, machine.crowd.num_threads) == (1, 4)
+    assert (machine.threads, machine.passes.num_threads) == (1, 4)
     machine.run(0.06)
     assert set(machine.run(1.0)) == {4}
 
@@ -69,7 +72,7 @@ def test_a_number_that_is_asked_for_holds_in_a_crowd_too(monkeypatch: pytest.Mon
     machine = Machine(monkeypatch)
     machine.run(1.0)
     machine.be_late_once()
-    machine.crowd.set_num_threads(3)
+    machine.passes.set_num_threads(3)
     assert set(machine.run(1.0)) == {3}
 
 
@@ -78,9 +81,44 @@ def test_engines_of_one_machine_part_its_threads_unless_told_how_many(
     checkpoint: Path, threads: int, num_engines: int, expected: int
 ) -> None:
     """Red when several engines together compute with more threads than one alone."""
-    CROWD.set_num_threads(4)
+    THREADS.set_num_threads(4)
     try:
         Engine.load(EngineConfig(str(checkpoint), threads=threads, num_engines=num_engines))
-        assert CROWD.num_threads == expected
+        assert THREADS.num_threads == expected
     finally:
-        CROWD.set_num_threads(1)
+        THREADS.set_num_threads(1)
+
+
+def loaded(module: str, **variables: str) -> tuple[str | None, str]:
+    """The spin count a fresh interpreter has after an import, and what OpenMP says it has read."""
+    inherited = {name: value for name, value in os.environ.items() if "OMP_" not in name}
+    program = f"import os, {module}; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env={**inherited, **variables, "OMP_DISPLAY_ENV": "verbose"},
+    )
+    told = done.stdout.strip()
+    return None if told == "None" else told, done.stderr
+
+
+@pytest.mark.parametrize("module", ["engine.api", "engine.training", "engine.benchmark"])
+def test_threads_of_a_process_that_computes_do_not_spin_for_long(module: str) -> None:
+    """Red when the count is set after torch has been loaded, which then has read another."""
+    told, said = loaded(f"{module}, torch")
+    assert told == "1000"
+    if "GOMP_SPINCOUNT" in said:  # not every OpenMP has such a count
+        assert "GOMP_SPINCOUNT = '1000'" in said
+
+
+def test_threads_spin_as_the_user_says() -> None:
+    assert loaded("engine.api", GOMP_SPINCOUNT="5")[0] == "5"
+    assert loaded("engine.api", OMP_WAIT_POLICY="PASSIVE")[0] is None
+
+
+def test_the_front_door_leaves_the_environment_alone() -> None:
+    """Red when a server, which computes nothing, hands the count down to whatever it starts."""
+    assert loaded("engine, engine.process")[0] is None

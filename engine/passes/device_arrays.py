@@ -11,7 +11,7 @@ from torch import Tensor
 _ALIGNMENT = 16
 
 
-class Parcel:
+class DeviceArrays:
     """Arrays of one piece of memory, which is there twice: on the host and on the device.
 
     `here` are arrays of the host, `there` tensors of the device, by name; both stay in place. A GPU

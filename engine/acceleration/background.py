@@ -1,7 +1,7 @@
 """Compiling while somebody else is served: a process of its own, at the lowest priority.
 
 It is told what to compile through a pipe that stays open, and ends with whoever holds the other
-end. What it makes are files, so nobody waits for it: `PassRunner.adopt` looks for them.
+end. What it makes are files, so nobody waits for it: `OnCpu` looks for them.
 """
 
 import logging

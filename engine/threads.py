@@ -1,4 +1,4 @@
-"""How many threads to compute with when somebody else wants the cores too."""
+"""The threads of this process: how many compute while somebody else wants the cores too."""
 
 import math
 import time
@@ -13,13 +13,13 @@ _LATE = 3.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
-class Crowd:
+class Threads:
     """Runs passes on one thread for a while after one that took far longer than it can.
 
     The threads of a pass wait for one another dozens of times in it. If one of them has to share
     its core, that is what all the time goes into: beside one busy process on two cores passes of
     1 ms took 8, and on one thread 1.4. As long as it is crowded, the pauses grow. torch's threads
-    are those of the process, and so is this object: `CROWD`.
+    are those of the process, and so is this object: `THREADS`.
     """
 
     def __init__(self) -> None:
@@ -62,4 +62,4 @@ class Crowd:
         torch.set_num_threads(1)
 
 
-CROWD = Crowd()
+THREADS = Threads()
