@@ -49,6 +49,11 @@ class Account:
         self.saved = moved(self.saved, saved)
         self.price = moved_from_first(self.price, price)
 
+    def rest(self, milliseconds: float) -> None:
+        """A step is over, which took so long, and the stage had no turn in it."""
+        self.drafting.rest(milliseconds)
+        self.asking.rest(milliseconds)
+
     def num_that_pay(self, most: int) -> int:
         """As many passes on a device, 0 to `most`, as bring most for the time they take."""
         self._expect(most)

@@ -33,6 +33,10 @@ class Exploration:
         may_read = _READING_SHARE * self.idle_milliseconds >= reading
         return self.promise > 0 or (is_earned and may_read)
 
+    def rest(self, milliseconds: float) -> None:
+        """A step is over, which took so long, and nobody thought of it."""
+        self.idle_milliseconds += milliseconds
+
     def settle(
         self, milliseconds: float, has_run: bool, is_trial: bool, is_right: bool, pays: bool
     ) -> None:

@@ -110,5 +110,8 @@ class Step:
         prices.costs.observe(TARGET_PASS, outcome.num_rows, outcome.target)
         weighing = sum(turn.weighing for turn in self.turns.values())
         experience.observe_host(outcome, prices.drafting + weighing)
-        for name in experience.accounts:
-            self.turn(name).settle(outcome)
+        for name, account in experience.accounts.items():
+            if (turn := self.turns.get(name)) is not None:
+                turn.settle(outcome)
+            else:
+                account.rest(outcome.total)
