@@ -108,8 +108,8 @@ class Engine:
 
     @property
     def costs(self) -> Costs:
-        """What passes cost in texts like the last: curves are named as in `info.passes`."""
-        return self._decoder.economy.costs
+        """What passes cost in greedy texts: curves are named as in `info.passes`."""
+        return self._decoder.economy.costs()
 
     def refresh(self) -> ModelInfo:
         """Change over to what passes there are and tell how things stand.

@@ -173,6 +173,10 @@ class TreeScorer(ABC):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def num_missing(self, context: Sequence[int]) -> int:
+        """How many committed tokens have no row yet, the root not counted."""
+        return max(0, len(context) - 1 - len(self.tokens))
+
     def commit(self, tree: TokenTree, path: Sequence[int]) -> None:
         """Keep the rows of the root and of `path`, which must have been scored; drop the others."""
         place = {node: row for row, node in enumerate(self._nodes, start=len(self.tokens))}

@@ -12,12 +12,12 @@ from engine.config import (
     NgramStageConfig,
     StageConfig,
 )
-from engine.drafting.base import Drafter, NoStage
 from engine.drafting.head import HeadModel
 from engine.drafting.head_checkpoint import load_head, names_head
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
+from engine.drafting.stage import Drafter, NoStage
 from engine.errors import ModelLoadError
 from engine.loading import load_model
 from engine.model import Model

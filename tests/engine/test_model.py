@@ -17,9 +17,9 @@ from engine import attention
 from engine.attention import DenseMasks, PackedMasks, tree_attention
 from engine.config import ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
-from engine.drafting.base import NoStage
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
+from engine.drafting.stage import NoStage
 from engine.errors import ModelLoadError
 from engine.feed import Pass
 from engine.loading import choose_device, load_model, read_limits, rope_boundary

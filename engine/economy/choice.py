@@ -7,8 +7,19 @@ NOTHING = 1e-9
 """A price for what is free, in milliseconds, so that rates stay finite."""
 
 
+class Choice(NamedTuple):
+    """The nodes to verify, and what the step is then expected to emit and to take."""
+
+    nodes: list[int]
+    tokens: float
+    milliseconds: float
+
+
 class Prospects(NamedTuple):
-    """What growing costs: the milliseconds of a step by its draft nodes, and those of a node."""
+    """What growing costs: the milliseconds of a step by its draft nodes, and those of a node.
+
+    Nodes with less than the `least` chance are not worth their handling.
+    """
 
     step: Sequence[float]
     node: float

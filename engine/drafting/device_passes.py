@@ -22,22 +22,17 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelStageConfig
+from engine.drafting.children import GUESS_WEIGHT
+from engine.economy import Step
 from engine.feed import NUM_BYTES
 from engine.noise import as_int64
 from engine.passes import MAX_WIDTH, DeviceArrays, PassInputs, Record
 from engine.request import SamplingParams
 from engine.scorer import TreeScorer
-from engine.text import Text
-from engine.tree import TokenTree
 
 Noise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Of a seed (1,), positions (rows,) and tokens (rows, tokens), all int64: float32 like the last."""
 
-GUESS_WEIGHT = 0.15
-"""How far the stage below is believed about its own guess, against this model's opinion of it.
-
-Only until the economy has seen how such guesses fare.
-"""
 _NUM_RANKED = 64
 """Of a row's likeliest tokens are ranked: the filters and the noise are for these alone."""
 _NUM_STOPS = 32
@@ -83,7 +78,7 @@ class Found:
         return [row for rows in self.passes for row in rows]
 
 
-class Growth:
+class DevicePasses:
     """The passes of one stage after its first, on the device of its model; it may run two or more.
 
     `record` turns what runs a pass into what replays it; `noise` is the sampler's. Everything that
@@ -142,25 +137,24 @@ class Growth:
         self._candidates.fill_(-math.inf)  # nothing to choose: what is recorded writes no row
         self._advance = record(self._evaluate_best)
 
-    def fits(self, text: Text, tree: TokenTree, nodes: Sequence[int]) -> bool:
+    def fits(self, step: Step, nodes: Sequence[int]) -> bool:
         """Whether passes can go on from a first one over these nodes.
 
         Not from wide ones or full trees, nor where a tree is deeper than a layer's window.
         """
         num_columns = self._model.num_tree_rows + len(nodes) + self.most_passes * self._width
-        deepest = max(tree.depths[node] for node in nodes) + self.most_passes
+        deepest = max(step.tree.depths[node] for node in nodes) + self.most_passes
         return (
             len(nodes) <= MAX_WIDTH
             and num_columns <= 8 * NUM_BYTES - MAX_WIDTH
-            and len(text.stop_ids) <= _NUM_STOPS
+            and len(step.text.stop_ids) <= _NUM_STOPS
             and not 0 < self._model.limits.window <= deepest
         )
 
     @torch.inference_mode()
     def run(
         self,
-        text: Text,
-        tree: TokenTree,
+        step: Step,
         nodes: Sequence[int],
         expanded: Sequence[int],
         logits: Tensor,
@@ -178,7 +172,7 @@ class Growth:
         self._logits[: len(nodes)].copy_(logits[:, : self._vocab_size])
         if self._model.carry_size:
             self._carried[: len(nodes)].copy_(self._model.carried(nodes))
-        self._tell(text, tree, nodes, expanded, max_depth)
+        self._tell(step, nodes, expanded, max_depth)
         self._told.here["worths"][:] = np.log(worths)
         self._told.send()
         self._begin[width]()
@@ -188,13 +182,13 @@ class Growth:
 
     def _tell(
         self,
-        text: Text,
-        tree: TokenTree,
+        step: Step,
         nodes: Sequence[int],
         expanded: Sequence[int],
         max_depth: int,
     ) -> None:
         """What the device has to know of this text, this tree and the rows of the first pass."""
+        text, tree = step.text, step.tree
         here, count, params = self._told.here, len(nodes), text.sampler.params
         first = self._model.num_tree_rows - count
         here["figures"][:, 0] = (
