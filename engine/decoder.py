@@ -2,27 +2,23 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
-
-import torch
-from torch import Tensor
 
 from engine.accept import accept
+from engine.choosing import chooser, describe
 from engine.drafting.base import Drafter, NoStage
 from engine.economy import TARGET_PASS, Economy, Spending, time_passes
 from engine.errors import EngineError, InvalidRequestError
 from engine.model import Model
 from engine.request import (
     TARGET,
-    EmittedToken,
     Finished,
     GenerateRequest,
     Output,
     SamplingParams,
 )
-from engine.sampling import Sampler
+from engine.sampling import Sampling
 from engine.stats import SpeculationStats, StepStats
 from engine.text import Text, check
 from engine.tree import TokenTree, bushy_tree
@@ -153,8 +149,8 @@ class Decoder:
         self.economy.start_text(sampling.is_greedy, is_free=True)
         # A tree of 64 rows is 6 levels deep, and needs as many positions.
         tokens = [0] * max(1, min(_REHEARSAL_TOKENS, self.target.max_model_len - 8))
-        sampler = Sampler(sampling, self.target.limits.vocab_size, self.target.device)
-        rehearsed = Text([*tokens, 0], sampler)
+        limits, device = self.target.limits, self.target.device
+        rehearsed = Text([*tokens, 0], Sampling(sampling, limits.vocab_size, device))
         self.target.reset(tokens)
         self.target.score(tokens, TokenTree(0))
         self.target.commit(TokenTree(0), [])
@@ -182,7 +178,7 @@ class Decoder:
         logits = self.target.score(text.tokens, tree)
         self.target.wait()
         scored = time.perf_counter()
-        path, bonus_token = accept(tree, choices(text, tree, logits))
+        path, bonus_token = accept(tree, chooser(text, tree, logits))
         walked = time.perf_counter()
         emitted = [*(tree.tokens[node] for node in path), bonus_token]
         origins = [*(tree.origins[node] for node in path), TARGET]
@@ -221,50 +217,3 @@ class _Seat:
     text: Text
     drafter: Drafter
     num_cached: int
-
-
-def choices(text: Text, tree: TokenTree, logits: Tensor) -> Callable[[int], int]:
-    """The target's token after a node, whose logits are a row (nodes, vocabulary).
-
-    A CPU chooses for the nodes that are asked for alone; a GPU for all at once, to be waited for
-    once.
-    """
-    if logits.is_cpu:
-        return partial(choose, text, tree, logits)
-    positions = [text.root_position + depth + 1 for depth in tree.depths]
-    return text.sampler.choose(logits, positions).__getitem__
-
-
-def choose(text: Text, tree: TokenTree, logits: Tensor, node: int) -> int:
-    """The target's token after a node, whose logits are row `node`."""
-    position = text.root_position + tree.depths[node] + 1
-    return text.sampler.choose(logits[node : node + 1], [position])[0]
-
-
-def describe(
-    logits: Tensor,
-    rows: Sequence[int],
-    token_ids: Sequence[int],
-    origins: Sequence[str],
-    num_logprobs: int | None,
-) -> tuple[EmittedToken, ...]:
-    """A noun for the token of each of these rows of `logits`, with log-probabilities if asked for.
-
-    `logits` are (nodes, vocabulary); tokens and origins beyond the rows are left out.
-    """
-    chosen = list(zip(token_ids, origins, strict=False))[: len(rows)]
-    if num_logprobs is None:
-        return tuple([EmittedToken(token, origin) for token, origin in chosen])
-    logprobs = logits[rows].float().log_softmax(dim=-1)
-    own = logprobs.gather(1, torch.tensor(token_ids[: len(rows)], device=logits.device)[:, None])
-    top = logprobs.topk(num_logprobs, dim=-1)
-    alternatives = [
-        tuple(zip(ids, values, strict=True))
-        for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
-    return tuple(
-        EmittedToken(token, origin, logprob, others)
-        for (token, origin), (logprob,), others in zip(
-            chosen, own.tolist(), alternatives, strict=True
-        )
-    )

@@ -13,7 +13,7 @@ import torch
 from engine.economy import Economy
 from engine.errors import InvalidRequestError
 from engine.request import FinishReason, GenerateRequest
-from engine.sampling import Sampler
+from engine.sampling import Sampling
 from engine.stats import SpeculationStats
 from engine.tree import TokenTree
 
@@ -28,7 +28,7 @@ class Text:
     """
 
     tokens: list[int]
-    sampler: Sampler
+    sampling: Sampling
     stop_ids: frozenset[int] = frozenset()
     max_depth: int = 0
     economy: Economy = field(default_factory=Economy)
@@ -49,7 +49,7 @@ class Text:
         eos = () if request.ignore_eos else eos_token_ids
         return cls(
             tokens=list(request.prompt),
-            sampler=Sampler(request.sampling, vocab_size, device),
+            sampling=Sampling(request.sampling, vocab_size, device),
             stop_ids=frozenset((*request.stop_token_ids, *eos)),
             economy=economy,
             num_left=request.max_tokens,

@@ -10,12 +10,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from engine.candidates import Candidates
+from engine.choosing import candidates, places
 from engine.config import ModelStageConfig
 from engine.drafting.base import Drafter, StageWork
 from engine.drafting.growth import GUESS_WEIGHT, Found, Growth, Noise
 from engine.kernels import triton_noise
 from engine.passes import Record
-from engine.sampling import Candidates
 from engine.scorer import TreeScorer
 from engine.text import Text
 from engine.tree import TokenTree, bushy_tree
@@ -176,9 +177,8 @@ class ModelDrafter:
         self.work.num_passes += self._model.num_passes - before
         self._evaluated.update(nodes)
         rows = [nodes.index(node) for node in expanded]
-        positions = [text.root_position + tree.depths[node] + 1 for node in expanded]
         numbers = logits[rows].nan_to_num_(_NEVER, posinf=-_NEVER, neginf=_NEVER)
-        estimates = text.sampler.candidates(numbers, positions).normalised()
+        estimates = candidates(places(text, tree, expanded), numbers).normalised()
         opinions = self._opinions_of_guesses(tree, expanded, estimates)
         best = zip(expanded, *estimates.top(self._config.children), strict=True)
         confirmed: set[int] = set()

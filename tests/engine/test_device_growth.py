@@ -30,7 +30,7 @@ from engine.model import Model
 from engine.noise import noise_of
 from engine.passes.captured import Run
 from engine.request import SamplingParams
-from engine.sampling import Sampler
+from engine.sampling import Sampling, rank
 from engine.scorer import TreeScorer
 from engine.stats import StageStats
 from engine.text import Text
@@ -147,7 +147,7 @@ class Reference:
         text = [*self.context.tokens, *path]
         self.model.reset([])
         logits = self.model.score(text, TokenTree(text[-1]))
-        candidates = self.context.sampler.candidates(logits, [len(text)]).normalised()
+        candidates = rank([self.context.sampling], [len(text)], logits).normalised()
         tokens = range(VOCAB_SIZE)
         return torch.tensor(candidates.of([0] * len(tokens), tokens))
 
@@ -165,7 +165,7 @@ def random_guesses(rng: random.Random, count: int) -> dict[Path, float]:
 def random_context(rng: random.Random, params: SamplingParams) -> Text:
     tokens = [rng.randrange(VOCAB_SIZE) for _ in range(rng.randrange(2, 40))]
     stop = frozenset(rng.sample(range(VOCAB_SIZE), rng.randrange(4)))
-    return Text(tokens, Sampler(params, VOCAB_SIZE), stop, rng.randrange(1, 9))
+    return Text(tokens, Sampling(params, VOCAB_SIZE), stop, rng.randrange(1, 9))
 
 
 def grown(drafter: ModelDrafter, context: Text) -> TokenTree:
@@ -224,7 +224,7 @@ def test_rows_and_children_are_those_of_plain_best_first_growth(
 
 def test_a_guess_that_the_draft_confirms_is_not_evaluated_twice() -> None:
     model = make_draft("llama", "cpu")
-    context = Text([3, 1, 4, 1, 5], Sampler(GREEDY, VOCAB_SIZE), max_depth=9)
+    context = Text([3, 1, 4, 1, 5], Sampling(GREEDY, VOCAB_SIZE), max_depth=9)
     tree = grown(stage_over(model, NoStage(), width=3, passes=3, children=3), context)
     said = tuple(tree.path_tokens(tree.children(0)[0]))
     script = Script({said: -0.1, (*said, 7): -3.0})
@@ -242,7 +242,7 @@ def test_rows_too_unlikely_to_pay_get_no_children(monkeypatch: pytest.MonkeyPatc
     prospects = Prospects([0.0], 0.0, least=floor)
     monkeypatch.setattr(Economy, "prospects", lambda self, budget: prospects)
     drafter = stage_over(model, NoStage(), width=5, passes=5, children=3)
-    tree = grown(drafter, Text([3, 1, 4], Sampler(GREEDY, VOCAB_SIZE), max_depth=9))
+    tree = grown(drafter, Text([3, 1, 4], Sampling(GREEDY, VOCAB_SIZE), max_depth=9))
     scores, nodes = tree.scores(), model._nodes
     assert len(nodes) == len(set(nodes)) == 1 + 3 + 3 * 5
     likely = [node for node in nodes if math.exp(scores[node]) >= floor]
@@ -419,7 +419,7 @@ def test_trees_that_are_too_wide_or_deeper_than_a_window_are_left_to_the_host() 
     growth = stage_over(make_draft("mistral", "cpu"), NoStage(), width=2, passes=4, children=2)
     assert growth._growth is not None
     chain = TokenTree.from_parents(range(4), range(-1, 3))
-    context = Text([1, 2], Sampler(GREEDY, VOCAB_SIZE), max_depth=9)
+    context = Text([1, 2], Sampling(GREEDY, VOCAB_SIZE), max_depth=9)
     assert growth._growth.fits(context, chain, [0, 1])
     assert not growth._growth.fits(context, chain, [2, 3])
     star = TokenTree(0)

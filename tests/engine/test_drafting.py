@@ -16,7 +16,7 @@ from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
 from engine.errors import ModelLoadError
 from engine.request import GenerateRequest, SamplingParams
-from engine.sampling import Sampler
+from engine.sampling import Sampling, rank
 from engine.text import Text
 from engine.tree import TokenTree
 from tests.checkpoints import (
@@ -37,8 +37,8 @@ def context_of(
     max_depth: int = 20,
     stop: frozenset[int] = frozenset(),
 ) -> Text:
-    sampler = Sampler(SamplingParams(temperature=temperature, seed=3), VOCAB_SIZE)
-    return Text(list(tokens), sampler, stop, max_depth)
+    sampling = Sampling(SamplingParams(temperature=temperature, seed=3), VOCAB_SIZE)
+    return Text(list(tokens), sampling, stop, max_depth)
 
 
 @pytest.mark.parametrize("budget", [1, 7, 40])
@@ -79,9 +79,9 @@ def test_a_draft_model_ranks_children_by_the_shared_noise() -> None:
         model = drafter._model
         model.reset(PROMPT)
         logits = model.score(PROMPT, TokenTree(PROMPT[-1]))
-        candidates = text.sampler.candidates(logits, [len(PROMPT)])
+        candidates = rank([text.sampling], [len(PROMPT)], logits)
         (tokens,), (estimates,) = candidates.normalised().top(3)
-        assert tokens[:1] == text.sampler.choose(logits, [len(PROMPT)])
+        assert tokens[:1] == rank([text.sampling], [len(PROMPT)], logits).best()
         assert [tree.tokens[node] for node in nodes] == tokens
         assert [tree.estimates[node] for node in nodes] == pytest.approx(estimates, abs=1e-4)
 
@@ -220,9 +220,9 @@ def test_the_table_chooses_under_the_positions_noise() -> None:
     stage = NgramDrafter(NgramStageConfig(budget=1, children=1, lookup=False), table, "ngram")
     firsts = []
     for seed in range(300):
-        sampler = Sampler(SamplingParams(seed=seed), VOCAB_SIZE)
+        sampling = Sampling(SamplingParams(seed=seed), VOCAB_SIZE)
         tree = TokenTree(2)
-        stage.grow(Text([1, 2], sampler, max_depth=3), tree, [0], 1)
+        stage.grow(Text([1, 2], sampling, max_depth=3), tree, [0], 1)
         firsts.append(tree.tokens[1])
     assert firsts.count(3) + firsts.count(4) > 250
     assert 0.5 < firsts.count(3) / len(firsts) < 0.8

@@ -19,7 +19,7 @@ from engine.benchmark.replay import ReplayDrafter
 from engine.config import EngineConfig, NgramStageConfig
 from engine.decoder import Decoder
 from engine.request import GenerateRequest, Output, SamplingParams
-from engine.sampling import Sampler
+from engine.sampling import Sampling
 from engine.text import Text
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, save_checkpoint
@@ -110,7 +110,7 @@ def proposals(acceptance: float, seed: int = 0, start: int = 1) -> list[int]:
     drafter = ReplayDrafter(stage, VOCAB_SIZE)
     drafter.reset([1, 2])
     tokens = [1, 2, *[0] * start]
-    text = Text(tokens, Sampler(SamplingParams(), VOCAB_SIZE), max_depth=50)
+    text = Text(tokens, Sampling(SamplingParams(), VOCAB_SIZE), max_depth=50)
     tree = TokenTree(tokens[-1])
     nodes = drafter.grow(text, tree, [0], drafter.budget)
     assert tree.is_chain()
@@ -140,7 +140,7 @@ def test_an_end_of_text_in_the_recording_ends_the_chain() -> None:
     stage = replace(replay(1.0, 8), recordings={(1,): (3, 4, 5, 6)})
     drafter = ReplayDrafter(stage, VOCAB_SIZE)
     drafter.reset([1])
-    text = Text([1], Sampler(SamplingParams(), VOCAB_SIZE), frozenset({4}), max_depth=8)
+    text = Text([1], Sampling(SamplingParams(), VOCAB_SIZE), frozenset({4}), max_depth=8)
     tree = TokenTree(1)
     drafter.grow(text, tree, [0], 8)
     assert tree.tokens == [1, 3, 4]
@@ -149,5 +149,5 @@ def test_an_end_of_text_in_the_recording_ends_the_chain() -> None:
 def test_without_a_recording_nothing_is_proposed() -> None:
     drafter = ReplayDrafter(replay(0.9), VOCAB_SIZE)
     drafter.reset([1])
-    text = Text([1], Sampler(SamplingParams(), VOCAB_SIZE), max_depth=8)
+    text = Text([1], Sampling(SamplingParams(), VOCAB_SIZE), max_depth=8)
     assert drafter.grow(text, TokenTree(1), [0], 4) == []
