@@ -1,22 +1,18 @@
 """The loop: grow a tree, score it in one pass, accept what the target agrees with, commit it."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
-
-import torch
-from torch import Tensor
 
 from engine.accept import accept
+from engine.choosing import chooser, describe
 from engine.drafting.stage import Drafter, NoStage
 from engine.economy import Economy
 from engine.errors import EngineError, InvalidRequestError
 from engine.model import Model
 from engine.rehearsal import rehearse
-from engine.request import EmittedToken, Finished, GenerateRequest, Output
+from engine.request import Finished, GenerateRequest, Output
 from engine.text import Text, check
-from engine.tree import TokenTree
 
 
 @dataclass(slots=True)
@@ -123,7 +119,7 @@ class Decoder:
         logits = self.target.score(text.tokens, tree)
         self.target.wait()
         step.clock.lap("scoring")
-        accepted = accept(tree, choices(text, tree, logits))
+        accepted = accept(tree, chooser(text, tree, logits))
         step.clock.lap("choosing")
         emitted, path = accepted.tokens(tree), accepted.path
         num_kept = text.take(emitted)
@@ -133,50 +129,3 @@ class Decoder:
         stats = step.close(tree, accepted, num_rows)
         text.stats.add(stats)
         return Output(request.request_id, tokens, stats, text.num_cached if is_first else 0)
-
-
-def choices(text: Text, tree: TokenTree, logits: Tensor) -> Callable[[int], int]:
-    """The target's token after a node, whose logits are a row (nodes, vocabulary).
-
-    A CPU chooses for the nodes that are asked for alone; a GPU for all at once, to be waited for
-    once.
-    """
-    if logits.is_cpu:
-        return partial(choose, text, tree, logits)
-    positions = [text.root_position + depth + 1 for depth in tree.depths]
-    return text.sampler.choose(logits, positions).__getitem__
-
-
-def choose(text: Text, tree: TokenTree, logits: Tensor, node: int) -> int:
-    """The target's token after a node, whose logits are row `node`."""
-    position = text.root_position + tree.depths[node] + 1
-    return text.sampler.choose(logits[node : node + 1], [position])[0]
-
-
-def describe(
-    logits: Tensor,
-    rows: Sequence[int],
-    token_ids: Sequence[int],
-    origins: Sequence[str],
-    num_logprobs: int | None,
-) -> tuple[EmittedToken, ...]:
-    """A noun for the token of each of these rows of `logits`, with log-probabilities if asked for.
-
-    `logits` are (nodes, vocabulary); tokens and origins beyond the rows are left out.
-    """
-    chosen = list(zip(token_ids, origins, strict=False))[: len(rows)]
-    if num_logprobs is None:
-        return tuple([EmittedToken(token, origin) for token, origin in chosen])
-    logprobs = logits[rows].float().log_softmax(dim=-1)
-    own = logprobs.gather(1, torch.tensor(token_ids[: len(rows)], device=logits.device)[:, None])
-    top = logprobs.topk(num_logprobs, dim=-1)
-    alternatives = [
-        tuple(zip(ids, values, strict=True))
-        for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
-    return tuple(
-        EmittedToken(token, origin, logprob, others)
-        for (token, origin), (logprob,), others in zip(
-            chosen, own.tolist(), alternatives, strict=True
-        )
-    )

@@ -12,7 +12,7 @@ import torch
 
 from engine.errors import InvalidRequestError
 from engine.request import FinishReason, GenerateRequest
-from engine.sampling import Sampler
+from engine.sampling import Sampling
 from engine.stats import SpeculationStats
 
 
@@ -26,7 +26,7 @@ class Text:
     """
 
     request: GenerateRequest
-    sampler: Sampler
+    sampling: Sampling
     stop_ids: frozenset[int] = frozenset()
     num_cached: int = 0
     reason: FinishReason | None = None
@@ -47,7 +47,7 @@ class Text:
         """The text of a request that has been checked, its prompt alone."""
         eos = () if request.ignore_eos else eos_token_ids
         stop_ids = frozenset((*request.stop_token_ids, *eos))
-        return cls(request, Sampler(request.sampling, vocab_size, device), stop_ids)
+        return cls(request, Sampling(request.sampling, vocab_size, device), stop_ids)
 
     @property
     def is_greedy(self) -> bool:

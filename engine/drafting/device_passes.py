@@ -25,6 +25,7 @@ from engine.config import ModelStageConfig
 from engine.drafting.children import GUESS_WEIGHT
 from engine.economy import Step
 from engine.feed import NUM_BYTES
+from engine.filters import EVERY, Filters, keep
 from engine.noise import as_int64
 from engine.passes import MAX_WIDTH, DeviceArrays, PassInputs, Record
 from engine.request import SamplingParams
@@ -106,7 +107,7 @@ class DevicePasses:
             device,
             figures=(long, (6, 1)),
             stops=(long, (_NUM_STOPS,)),
-            sampling=(torch.float32, (5, 1)),
+            sampling=(torch.float32, (len(Filters._fields) + 1, 1)),
             rows=(long, (4, MAX_WIDTH)),
             scores=(torch.float32, (MAX_WIDTH,)),
             worths=(torch.float32, (self.children,)),
@@ -120,7 +121,6 @@ class DevicePasses:
             opinions=(torch.float32, (MAX_WIDTH,)),
         )
         self._ranks = torch.arange(max(_NUM_RANKED, MAX_WIDTH, config.width), device=device)
-        self._never = torch.full((1,), -math.inf, device=device)
         self._bytes = torch.arange(NUM_BYTES, device=device)
         self._bits = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8, device=device)
         self._first_only = (self._bytes == 0).to(torch.uint8)
@@ -189,7 +189,7 @@ class DevicePasses:
     ) -> None:
         """What the device has to know of this text, this tree and the rows of the first pass."""
         text, tree = step.text, step.tree
-        here, count, params = self._told.here, len(nodes), text.sampler.params
+        here, count, params = self._told.here, len(nodes), text.sampling.params
         first = self._model.num_tree_rows - count
         here["figures"][:, 0] = (
             len(self._model.tokens),
@@ -285,17 +285,14 @@ class DevicePasses:
         token that is filtered out has minus infinity, and so has one whose logit is no number.
         """
         _, first_position, _, _, _, seed = self._told.there["figures"]
-        temperature, amplitude, num_kept, top_p, floor = self._told.there["sampling"]
+        amplitude, temperature, top_k, *others = self._told.there["sampling"][..., None]
+        filters = Filters(None, top_k.long(), *others)
         clean = logits.nan_to_num(nan=-math.inf, neginf=-math.inf)
         best = clean.topk(min(_NUM_RANKED, logits.shape[-1]))
         scaled = best.values / temperature  # in float32, as its tensors are
-        scaled = scaled.masked_fill(self._ranks[: scaled.shape[-1]] >= num_kept, -math.inf)
-        probabilities = scaled.softmax(dim=-1)
-        before = probabilities.cumsum(dim=-1) - probabilities
-        is_kept = (before < top_p) & (scaled >= scaled[:, :1] + floor)
+        kept = keep(scaled, filters)
         noise = self._noise(seed, first_position + depths, best.indices)
-        noisy = scaled.addcmul(amplitude, noise)
-        chances = torch.where(is_kept, noisy, self._never).log_softmax(dim=-1)
+        chances = kept.addcmul(amplitude, noise).log_softmax(dim=-1)
         return best.indices, chances.nan_to_num(nan=-math.inf, neginf=-math.inf)
 
     def _list(
@@ -343,17 +340,14 @@ class DevicePasses:
         return Found(tokens[:num_first], values[:num_first], opinions, passes, self._carried)
 
 
-def _sampling(params: SamplingParams) -> tuple[float, float, float, float, float]:
-    """Temperature, how much noise there is, how many are kept, top-p, and min-p as a logarithm.
-
-    A filter that is off keeps everything, however sums are rounded.
-    """
+def _sampling(params: SamplingParams) -> tuple[float, ...]:
+    """How much noise there is, and the columns of `Filters`."""
     if params.is_greedy:
-        return 1.0, 0.0, math.inf, math.inf, -math.inf
+        return 0.0, 1.0, EVERY, math.inf, -math.inf
     return (
-        params.temperature,
         1.0,
-        params.top_k or math.inf,
+        params.temperature,
+        params.top_k or EVERY,
         params.top_p if params.top_p < 1 else math.inf,
         math.log(params.min_p) if params.min_p > 0 else -math.inf,
     )

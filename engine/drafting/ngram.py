@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from engine.choosing import Place, scores_of
 from engine.config import NgramStageConfig
 from engine.drafting.katz import KatzTable
 from engine.drafting.lookup import Match, SuffixLookup
@@ -119,7 +120,7 @@ class NgramDrafter:
         if match is None:
             path = tree.path_tokens(node)
             match = self._found(step.text, path)
-            table = self._from_table(step.text, path)
+            table = self._from_table(Place(step.text, tree, node), path)
         believe, name = step.claims.believe, self.name
         found: list[_Candidate] = []
         if match is not None:
@@ -148,16 +149,15 @@ class NgramDrafter:
             return None
         return self._lookup.find([*text.tokens[-self._lookup.max_match :], *path])
 
-    def _from_table(self, text: Text, path: Sequence[int]) -> dict[int, float]:
+    def _from_table(self, place: Place, path: Sequence[int]) -> dict[int, float]:
         """The table's likeliest tokens after a path, best first, with log estimates."""
         if self._table is None:
             return {}
-        last_two = [*text.tokens[-2:], *path][-2:]
+        last_two = [*place.text.tokens[-2:], *path][-2:]
         before, last = last_two if len(last_two) == 2 else (-1, last_two[-1])
         tokens, logprobs = self._table.continuations(before, last)
-        if not text.sampler.params.is_greedy:
-            position = text.root_position + len(path) + 1
-            return _under_noise(text, position, tokens, logprobs, self._children)
+        if not place.text.is_greedy:
+            return _under_noise(place, tokens, logprobs, self._children)
         return dict(zip(tokens[: self._children], logprobs, strict=False))
 
 
@@ -166,18 +166,16 @@ def _cost(candidate: _Candidate) -> float:
 
 
 def _under_noise(
-    text: Text, position: int, tokens: Sequence[int], logprobs: Sequence[float], count: int
+    place: Place, tokens: Sequence[int], logprobs: Sequence[float], count: int
 ) -> dict[int, float]:
     """The best few of some likely tokens once the position's noise is known, with estimates.
 
     The noise decides among tokens: the estimate is the softmax of the perturbed log-probabilities.
     The best of the tokens not listed is itself Gumbel, around the logarithm of their mass.
     """
-    temperature = text.sampler.params.temperature
-    noise = text.sampler.noise.values([position], [tokens]).tolist()
-    perturbed = [lp / temperature + g for lp, g in zip(logprobs, noise, strict=True)]
+    perturbed = scores_of(place, tokens, logprobs)
     missing = max(1e-6, 1.0 - sum(math.exp(lp) for lp in logprobs))
-    rest = math.log(missing) / temperature + _EULER
+    rest = math.log(missing) / place.text.sampling.params.temperature + _EULER
     top = max(rest, *perturbed)
     total = math.exp(rest - top) + sum(math.exp(score - top) for score in perturbed)
     normaliser = top + math.log(total)

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from engine.candidates import Candidates
+from engine.choosing import candidates, places
 from engine.config import ModelStageConfig
 from engine.drafting.children import Children
 from engine.drafting.frontier import Frontier
-from engine.sampling import Candidates
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 
@@ -58,9 +59,8 @@ class OnHost:
         turn.num_passes += self.model.num_passes - before
         turn.evaluated.update(nodes)
         rows = [nodes.index(node) for node in expanded]
-        positions = [text.root_position + tree.depths[node] + 1 for node in expanded]
         numbers = logits[rows].nan_to_num_(_NEVER, posinf=-_NEVER, neginf=_NEVER)
-        estimates = text.sampler.candidates(numbers, positions).normalised()
+        estimates = candidates(places(text, tree, expanded), numbers).normalised()
         opinions = _opinions_of_guesses(tree, expanded, estimates)
         best = zip(expanded, *estimates.top(self.config.children), strict=True)
         children = Children(step, self.name)

@@ -33,6 +33,7 @@ from engine.model import Model
 from engine.noise import noise_of
 from engine.passes.function import Run
 from engine.request import SamplingParams
+from engine.sampling import rank
 from engine.scorer import TreeScorer
 from engine.stats import StageStats
 from engine.tree import TokenTree
@@ -149,7 +150,7 @@ class Reference:
         text = [*self.context.text.tokens, *path]
         self.model.reset([])
         logits = self.model.score(text, TokenTree(text[-1]))
-        candidates = self.context.text.sampler.candidates(logits, [len(text)]).normalised()
+        candidates = rank([self.context.text.sampling], [len(text)], logits).normalised()
         tokens = range(VOCAB_SIZE)
         return torch.tensor(candidates.of([0] * len(tokens), tokens))
 

@@ -17,6 +17,7 @@ from engine.drafting.stage import NoStage
 from engine.economy import Economy, Step
 from engine.errors import ModelLoadError
 from engine.request import GenerateRequest, SamplingParams
+from engine.sampling import rank
 from engine.tree import TokenTree
 from tests.checkpoints import (
     VOCAB_SIZE,
@@ -76,9 +77,9 @@ def test_a_draft_model_ranks_children_by_the_shared_noise() -> None:
         model = drafter._model
         model.reset(PROMPT)
         logits = model.score(PROMPT, TokenTree(PROMPT[-1]))
-        candidates = text.sampler.candidates(logits, [len(PROMPT)])
+        candidates = rank([text.sampling], [len(PROMPT)], logits)
         (tokens,), (estimates,) = candidates.normalised().top(3)
-        assert tokens[:1] == text.sampler.choose(logits, [len(PROMPT)])
+        assert tokens[:1] == rank([text.sampling], [len(PROMPT)], logits).best()
         assert [tree.tokens[node] for node in nodes] == tokens
         assert [tree.estimates[node] for node in nodes] == pytest.approx(estimates, abs=1e-4)
 

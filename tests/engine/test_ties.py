@@ -12,7 +12,7 @@ from engine.benchmark import gap, pass_times, rounding
 from engine.config import EngineConfig
 from engine.loading import random_model
 from engine.model import Model
-from engine.noise import NoiseRows
+from engine.noise import NoiseRows, noise_values
 from engine.request import GenerateRequest, Output, SamplingParams
 from engine.shared import Shared
 from tests.checkpoints import VOCAB_SIZE, make_model
@@ -55,7 +55,7 @@ def test_a_gap_is_of_log_probabilities_over_temperature_and_noise(target: Model)
     engine = engine_of(target)
     sampling = SamplingParams(0.5, seed=3)
     sampled = gap(engine, replace(REQUEST, sampling=sampling), (4,), 7, 8)
-    noise = NoiseRows(3, VOCAB_SIZE).values([4], [[7, 8]]).tolist()
+    noise = noise_values([NoiseRows(3, VOCAB_SIZE)], [4], [[7, 8]]).tolist()
     greedy = gap(engine, REQUEST, (4,), 7, 8)
     assert sampled == pytest.approx(greedy / 0.5 + noise[0] - noise[1], abs=1e-5)
 
