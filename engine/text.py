@@ -3,13 +3,13 @@
 Knows nothing of networks, trees' sizes or drafters; it lives as long as its request.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
 import torch
 
+from engine.checks import sampling_problem
 from engine.economy import Economy
 from engine.errors import InvalidRequestError
 from engine.request import FinishReason, GenerateRequest
@@ -47,10 +47,12 @@ class Text:
     ) -> Self:
         """The text of a request that has been checked, its prompt alone."""
         eos = () if request.ignore_eos else eos_token_ids
+        stop_ids = frozenset((*request.stop_token_ids, *eos))
+        prompt = request.prompt
         return cls(
-            tokens=list(request.prompt),
-            sampling=Sampling(request.sampling, vocab_size, device),
-            stop_ids=frozenset((*request.stop_token_ids, *eos)),
+            tokens=list(prompt),
+            sampling=Sampling(request.sampling, vocab_size, device, len(prompt), stop_ids),
+            stop_ids=stop_ids,
             economy=economy,
             num_left=request.max_tokens,
         )
@@ -103,13 +105,6 @@ def _problem(request: GenerateRequest, window: int) -> str | None:
 
 def _sampling_problem(request: GenerateRequest, vocab_size: int) -> str | None:
     """What is wrong with the sampling that is asked for, if anything is."""
-    params = request.sampling
-    if not 0 <= params.temperature < math.inf:
-        return f"temperature is {params.temperature}: it must be 0 or more."
-    if params.top_k < 0:
-        return f"top_k is {params.top_k}: it must be 0 or more."
-    if not (0 <= params.top_p <= 1 and 0 <= params.min_p <= 1):
-        return f"top_p is {params.top_p} and min_p {params.min_p}: they must be from 0 to 1."
     if not 0 <= (request.num_logprobs or 0) <= vocab_size:
         return f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
-    return None
+    return sampling_problem(request.sampling, vocab_size, request.max_tokens)

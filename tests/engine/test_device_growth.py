@@ -8,7 +8,7 @@ import heapq
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -431,6 +431,27 @@ def test_trees_that_are_too_wide_or_deeper_than_a_window_are_left_to_the_host() 
     assert not wide._growth.fits(context, chain, [0] * 65)
     context.stop_ids = frozenset(range(33))
     assert not wide._growth.fits(context, star, range(64))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"presence_penalty": 1.0},
+        {"logit_bias": ((3, 1.0),)},
+        {"temperature": 1.0, "typical_p": 0.9},
+        {"temperature": 1.0, "top_n_sigma": 1.0},
+        {"temperature": 1.0, "xtc_probability": 0.5},
+    ],
+)
+def test_texts_that_are_edited_or_rarely_filtered_are_left_to_the_host(
+    asked: dict[str, object],
+) -> None:
+    """Red when the device would draft what the target will hardly choose."""
+    growth = stage_over(make_draft("llama", "cpu"), NoStage(), width=2, passes=4, children=2)
+    assert growth._growth is not None
+    for params, is_fit in ((GREEDY, True), (replace(GREEDY, **asked), False)):
+        text = Text([1, 2], Sampling(params, VOCAB_SIZE), max_depth=9)
+        assert growth._growth.fits(text, TokenTree(2), [0]) is is_fit
 
 
 def test_a_cpu_goes_back_to_the_host_for_every_pass() -> None:
