@@ -45,7 +45,6 @@ class Sampling:
     ) -> None:
         self.params = params
         self.vocab_size = vocab_size
-        self.num_prompt = num_prompt
         self.noise = NoiseRows(params.seed, vocab_size, device)
         self.edits = edits_of(params, vocab_size, num_prompt, stop_ids)
         self.filters = Filters.of([params], vocab_size)

@@ -22,11 +22,9 @@ def random_filters(rng: random.Random) -> dict[str, float | int]:
 
 
 def random_edits(rng: random.Random, vocab_size: int, words: Sequence[int]) -> dict[str, object]:
-    """Edits of which most are off; bad words and breakers are of `words`, so likely to be said."""
-    bad_words = [
-        tuple(rng.choice(words) for _ in range(rng.randrange(1, 4)))
-        for _ in range(rng.choice([0, 0, 30]))
-    ]
+    """Edits of which most are off; bad words are parts of a text that is likely to be said."""
+    starts = [rng.randrange(len(words)) for _ in range(rng.choice([0, 0, 4]))]
+    bad_words = [tuple(words[start : start + rng.randrange(1, 4)]) for start in starts]
     some = rng.sample(range(vocab_size), vocab_size // 2)
     return {
         "logit_bias": tuple(

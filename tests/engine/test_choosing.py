@@ -14,8 +14,7 @@ from torch import Tensor
 from engine.candidates import Candidates
 from engine.choosing import Place, candidates, chooser, places, scores_of
 from engine.noise import noise_values
-from engine.request import SamplingParams
-from engine.sampling import Sampling
+from engine.request import GenerateRequest, SamplingParams
 from engine.text import Text
 from engine.tree import TokenTree
 from tests.engine import plain_choosing
@@ -33,9 +32,10 @@ def text_of(
     stop_ids: Sequence[int] = (),
     size: int = SIZE,
 ) -> Text:
-    stop = frozenset(stop_ids)
-    sampling = Sampling(params, size, num_prompt=len(prompt), stop_ids=stop)
-    return Text([*prompt, *reply], sampling, stop)
+    request = GenerateRequest("r", tuple(prompt), 100, params, tuple(stop_ids))
+    text = Text.of(request, (), size, "cpu")
+    text.tokens += reply
+    return text
 
 
 def random_words(rng: random.Random, least: int, most: int) -> list[int]:
@@ -67,7 +67,7 @@ def said(found: Candidates, size: int = SIZE) -> Tensor:
 def plain_scores(place: Place, row: Sequence[float]) -> list[float]:
     """The scores at a place as they are documented."""
     text, params = place.text, place.text.sampling.params
-    num_prompt = text.sampling.num_prompt
+    num_prompt = len(text.request.prompt)
     reply = [*text.tokens[num_prompt:], *place.tree.path_tokens(place.node)]
     stop_ids = sorted(text.stop_ids)
     row = plain_choosing.edited(row, params, text.tokens[:num_prompt], reply, stop_ids)
@@ -139,7 +139,7 @@ def test_a_text_that_has_grown_is_as_one_that_began_so_long(seed: int) -> None:
     candidates([place], logits)
     text = place.text
     text.tokens += random_words(rng, 1, 9)
-    num_prompt = text.sampling.num_prompt
+    num_prompt = len(text.request.prompt)
     reply = text.tokens[num_prompt:]
     again = text_of(text.sampling.params, text.tokens[:num_prompt], reply, sorted(text.stop_ids))
     tree = TokenTree(text.tokens[-1])

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from engine.decoder import Decoder
+from engine.request import SamplingParams
 from tests.checkpoints import VOCAB_SIZE
-from tests.engine.sampling_params import random_sampling
+from tests.engine.sampling_params import random_edits, random_filters
 from tests.engine.setups import STAGE_LISTS, random_request, run, target_model, token_ids
 
 CASES_PER_LIST = 30
@@ -20,9 +21,10 @@ def play(stages: str, num_cases: int, seed: int = 0) -> tuple[int, int, int]:
     for _ in range(num_cases):
         decoder = Decoder(target_model(), STAGE_LISTS[stages](rng.randrange(1, 65)))
         request = random_request(rng)
-        plain_text = token_ids(run(decoder, request, "off")[0])
-        words = [*request.prompt, *plain_text]  # what the text is likely to say
-        sampling = random_sampling(rng, VOCAB_SIZE, words)
+        filters = SamplingParams(**random_filters(rng))  # type: ignore[arg-type]
+        request = replace(request, sampling=filters)
+        said = token_ids(run(decoder, request, "off")[0])
+        sampling = replace(filters, **random_edits(rng, VOCAB_SIZE, said))
         sampling = replace(sampling, min_tokens=min(sampling.min_tokens, request.max_tokens))
         request = replace(request, sampling=sampling)
         plain_steps, plain = run(decoder, request, "off")

@@ -34,7 +34,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         monkeypatch.setattr("engine.passes.fused._COMPILER", "eager")
         monkeypatch.setattr(
             "engine.api.accelerate",
-            lambda config, scorers, _: acceleration.CapturedPasses(config, scorers, again),
+            lambda config, scorers, _: acceleration.OnGpu(config, scorers, again),
         )
     return str(request.param)
 
@@ -91,7 +91,7 @@ def test_in_bfloat16_texts_part_at_near_ties_alone(device: str, tmp_path: Path) 
     engine = load(tmp_path, device, "bfloat16")
     rng = random.Random(6)
     prompts = [[rng.randrange(VOCAB_SIZE) for _ in range(20)] for _ in range(20)]
-    worst = max(*rounding(engine._target, prompts), torch.finfo(torch.bfloat16).eps)
+    worst = max(*rounding(engine.scorers["target"], prompts), torch.finfo(torch.bfloat16).eps)
     for _ in range(NUM_TEXTS):
         request = random_request(rng)
         sampling = replace(request.sampling, top_k=0, top_p=1.0, min_p=0.0)

@@ -10,11 +10,11 @@ from transformers import LlamaConfig
 from engine.api import Engine
 from engine.benchmark import gap, pass_times, rounding
 from engine.config import EngineConfig
-from engine.drafting.build import StageBuilder
 from engine.loading import random_model
 from engine.model import Model
 from engine.noise import NoiseRows, noise_values
 from engine.request import GenerateRequest, Output, SamplingParams
+from engine.shared import Shared
 from tests.checkpoints import VOCAB_SIZE, make_model
 
 REQUEST = GenerateRequest("r", (5, 9, 33), 6, SamplingParams(0.0))
@@ -27,7 +27,7 @@ def target() -> Model:
 
 def engine_of(target: Model) -> Engine:
     config = EngineConfig("tiny", compile="never")
-    return Engine(config, target, StageBuilder(config, target))
+    return Engine(config, Shared(config, target))
 
 
 def written(engine: Engine, request: GenerateRequest) -> Iterator[int]:
