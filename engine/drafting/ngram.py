@@ -156,8 +156,7 @@ class NgramDrafter:
         last_two = [*place.text.tokens[-2:], *path][-2:]
         before, last = last_two if len(last_two) == 2 else (-1, last_two[-1])
         tokens, logprobs = self._table.continuations(before, last)
-        sampling = place.text.sampling
-        if sampling.edits or not sampling.params.is_greedy:
+        if place.text.sampling.edits or not place.text.is_greedy:
             return _ranked(place, tokens, logprobs, self._children)
         return dict(zip(tokens[: self._children], logprobs, strict=False))
 
