@@ -3,7 +3,6 @@
 Knows nothing of networks, trees' sizes or drafters; it lives as long as its request.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -13,6 +12,7 @@ import torch
 from engine.errors import InvalidRequestError
 from engine.request import FinishReason, GenerateRequest
 from engine.sampling import Sampling
+from engine.sampling_checks import sampling_problems
 from engine.stats import SpeculationStats
 
 
@@ -47,7 +47,9 @@ class Text:
         """The text of a request that has been checked, its prompt alone."""
         eos = () if request.ignore_eos else eos_token_ids
         stop_ids = frozenset((*request.stop_token_ids, *eos))
-        return cls(request, Sampling(request.sampling, vocab_size, device), stop_ids)
+        num_prompt = len(request.prompt)
+        sampling = Sampling(request.sampling, vocab_size, device, num_prompt, stop_ids)
+        return cls(request, sampling, stop_ids)
 
     @property
     def is_greedy(self) -> bool:
@@ -111,13 +113,7 @@ def _problem(request: GenerateRequest, window: int) -> str | None:
 
 def _sampling_problem(request: GenerateRequest, vocab_size: int) -> str | None:
     """What is wrong with the sampling that is asked for, if anything is."""
-    params = request.sampling
-    if not 0 <= params.temperature < math.inf:
-        return f"temperature is {params.temperature}: it must be 0 or more."
-    if params.top_k < 0:
-        return f"top_k is {params.top_k}: it must be 0 or more."
-    if not (0 <= params.top_p <= 1 and 0 <= params.min_p <= 1):
-        return f"top_p is {params.top_p} and min_p {params.min_p}: they must be from 0 to 1."
     if not 0 <= (request.num_logprobs or 0) <= vocab_size:
         return f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
-    return None
+    problems = sampling_problems(request.sampling, vocab_size, request.max_tokens)
+    return next((told for _, told in problems), None)
