@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,6 @@ from engine.passes import (
 )
 from engine.tree import TokenTree
 
-R = TypeVar("R", bound=EagerRunner)
 _SCRATCH_ROWS = MAX_TREE_ROWS + 2
 """Rows kept free behind the longest text, for a tree or a draft's candidates, their root, and one
 that is never used, but by padding."""
@@ -52,6 +50,11 @@ class TreeScorer(ABC):
     path into committed ones, `rollback` drops them, `reset` starts another text.
     """
 
+    runner_kind: type[EagerRunner] = EagerRunner
+    """Of what kind `runner` is: `engine.acceleration` sets by which one passes become fast."""
+    layers_read: Sequence[int] = ()
+    """The target's layers whose hidden states this network reads; see `Model.keep_features`."""
+
     def __init__(
         self,
         network: nn.Module,
@@ -70,11 +73,6 @@ class TreeScorer(ABC):
         self._nodes: list[int] = []
         self._is_long = False
         self._runners: dict[Hashable, EagerRunner] = {}
-
-    @property
-    def layers_read(self) -> Sequence[int]:
-        """The target's layers whose hidden states this network reads; see `Model.keep_features`."""
-        return ()
 
     @abstractmethod
     def _probe(self, cache: Cache) -> None:
@@ -117,13 +115,10 @@ class TreeScorer(ABC):
     @property
     def runner(self) -> EagerRunner:
         """What runs the passes."""
-        return self.run_by(EagerRunner)
-
-    def run_by(self, kind: type[R]) -> R:
-        """What runs the passes, of this kind from now on: kinds differ in how passes get faster."""
         runner = self._runners.get(self._variant)
-        if not isinstance(runner, kind):
-            runner = self._runners[self._variant] = kind(self._function(), self._example)
+        if runner is None or not isinstance(runner, self.runner_kind):
+            runner = self.runner_kind(self._function(), self._example)
+            self._runners[self._variant] = runner
         return runner
 
     @cached_property

@@ -66,6 +66,7 @@ class HeadModel(TreeScorer):
             rope_boundary=rope_boundary(config),
         )
         super().__init__(network, limits, target.max_model_len, chunk)
+        self.layers_read = network.shape.layers
         self._target = target
         self._first: list[int] = []
         # Of every tree node with a row: the feature that its row holds, and its output.
@@ -88,11 +89,6 @@ class HeadModel(TreeScorer):
     def max_depth(self, context: Sequence[int]) -> int:
         """The deepest node that a tree below this context may have; none below a first token."""
         return super().max_depth(context) if len(context) > 1 else 0
-
-    @property
-    def layers_read(self) -> Sequence[int]:
-        """The layers that the head was trained to read."""
-        return self.network.shape.layers
 
     @property
     def carry_size(self) -> int:
