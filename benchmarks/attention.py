@@ -30,7 +30,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from engine.benchmark import machine, measured_bandwidth
-from engine.config import MAX_TREE_ROWS
+from engine.geometry import MAX_TREE_ROWS
 from engine.kernels.triton_attention import attend
 from engine.tree import bushy_tree
 

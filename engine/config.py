@@ -22,13 +22,11 @@ from typing import (
 )
 
 from engine.errors import ConfigError
+from engine.geometry import MAX_TREE_ROWS
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Compile = Literal["background", "wait", "cached", "never"]
 Positive = Annotated[int, "positive"]
-
-MAX_TREE_ROWS = 1024
-"""The most nodes that any model may have to hold for one step."""
 
 
 @dataclass(frozen=True, slots=True)

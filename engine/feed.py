@@ -7,12 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.config import MAX_TREE_ROWS
-from engine.passes import MAX_WIDTH, PassInputs
+from engine.geometry import MAX_WIDTH, NUM_BYTES
+from engine.passes import PassInputs
 from engine.tree import TokenTree, bushy_tree
-
-NUM_BYTES = (MAX_TREE_ROWS + MAX_WIDTH) // 8
-"""Of bits for the rows behind the text, in every pass that may be compiled or captured."""
 
 
 @dataclass(frozen=True, slots=True)

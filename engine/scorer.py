@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from engine import attention
-from engine.config import MAX_TREE_ROWS
 from engine.feed import Pass, example, packed
+from engine.geometry import SPARE_ROWS, strip_rows
 from engine.kv_cache import Cache, KVCache
 from engine.passes import (
     Example,
@@ -24,10 +24,6 @@ from engine.passes import (
     pack,
 )
 from engine.tree import TokenTree
-
-_SCRATCH_ROWS = MAX_TREE_ROWS + 2
-"""Rows kept free behind the longest text, for a tree or a draft's candidates, their root, and one
-that is never used, but by padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +137,7 @@ class TreeScorer(ABC):
 
     @cached_property
     def _cache(self) -> KVCache:
-        return KVCache.of(self.max_model_len + _SCRATCH_ROWS, self._probe)
+        return KVCache.of(strip_rows(self.max_model_len) + SPARE_ROWS, self._probe)
 
     def reset(self, prompt: Sequence[int]) -> None:
         """Start another text: keep the rows of the longest common prefix with the last one."""

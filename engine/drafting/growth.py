@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelStageConfig
-from engine.feed import NUM_BYTES
+from engine.geometry import MAX_WIDTH, NUM_BYTES
 from engine.noise import as_int64
-from engine.passes import MAX_WIDTH, Parcel, PassInputs, Record
+from engine.passes import Parcel, PassInputs, Record
 from engine.request import SamplingParams
 from engine.scorer import TreeScorer
 from engine.text import Text

@@ -7,14 +7,13 @@ once for a network and a machine, and the runner changes over when the file is t
 
 from engine.passes.captured import CudaRecorder, Record
 from engine.passes.crowd import CROWD
-from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
+from engine.passes.function import Example, Form, PassFunction, PassInputs
 from engine.passes.packed import PackedLinear, pack
 from engine.passes.parcel import Parcel
 from engine.passes.runner import PassRunner
 
 __all__ = [
     "CROWD",
-    "MAX_WIDTH",
     "CudaRecorder",
     "Example",
     "Form",

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
+from engine.geometry import MAX_WIDTH
+from engine.passes.function import Example, Form, PassFunction, PassInputs
 from engine.passes.fused import FusedFunction
 from engine.passes.parcel import Parcel
 

@@ -8,9 +8,6 @@ from torch import Tensor, nn
 
 Form = Literal["eager", "compiled", "captured"]
 
-MAX_WIDTH = 64
-"""Wider passes, of prompts, run eagerly: they are bound by arithmetic, not by overhead."""
-
 
 class PassInputs(NamedTuple):
     """What every pass is given, in the host's memory: a row for each of `width` tokens.

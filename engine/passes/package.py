@@ -21,9 +21,10 @@ from torch import Tensor
 
 from engine import attention, kernels, kv_cache
 from engine.code_cache import publish
+from engine.geometry import MAX_WIDTH
 from engine.passes import packed
 from engine.passes.crowd import CROWD
-from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
+from engine.passes.function import Example, Form, PassFunction, PassInputs
 from engine.scratch import Scratch
 
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}

@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from engine.attention import without_grouped_experts, without_kernel
-from engine.passes.function import MAX_WIDTH, Example, FastPasses, PassFunction, PassInputs
+from engine.geometry import MAX_WIDTH
+from engine.passes.function import Example, FastPasses, PassFunction, PassInputs
 from engine.passes.packed import unpacked
 
 MakeExample = Callable[[int, int | None], Example]

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from engine.code_cache import is_usable, remember, verdict
 from engine.errors import in_one_line
+from engine.geometry import MAX_WIDTH
 from engine.passes import proof
 from engine.passes.captured import CapturedPasses, Record
-from engine.passes.function import MAX_WIDTH, Example, FastPasses, Form, PassFunction, PassInputs
+from engine.passes.function import Example, FastPasses, Form, PassFunction, PassInputs
 from engine.passes.package import (
     LIBRARY,
     Package,

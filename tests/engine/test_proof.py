@@ -9,10 +9,11 @@ from torch import Tensor
 
 from engine.attention import PackedMasks
 from engine.feed import packed
+from engine.geometry import MAX_WIDTH
 from engine.kv_cache import KVCache
 from engine.loading import read_limits
 from engine.model import Model
-from engine.passes.function import MAX_WIDTH, Form, PassFunction, PassInputs
+from engine.passes.function import Form, PassFunction, PassInputs
 from engine.passes.proof import WrongPassError, prove
 from tests.checkpoints import make_network
 
