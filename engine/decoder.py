@@ -117,7 +117,7 @@ class Decoder:
         self.target.reset(request.prompt)
         drafter.reset(request.prompt)
         self.economy.start_text(request.sampling.is_greedy, request.speculation == "always")
-        return _Seat(request, begun, drafter, len(self.target.tokens))
+        return _Seat(request, begun, drafter, len(self.target.rows.tokens))
 
     def _write(self, seat: "_Seat") -> list[Output | Finished]:
         """One step of a text that has been read, and its end if that is it."""
@@ -178,7 +178,7 @@ class Decoder:
         chosen = self.economy.choose(candidates, proposed)
         tree = candidates.prune(chosen)
         grown = time.perf_counter()
-        num_rows = len(text.tokens) - 1 - len(self.target.tokens) + len(tree)
+        num_rows = len(text.tokens) - 1 - len(self.target.rows.tokens) + len(tree)
         logits = self.target.score(text.tokens, tree)
         self.target.wait()
         scored = time.perf_counter()

@@ -162,7 +162,7 @@ class ModelDrafter:
 
     def _backlog(self, text: Text) -> int:
         """How many committed tokens the model has yet to read, the root not counted."""
-        return max(0, len(text.tokens) - 1 - len(self._model.tokens))
+        return max(0, len(text.tokens) - 1 - len(self._model.rows.tokens))
 
     def _evaluate(
         self, text: Text, tree: TokenTree, expanded: Sequence[int], guesses: Sequence[int]
@@ -252,7 +252,11 @@ class ModelDrafter:
                 confirmed |= self._expand(text, tree, node, row.tokens, row.values, opinions)
         places = [row.index for row in found.rows]
         evaluated = [node_of[place] for place in places]
-        self._model.adopt(evaluated, found.carried, places, len(found.passes))
+        self._model.num_passes += len(found.passes)
+        self._model.rows.add((), evaluated)
+        if self._model.function.carry_size:
+            # A copy: the device writes there again.
+            self._model.rows.carried.update(zip(evaluated, found.carried[places], strict=True))
         self._evaluated.update(nodes, evaluated)
         return confirmed, [[node_of[row.index] for row in rows] for rows in found.passes]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engine import attention, kernels, kv_cache
+from engine import attention, kernels, kv_cache, masks
 from engine.code_cache import publish
 from engine.geometry import MAX_WIDTH
 from engine.passes import packed
@@ -76,7 +76,7 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
     # proves it).
     width = torch.export.Dim("width", min=2, max=MAX_WIDTH)
     rest = (*({1: width} for _ in extra), *({} for _ in rows))
-    shapes: tuple[object, ...] = ({1: width}, {}, {0: width}, {0: width}, rest)
+    shapes: tuple[object, ...] = ({1: width}, {0: width}, {0: width}, rest)
     with torch.no_grad(), Scratch(path.parent) as folder:
         program = torch.export.export(
             function, (*inputs, *extra, *rows), dynamic_shapes=shapes, strict=False
@@ -105,7 +105,7 @@ def _unpack(archive: Path) -> Iterator[Path]:
 def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
     """A name for all that a package depends on: shapes, code, versions, the machine."""
     state = _state(function)
-    sources = (attention, kv_cache, packed, compile_package, type(function))
+    sources = (attention, masks, kv_cache, packed, compile_package, type(function))
     facts = [
         function.description,
         kernels.describe_machine(),

@@ -179,11 +179,11 @@ def grown(drafter: ModelDrafter, context: Text) -> TokenTree:
 
 def assert_found(drafter: ModelDrafter, tree: TokenTree, wanted: Reference) -> None:
     """The rows and the children of the drafter are those of the reference."""
-    rows = [tuple(tree.path_tokens(node)) for node in drafter._model._nodes]
+    rows = [tuple(tree.path_tokens(node)) for node in drafter._model.rows.nodes]
     num_first = 1 + sum(wanted.is_open(path) for path in wanted.guesses)
     assert set(rows[:num_first]) == set(wanted.rows[:num_first])
     assert rows[num_first:] == wanted.rows[num_first:]
-    for path, node in zip(rows, drafter._model._nodes, strict=True):
+    for path, node in zip(rows, drafter._model.rows.nodes, strict=True):
         listed = {
             tree.tokens[child]: tree.estimates[child]
             for child in tree.children(node)
@@ -230,7 +230,7 @@ def test_a_guess_that_the_draft_confirms_is_not_evaluated_twice() -> None:
     script = Script({said: -0.1, (*said, 7): -3.0})
     drafter = stage_over(make_draft("llama", "cpu"), script, width=3, passes=3, children=3)
     tree = grown(drafter, context)
-    nodes = drafter._model._nodes
+    nodes = drafter._model.rows.nodes
     assert len(nodes) == len(set(nodes)) == 3 + 2 * 3
     assert drafter.take_work()[0].num_passes == 3
     assert (script.work.num_guesses, script.work.num_confirmed) in {(2, 1), (2, 2)}
@@ -243,7 +243,7 @@ def test_rows_too_unlikely_to_pay_get_no_children(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Economy, "prospects", lambda self, budget: prospects)
     drafter = stage_over(model, NoStage(), width=5, passes=5, children=3)
     tree = grown(drafter, Text([3, 1, 4], Sampler(GREEDY, VOCAB_SIZE), max_depth=9))
-    scores, nodes = tree.scores(), model._nodes
+    scores, nodes = tree.scores(), model.rows.nodes
     assert len(nodes) == len(set(nodes)) == 1 + 3 + 3 * 5
     likely = [node for node in nodes if math.exp(scores[node]) >= floor]
     assert [node for node in nodes if tree.children(node) and node in likely] == likely
@@ -268,7 +268,7 @@ def test_rows_written_on_the_device_can_be_committed(device: str) -> None:
     for _ in range(12):
         context = random_context(rng, GREEDY)
         tree = grown(drafter, context)
-        path = tree.path(rng.choice(model._nodes))
+        path = tree.path(rng.choice(model.rows.nodes))
         model.commit(tree, path)
         text = [*context.tokens, *(tree.tokens[node] for node in path), 9]
         plain.reset([])
@@ -288,12 +288,12 @@ def test_a_head_reads_its_parents_output_on_the_device() -> None:
         target.score(context.tokens, TokenTree(context.tokens[-1]))
         tree = grown(drafter, context)
         eager.reset(context.tokens)
-        for node in head._nodes:
+        for node in head.rows.nodes:
             logits = eager.score(context.tokens, tree, [node]).log_softmax(dim=-1)[0]
             for child in tree.children(node):
                 said = logits[tree.tokens[child]].item()
                 assert tree.estimates[child] == pytest.approx(said, abs=2e-3)
-        leaf = tree.children(head._nodes[-1])[0]
+        leaf = tree.children(head.rows.nodes[-1])[0]
         got, wanted = (each.score(context.tokens, tree, [leaf]) for each in (head, eager))
         assert torch.allclose(got, wanted, atol=2e-4)
 

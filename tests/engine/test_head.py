@@ -166,7 +166,7 @@ def test_a_head_equals_the_reference_token_by_token(
     tree = chain(path)
     for node in range(len(tree)):
         assert close(head.score(CONTEXT, tree, [node])[0], expected[node])
-    assert head.tokens == CONTEXT[1:-1]
+    assert head.rows.tokens == CONTEXT[:-1]
 
 
 def test_nodes_that_share_a_pass_with_their_parents_hold_the_feature_above_both(

@@ -113,7 +113,7 @@ def proposals(acceptance: float, seed: int = 0, start: int = 1) -> list[int]:
     text = Text(tokens, Sampler(SamplingParams(), VOCAB_SIZE), max_depth=50)
     tree = TokenTree(tokens[-1])
     nodes = drafter.grow(text, tree, [0], drafter.budget)
-    assert tree.is_chain()
+    assert tree.parents == list(range(-1, len(tree) - 1))
     return [tree.tokens[node] for node in nodes]
 
 
