@@ -220,8 +220,8 @@ def test_a_deep_network_is_compiled_as_few_layers(
     model = Model(network := make_network(kind, **depth), read_limits(network.config), 512)
     model.keep_features((1, 4, 8))
     example = model._example(3)
-    expected = model._function()(*example.inputs, *example.rows)
-    outputs = FusedFunction(model._function())(*example.inputs, *example.rows)
+    expected = model.function(*example.inputs, *example.rows)
+    outputs = FusedFunction(model.function)(*example.inputs, *example.rows)
     for output, wanted in zip(outputs, expected, strict=True):
         assert torch.equal(output, wanted)
     assert compiler.frame_count <= (4 if kind == "gemma2" else 2)
@@ -242,8 +242,8 @@ def test_all_widths_but_one_row_are_one_piece_of_code(
     frames = []
     for width in (1, 16, 4, 64, 2):
         example = model._example(width)
-        expected = model._function()(*example.inputs, *example.rows)
-        outputs = FusedFunction(model._function())(*example.inputs, *example.rows)
+        expected = model.function(*example.inputs, *example.rows)
+        outputs = FusedFunction(model.function)(*example.inputs, *example.rows)
         assert torch.equal(outputs[0], expected[0])
         frames.append(compiler.frame_count)
     assert frames[2:] == [frames[2]] * 3
