@@ -5,7 +5,6 @@
 An unknown key is an error that names the nearest valid one.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import UnionType
@@ -21,7 +20,7 @@ from typing import (
     get_type_hints,
 )
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, did_you_mean
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Compile = Literal["background", "wait", "cached", "never"]
@@ -41,12 +40,14 @@ class _Section:
         known = [field.name for field in fields(cls)]
         for key in mapping:
             if key not in known:
-                raise ConfigError(f"unknown key {where}{key!s}.{_nearest(str(key), known)}")
+                raise ConfigError(
+                    f"unknown key {where}{key!s}. {did_you_mean(str(key), known)}", str(key)
+                )
         hints = get_type_hints(cls, include_extras=True)
         for key, value in mapping.items():
             if not _fits(value, hints[key]):
                 expected = _describe(hints[key])
-                raise ConfigError(f"{where}{key} must be {expected}, but it is {value!r}.")
+                raise ConfigError(f"{where}{key} must be {expected}, but it is {value!r}.", key)
         for field in fields(cls):
             if field.default is MISSING and field.name not in mapping:
                 raise ConfigError(f"{where}{field.name} is missing: it has no default.")
@@ -163,7 +164,9 @@ def _stage(item: object, where: str) -> StageConfig:
         raise ConfigError(f"{where[:-1]} needs a `kind`, one of {', '.join(STAGE_KINDS)}.")
     kind = str(item["kind"])
     if kind not in STAGE_KINDS:
-        raise ConfigError(f"{where}kind: unknown kind {kind!r}.{_nearest(kind, list(STAGE_KINDS))}")
+        raise ConfigError(
+            f"{where}kind: unknown kind {kind!r}. {did_you_mean(kind, list(STAGE_KINDS))}"
+        )
     rest = {key: value for key, value in item.items() if key != "kind"}
     return STAGE_KINDS[kind].from_mapping(rest, where)
 
@@ -199,12 +202,6 @@ def _check_alternatives(
             )
         place = f"{where}with alternatives[{i}] in the first place, "
         _check_sizes((stage, *below_drafter(stages)), place)
-
-
-def _nearest(key: str, known: list[str]) -> str:
-    """The end of an error message: the nearest valid name, or all of them."""
-    close = difflib.get_close_matches(key, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else f" Valid names: {', '.join(known)}."
 
 
 def _fits(value: object, hint: object) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.accept import accept
+from engine.checks import check
 from engine.drafting.base import Drafter, NoStage
 from engine.economy import TARGET_PASS, Economy, Spending, time_passes
 from engine.errors import EngineError, InvalidRequestError
@@ -24,7 +25,7 @@ from engine.request import (
 )
 from engine.sampling import Sampler
 from engine.stats import SpeculationStats, StepStats
-from engine.text import Text, check
+from engine.text import Text
 from engine.tree import TokenTree, bushy_tree
 
 _REHEARSAL_TOKENS = 80

@@ -3,7 +3,6 @@
 Knows nothing of networks, trees' sizes or drafters; it lives as long as its request.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -11,7 +10,6 @@ from typing import Self
 import torch
 
 from engine.economy import Economy
-from engine.errors import InvalidRequestError
 from engine.request import FinishReason, GenerateRequest
 from engine.sampling import Sampler
 from engine.stats import SpeculationStats
@@ -77,39 +75,3 @@ class Text:
         self.tokens.extend(kept)
         self.num_left -= len(kept)
         return len(kept)
-
-
-def check(request: GenerateRequest, window: int, vocab_size: int) -> None:
-    """Raise InvalidRequestError for a request that cannot run where texts are so long at most."""
-    if (problem := _problem(request, window) or _sampling_problem(request, vocab_size)) is not None:
-        raise InvalidRequestError(problem)
-    if not all(0 <= token < vocab_size for token in request.prompt):
-        raise InvalidRequestError(f"token ids must be from 0 to {vocab_size - 1}.")
-
-
-def _problem(request: GenerateRequest, window: int) -> str | None:
-    """What is wrong with the prompt or the length that is asked for, if anything is."""
-    if not request.prompt:
-        return "the prompt is empty: give at least one token id."
-    if request.max_tokens < 1:
-        return f"max_tokens is {request.max_tokens}: ask for at least one."
-    if len(request.prompt) + request.max_tokens > window:
-        return (
-            f"a prompt of {len(request.prompt)} tokens and a reply of {request.max_tokens} "
-            f"exceed the window of {window}: shorten either, or raise max_model_len."
-        )
-    return None
-
-
-def _sampling_problem(request: GenerateRequest, vocab_size: int) -> str | None:
-    """What is wrong with the sampling that is asked for, if anything is."""
-    params = request.sampling
-    if not 0 <= params.temperature < math.inf:
-        return f"temperature is {params.temperature}: it must be 0 or more."
-    if params.top_k < 0:
-        return f"top_k is {params.top_k}: it must be 0 or more."
-    if not (0 <= params.top_p <= 1 and 0 <= params.min_p <= 1):
-        return f"top_p is {params.top_p} and min_p {params.min_p}: they must be from 0 to 1."
-    if not 0 <= (request.num_logprobs or 0) <= vocab_size:
-        return f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
-    return None
