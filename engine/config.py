@@ -50,7 +50,7 @@ class _Section:
                 raise ConfigError(f"{where}{key} must be {expected}, but it is {value!r}.", key)
         for field in fields(cls):
             if field.default is MISSING and field.name not in mapping:
-                raise ConfigError(f"{where}{field.name} is missing: it has no default.")
+                raise ConfigError(f"{where}{field.name} is missing: it has no default.", field.name)
         return cls(**mapping)
 
 
@@ -153,8 +153,12 @@ def below_drafter(stages: Sequence[StageConfig]) -> tuple[StageConfig, ...]:
 def _stages(mapping: Mapping[str, Any], key: str, where: str) -> tuple[StageConfig, ...]:
     stages = mapping.get(key) or []
     if not isinstance(stages, list | tuple):
-        raise ConfigError(f"{where}{key} must be a list of stages, but it is {stages!r}.")
-    return tuple(_stage(item, f"{where}{key}[{i}].") for i, item in enumerate(stages))
+        raise ConfigError(f"{where}{key} must be a list of stages, but it is {stages!r}.", key)
+    try:
+        return tuple(_stage(item, f"{where}{key}[{i}].") for i, item in enumerate(stages))
+    except ConfigError as error:
+        error.key = key  # and not one of the stage's own
+        raise
 
 
 def _stage(item: object, where: str) -> StageConfig:
@@ -177,7 +181,9 @@ def _check_sizes(stages: tuple[StageConfig, ...], where: str) -> None:
     for i, stage in enumerate(stages):
         if i and isinstance(stage, HeadStageConfig):
             raise ConfigError(
-                f"{where}stages[{i}] is a head: it reads the target, so it must be the first stage."
+                f"{where}stages[{i}] is a head: it reads the target, so it must be the first "
+                "stage.",
+                "stages",
             )
         num_rows = stage.budget
         if isinstance(stage, ModelStageConfig):
@@ -187,7 +193,8 @@ def _check_sizes(stages: tuple[StageConfig, ...], where: str) -> None:
         if num_rows > MAX_TREE_ROWS:
             raise ConfigError(
                 f"{where}stages[{i}] could make {num_rows} nodes in a step, more than "
-                f"{MAX_TREE_ROWS}: lower its budget, passes or width, or the budget below it."
+                f"{MAX_TREE_ROWS}: lower its budget, passes or width, or the budget below it.",
+                "stages",
             )
 
 
@@ -198,7 +205,8 @@ def _check_alternatives(
         if not isinstance(stage, ModelStageConfig):
             raise ConfigError(
                 f"{where}alternatives[{i}] takes the place of the first stage, so it must be of "
-                "kind model or head: name an n-gram stage in `stages`."
+                "kind model or head: name an n-gram stage in `stages`.",
+                "alternatives",
             )
         place = f"{where}with alternatives[{i}] in the first place, "
         _check_sizes((stage, *below_drafter(stages)), place)
