@@ -21,6 +21,7 @@ from engine.benchmark import gap, machine, read_prompts, rounding
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.loading import load_model
 from engine.request import EmittedToken, GenerateRequest, Output, SamplingParams
+from engine.weights import lay_out
 
 STAGES = (
     ModelStageConfig("embedded/draft", budget=16, passes=3),
@@ -84,7 +85,7 @@ def _rounding(arguments: argparse.Namespace, prompts: Sequence[tuple[int, ...]])
     model = load_model(
         arguments.model, dtype=arguments.dtype, device="auto", max_model_len=None, chunk=512
     )
-    model.prepare(kernel=None)
+    lay_out(model.network, has_kernels=False)
     differences = rounding(model, prompts)
     median, worst = statistics.median(differences), max(differences)
     return f"{median:.4f} (median), {worst:.4f} (worst)"

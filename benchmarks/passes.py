@@ -23,16 +23,17 @@ from typing import Any
 import torch
 
 from engine import attention, kernels
-from engine.acceleration import CapturedPasses
+from engine.acceleration import OnGpu
 from engine.benchmark import WIDTHS, machine, measured_bandwidth, pass_times
 from engine.code_cache import cache_root
 from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
 from engine.loading import choose_device, load_model
 from engine.model import Model
-from engine.passes import CudaRecorder
+from engine.passes import CompiledRunner, CudaRecorder
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
+from engine.weights import bytes_read, lay_out
 
 FORMS = {"cpu": ("stock", "eager", "compiled"), "cuda": ("stock", "captured")}
 """By the type of the device."""
@@ -63,7 +64,7 @@ def main() -> None:
     print(f"{machine()}")
     print(f"{arguments.context} tokens of text; memory is read at {bandwidth / 1e9:.1f} GB/s")
     for name, scorer in list(forms.values())[-1].items():
-        num_bytes = scorer.weight_bytes
+        num_bytes = bytes_read(scorer.network)
         floor = 1e3 * num_bytes / bandwidth
         print(f"\n{name}: {num_bytes / 1e6:.1f} MB of weights a pass, floor {floor:.2f} ms")
         print(f"{'rows':>10}" + "".join(f"{width:>14}" for width in WIDTHS) + "   1 row / floor")
@@ -87,8 +88,8 @@ def main() -> None:
 def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
     """The target and its drafters in one form, each after the same text."""
     config = EngineConfig(arguments.model, dtype=arguments.dtype, device=arguments.device)
-    builder = StageBuilder(config, _target(config))
-    scorers = {"target": builder.scorers(())[0]}
+    builder = StageBuilder(config, target := _target(config))
+    scorers: dict[str, TreeScorer] = {"target": target}
     if arguments.draft:
         scorers["draft"] = builder.model(arguments.draft)
     if arguments.head:
@@ -99,13 +100,14 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
         scorers["head"] = head
     if form == "captured":
         waiting = replace(config, compile="wait")
-        CapturedPasses(waiting, scorers, CudaRecorder()).settle(lambda phase: None)
+        OnGpu(waiting, scorers, CudaRecorder()).settle(lambda phase: None)
     for scorer in scorers.values():
         if form == "eager":
-            scorer.prepare(kernel=None)
+            lay_out(scorer.network, has_kernels=False)
         if form == "compiled" and kernels.load(folder := cache_root() / "passes"):
-            scorer.prepare(attention.CPU_KERNEL)
-            scorer.runner.adopt(folder)
+            lay_out(scorer.network, has_kernels=True)
+            attention.use(scorer.network, attention.CPU_KERNEL)
+            scorer.run_by(CompiledRunner).take_package(folder)
     return scorers
 
 

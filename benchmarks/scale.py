@@ -46,6 +46,7 @@ from engine.benchmark import (
 )
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.request import SamplingParams
+from engine.weights import bytes_read
 
 TARGET, TARGET_SIZE = "embedded/target", 14
 LABEL = f"acceptance of the {TARGET_SIZE}M target, cost of the size named"
@@ -143,7 +144,7 @@ def measure(size: int, arguments: argparse.Namespace) -> dict[str, Any]:
             comparison = compare(engine, modes, workload, arguments.repetitions, tell)
             temperatures.append(_summary(sampling, comparison))
         bandwidth = max(before, measured_bandwidth(info.device))
-        weight_bytes = engine.weight_bytes["target"]
+        weight_bytes = bytes_read(engine.scorers["target"].network)
     return {
         "size": size,
         "shape": asdict(shape) if shape else None,

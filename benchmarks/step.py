@@ -33,9 +33,10 @@ from transformers.utils import logging
 from engine.api import Engine
 from engine.benchmark import SIZES, LlamaShape, grown, machine
 from engine.config import Compile, EngineConfig, ModelStageConfig, NgramStageConfig
-from engine.drafting.build import StageBuilder
 from engine.loading import choose_device, choose_precision, random_model
 from engine.request import GenerateRequest, Output, SamplingParams, Speculation
+from engine.shared import Shared
+from engine.weights import bytes_read
 
 LLAMAS: Mapping[str, tuple[int, int, int, int]] = {
     "0.1B": (768, 2304, 6, 12),
@@ -137,7 +138,7 @@ def loaded(name: str, arguments: argparse.Namespace) -> Iterator[Engine]:
             max_model_len=_WINDOW,
             chunk=given.prefill_chunk,
         )
-        yield Engine(given, target, StageBuilder(given, target))
+        yield Engine(given, Shared(given, target))
 
 
 def llama(name: str) -> LlamaConfig:
@@ -178,7 +179,9 @@ def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
         "passes": engine.info.passes,
         "dtype": engine.info.dtype,
         "num_parameters": engine.info.num_parameters,
-        "weight_bytes": engine.weight_bytes,
+        "weight_bytes": {
+            name: bytes_read(scorer.network) for name, scorer in engine.scorers.items()
+        },
         "phases": {mode: phases(steps[mode]) for mode in MODES},
         "work": {mode: profiled(engine, MODES[mode], arguments) for mode in PROFILED},
     }

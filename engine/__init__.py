@@ -3,7 +3,6 @@
 Importing it imports no torch. The same engine inside this process is `engine.api`.
 """
 
-import os
 from typing import TYPE_CHECKING
 
 from engine.checks import check
@@ -36,14 +35,6 @@ from engine.request import (
     Update,
 )
 from engine.stats import SpeculationStats, StageStats, StepStats
-
-# How long OpenMP's threads spin before they sleep; it is read when torch is loaded, so it is set
-# here, unless the user has. By default they spin for milliseconds, many times in a pass, while the
-# thread they wait for has no core: beside one busy process on two cores a pass of 1 ms then took
-# 200. Without any spinning it takes 3 there, but 8 on an idle machine, whose cores sleep. With this
-# count, 0.1 ms, streaming to a client on the same two cores is fastest.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from engine.process import EngineProcess

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from engine.request import TARGET
 from engine.tree import TokenTree
 
 
@@ -11,6 +12,14 @@ class Acceptance(NamedTuple):
 
     path: tuple[int, ...]
     bonus_token: int
+
+    def tokens(self, tree: TokenTree) -> list[int]:
+        """What the step emits: a token after the root and after each accepted node."""
+        return [*(tree.tokens[node] for node in self.path), self.bonus_token]
+
+    def origins(self, tree: TokenTree) -> list[str]:
+        """Who proposed each of them; nobody but the target the last."""
+        return [*(tree.origins[node] for node in self.path), TARGET]
 
 
 def accept(tree: TokenTree, choose: Callable[[int], int]) -> Acceptance:

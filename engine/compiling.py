@@ -53,4 +53,4 @@ def _compile(config: EngineConfig | None, folder: Path) -> list[str]:
     if config is None:
         return compile_passes({}, folder)
     engine = Engine.load(replace(config, compile="cached"))
-    return engine.compile_passes(folder)
+    return compile_passes(engine.scorers, folder)

@@ -87,29 +87,43 @@ class NoiseRows:
         """The noise of one position: float32, shape (vocab_size,)."""
         return self._row(position)
 
-    def rows(self, positions: Sequence[int]) -> Tensor:
-        """The noise of all tokens at several positions: float32, (len(positions), vocab_size)."""
-        return torch.stack([self.row(position) for position in positions])
-
-    def values(
-        self, positions: Sequence[int], token_ids: Sequence[Sequence[int] | Tokens]
-    ) -> NDArray[np.float32]:
-        """The noise of a few tokens at each of several positions, one list after the other.
-
-        On the host; no whole row is made, since the logarithms are the greater part of its cost.
-        """
-        pairs = zip(positions, token_ids, strict=True)
-        return gumbel(np.concatenate([self._bits(place).take(tokens) for place, tokens in pairs]))
+    def bits(self, position: int) -> NDArray[np.uint64]:
+        """The 64 bits of every token at one position, of which `gumbel` makes its noise."""
+        return self._bits(position)
 
 
-def noise_of(seed: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
+def noise_rows(sources: Sequence[NoiseRows], positions: Sequence[int]) -> Tensor:
+    """The noise of all tokens: float32, (rows, vocab_size).
+
+    Row i is that of `sources[i]` at `positions[i]`.
+    """
+    pairs = zip(sources, positions, strict=True)
+    return torch.stack([source.row(position) for source, position in pairs])
+
+
+def noise_values(
+    sources: Sequence[NoiseRows],
+    positions: Sequence[int],
+    token_ids: Sequence[Sequence[int] | Tokens],
+) -> NDArray[np.float32]:
+    """The noise of a few tokens in each of such rows, one list after the other.
+
+    On the host; no whole row is made, since the logarithms are the greater part of its cost.
+    """
+    rows = zip(sources, positions, token_ids, strict=True)
+    return gumbel(
+        np.concatenate([source.bits(place).take(tokens) for source, place, tokens in rows])
+    )
+
+
+def noise_of(seeds: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
     """The noise of some tokens (rows, tokens) at the position of each row (rows,): float32.
 
-    All int64 on the host, like `seed` (1,), which is taken modulo 2**64. What a kernel does on a
-    GPU (`kernels.triton_noise`), as its arguments are.
+    All int64 on the host, like `seeds`, (rows,) or one for all, which are taken modulo 2**64. What
+    a kernel does on a GPU (`kernels.triton_noise`), as its arguments are.
     """
     size = int(tokens.max()) + 1
-    source = RandomBits(int(seed))
-    bits = [source.row(position, size) for position in positions.tolist()]
-    words = [row.take(ids) for row, ids in zip(bits, tokens.tolist(), strict=True)]
+    seeds = seeds.expand(len(positions))
+    places = zip(seeds.tolist(), positions.tolist(), tokens.tolist(), strict=True)
+    words = [RandomBits(seed).row(place, size).take(ids) for seed, place, ids in places]
     return torch.from_numpy(gumbel(np.stack(words)))

@@ -7,24 +7,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from engine import attention
 from engine.config import MAX_TREE_ROWS
 from engine.feed import Pass, example, packed
 from engine.kv_cache import Cache, KVCache
 from engine.passes import (
+    EagerRunner,
     Example,
-    PackedLinear,
     PassFunction,
     PassInputs,
-    PassRunner,
-    pack,
 )
 from engine.tree import TokenTree
 
+R = TypeVar("R", bound=EagerRunner)
 _SCRATCH_ROWS = MAX_TREE_ROWS + 2
 """Rows kept free behind the longest text, for a tree or a draft's candidates, their root, and one
 that is never used, but by padding."""
@@ -70,7 +69,12 @@ class TreeScorer(ABC):
         self._chunk = chunk
         self._nodes: list[int] = []
         self._is_long = False
-        self._runners: dict[Hashable, PassRunner] = {}
+        self._runners: dict[Hashable, EagerRunner] = {}
+
+    @property
+    def layers_read(self) -> Sequence[int]:
+        """The target's layers whose hidden states this network reads; see `Model.keep_features`."""
+        return ()
 
     @abstractmethod
     def _probe(self, cache: Cache) -> None:
@@ -110,34 +114,17 @@ class TreeScorer(ABC):
         """Examples of the inputs that this network's pass has beside the common ones."""
         return ()
 
-    def prepare(self, kernel: str | None) -> None:
-        """Lay the weights out for this machine; once more when it has kernels of ours.
-
-        `kernel` names that of the attention; a CPU's comes with products of ours.
-        """
-        pack(self.network, with_kernels=kernel == attention.CPU_KERNEL)
-        if kernel is not None:
-            attention.use(self.network, kernel)
-
     @property
-    def num_bytes(self) -> int:
-        """What all weights take before they are packed."""
-        layers = [each for each in self.network.modules() if isinstance(each, PackedLinear)]
-        num_packed = sum(each.in_features * each.out_features for each in layers)
-        others = sum(weight.nbytes for weight in self.network.parameters())
-        return others + num_packed * self.dtype.itemsize
-
-    @property
-    def weight_bytes(self) -> int:
-        """What a pass reads: every weight but the embeddings, whose rows are few."""
-        return sum(map(_bytes_read, self.network.modules()))
-
-    @property
-    def runner(self) -> PassRunner:
+    def runner(self) -> EagerRunner:
         """What runs the passes."""
-        if self._variant not in self._runners:
-            self._runners[self._variant] = PassRunner(self._function(), self._example)
-        return self._runners[self._variant]
+        return self.run_by(EagerRunner)
+
+    def run_by(self, kind: type[R]) -> R:
+        """What runs the passes, of this kind from now on: kinds differ in how passes get faster."""
+        runner = self._runners.get(self._variant)
+        if not isinstance(runner, kind):
+            runner = self._runners[self._variant] = kind(self._function(), self._example)
+        return runner
 
     @cached_property
     def _cache(self) -> KVCache:
@@ -185,6 +172,10 @@ class TreeScorer(ABC):
         """Let the device finish: until then a GPU's pass has only been asked for."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def num_missing(self, context: Sequence[int]) -> int:
+        """How many committed tokens have no row yet, the root not counted."""
+        return max(0, len(context) - 1 - len(self.tokens))
 
     def commit(self, tree: TokenTree, path: Sequence[int]) -> None:
         """Keep the rows of the root and of `path`, which must have been scored; drop the others."""
@@ -287,11 +278,3 @@ class TreeScorer(ABC):
         sizes = (self.limits.vocab_size, self.max_model_len, self.limits.window)
         inputs = example(width, length or self.unused_slot, sizes)
         return Example(inputs, self._extra(width), self._cache.rows)
-
-
-def _bytes_read(module: nn.Module) -> int:
-    """What a pass reads of a module's own weights, of an embedding but a row for each token."""
-    if isinstance(module, nn.Embedding):
-        return 0
-    packed = module.num_bytes if isinstance(module, PackedLinear) else 0
-    return packed + sum(weight.nbytes for weight in module.parameters(recurse=False))

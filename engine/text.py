@@ -9,30 +9,30 @@ from typing import Self
 
 import torch
 
-from engine.economy import Economy
 from engine.request import FinishReason, GenerateRequest
-from engine.sampling import Sampler
+from engine.sampling import Sampling
 from engine.stats import SpeculationStats
-from engine.tree import TokenTree
 
 
 @dataclass(slots=True)
 class Text:
-    """Committed tokens, of which the last is the root of the next tree, and the rule of choice.
+    """A request that is being written: its tokens, its rule of choice, and where it ends.
 
-    No tree may reach deeper than `max_depth`, and a node that holds one of `stop_ids` gets no
-    children, since the text would end there. `economy` says what a stage's claims are worth and
-    which passes pay. `reason` tells why the text has ended, None while it goes on.
+    The last token is the root of the next tree. A node that holds one of `stop_ids` gets no
+    children, since the text would end there. `num_cached` of the prompt's tokens had their rows
+    already; `reason` tells why the text has ended, None while it goes on.
     """
 
-    tokens: list[int]
-    sampler: Sampler
+    request: GenerateRequest
+    sampling: Sampling
     stop_ids: frozenset[int] = frozenset()
-    max_depth: int = 0
-    economy: Economy = field(default_factory=Economy)
-    num_left: int = 0
+    num_cached: int = 0
     reason: FinishReason | None = None
     stats: SpeculationStats = field(default_factory=SpeculationStats)
+    tokens: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
 
     @classmethod
     def of(
@@ -40,28 +40,37 @@ class Text:
         request: GenerateRequest,
         eos_token_ids: Sequence[int],
         vocab_size: int,
-        device: torch.device,
-        economy: Economy,
+        device: torch.device | str,
     ) -> Self:
         """The text of a request that has been checked, its prompt alone."""
         eos = () if request.ignore_eos else eos_token_ids
-        return cls(
-            tokens=list(request.prompt),
-            sampler=Sampler(request.sampling, vocab_size, device),
-            stop_ids=frozenset((*request.stop_token_ids, *eos)),
-            economy=economy,
-            num_left=request.max_tokens,
-        )
+        stop_ids = frozenset((*request.stop_token_ids, *eos))
+        return cls(request, Sampling(request.sampling, vocab_size, device), stop_ids)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is chosen."""
+        return self.request.sampling.is_greedy
+
+    @property
+    def is_free(self) -> bool:
+        """Whether stages are to use their limits fully, whatever that costs."""
+        return self.request.speculation == "always"
 
     @property
     def root_position(self) -> int:
         """The index of the root in the model's whole input; a node's is this plus its depth."""
         return len(self.tokens) - 1
 
-    def can_extend(self, tree: TokenTree, node: int) -> bool:
-        """Whether anything may be proposed below this node."""
-        is_end = node > 0 and tree.tokens[node] in self.stop_ids
-        return tree.depths[node] < self.max_depth and not is_end
+    @property
+    def num_written(self) -> int:
+        """Tokens of the reply so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that may still come."""
+        return self.request.max_tokens - self.num_written
 
     def take(self, emitted: Sequence[int]) -> int:
         """Keep a step's tokens up to the end of the text, if that is among them; how many."""
@@ -73,5 +82,4 @@ class Text:
         elif len(kept) == self.num_left:
             self.reason = "length"
         self.tokens.extend(kept)
-        self.num_left -= len(kept)
         return len(kept)

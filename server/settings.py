@@ -107,7 +107,7 @@ class Settings(BaseModel):
         return devices
 
     @classmethod
-    def keys(cls) -> tuple[str, ...]:
+    def names(cls) -> tuple[str, ...]:
         """The names of all settings."""
         return (*ENGINE_KEYS, *(name for name in cls.model_fields if name != "engine"))
 

@@ -69,7 +69,7 @@ def _environment() -> dict[str, Any]:
 
 def _is_setting(key: str, variable: str) -> bool:
     """Refuse a misspelt setting; others may mean somebody else by our name, and are told."""
-    known = Settings.keys()
+    known = Settings.names()
     if key in known:
         return True
     meant = nearest(key, known)
@@ -105,7 +105,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read as YAML: {said}.{remedy}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold keys and values, such as `port: 8000`.")
-    known = Settings.keys()
+    known = Settings.names()
     for key in map(str, content):
         if key not in known:
             raise ConfigError(f"{path}: unknown key {key!r}. {did_you_mean(key, known)}")

@@ -3,9 +3,10 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from engine.drafting.base import Drafter, NoStage, StageWork
+from engine.drafting.stage import Drafter, NoStage
+from engine.economy import Step
+from engine.scorer import TreeScorer
 from engine.text import Text
-from engine.tree import TokenTree
 
 
 class AdversarialDrafter:
@@ -14,65 +15,58 @@ class AdversarialDrafter:
     It keeps the contract (budget, depth, nothing below an end of text) and is otherwise useless.
     """
 
+    name = "adversary"
+
     def __init__(self, seed: int, budget: int, vocab_size: int) -> None:
         self.budget = budget
-        self.work = StageWork("adversary")
         self._random = random.Random(seed)
         self._vocab_size = vocab_size
 
-    def reset(self, prompt: Sequence[int]) -> None:
-        """Nothing is remembered."""
-
-    def observe(self, tokens: Sequence[int]) -> None:
-        """Nothing is learnt."""
-
-    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
+    def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
         """Up to `budget` random nodes, each under a random one of those so far."""
         proposed: list[int] = []
+        step.turn(self.name)
         for _ in range(self._random.randrange(budget + 1)):
-            places = [node for node in [*leaves, *proposed] if text.can_extend(tree, node)]
+            places = [node for node in [*leaves, *proposed] if step.can_extend(node)]
             if not places:
                 break
             token = self._random.randrange(self._vocab_size)
             place, claim = self._random.choice(places), -self._random.random()
-            estimate = text.economy.believe(place, token, (self.work.name,), claim)
-            node = tree.add(place, token, estimate, self.work.name)
+            estimate = step.claims.believe(place, token, (self.name,), claim)
+            node = step.tree.add(place, token, estimate, self.name)
             if node not in proposed:
                 proposed.append(node)
         return proposed
 
-    def take_work(self) -> list[StageWork]:
-        """An empty record."""
-        return [self.work.take()]
-
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """It has no network."""
+        return {}
+
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """Nor here."""
         return {}
 
 
 class OracleDrafter(NoStage):
     """Proposes a known text as one chain, from wherever the text stands."""
 
+    name = "oracle"
+
     def __init__(self, text: Sequence[int], budget: int) -> None:
-        super().__init__()
         self.budget = budget
-        self.work = StageWork("oracle")
         self._text = list(text)
 
-    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
+    def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
         """The next `budget` tokens of the known text."""
+        step.turn(self.name)
         node, proposed = leaves[0], []
-        for token in self._text[len(text.tokens) :][:budget]:
-            if not text.can_extend(tree, node):
+        for token in self._text[len(step.text.tokens) :][:budget]:
+            if not step.can_extend(node):
                 break
-            estimate = text.economy.believe(node, token, (self.work.name,), -0.1)
-            node = tree.add(node, token, estimate, self.work.name)
+            estimate = step.claims.believe(node, token, (self.name,), -0.1)
+            node = step.tree.add(node, token, estimate, self.name)
             proposed.append(node)
         return proposed
-
-    def take_work(self) -> list[StageWork]:
-        """An empty record."""
-        return [self.work.take()]
 
 
 _: tuple[Drafter, ...] = (AdversarialDrafter(0, 1, 1), OracleDrafter([], 1))

@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from engine.decoder import Decoder
-from engine.drafting.base import Drafter, NoStage
+from engine.drafting.stage import Drafter, NoStage
 from engine.errors import EngineError
 from engine.loading import load_model
 from engine.model import Model

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from engine.config import ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
-from engine.drafting.base import Drafter, NoStage
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
+from engine.drafting.stage import Drafter, NoStage
 from engine.feed import Pass
 from engine.kv_cache import Cache
 from engine.model import Model

@@ -97,7 +97,7 @@ class _Run:
         differences = rounding(loaded.target, prompts)
         self._say("timing passes")
         context, rounds = self._plan.context, self._plan.rounds
-        passes = loaded.passes(loaded.engine.stages, context, rounds, bandwidth)
+        passes = loaded.passes(loaded.engine.config.stages, context, rounds, bandwidth)
         passes["head"] = loaded.passes((head,), context, rounds, bandwidth)["head"]
         contest = Contest(self._plan, loaded, head, self._measured, self._say)
         contest.measure(prompts, deadline)

@@ -93,7 +93,7 @@ class Contest:
         self._folder = folder
         self._gaps: dict[tuple[float, Divergence], float] = {}
         self._warm: set[tuple[float, str]] = set()
-        modes = modes_of(self._engine.stages, [head])
+        modes = modes_of(self._engine.config.stages, [head])
         modes_by_name = {mode.name: mode for mode in modes}
         self._modes = [replace(modes_by_name[name], name=row) for name, row in OURS.items()]
         hugging_face.quiet()

@@ -20,10 +20,11 @@ from engine.benchmark import (
     run_mode,
 )
 from engine.config import Compile, Dtype, EngineConfig, StageConfig
-from engine.drafting.build import StageBuilder
 from engine.loading import load_model, random_model
 from engine.model import Model
+from engine.shared import Shared
 from engine.tree import TokenTree
+from engine.weights import bytes_read
 
 _SPARE = 16
 """Positions behind a text that a tree of the widest pass needs at most."""
@@ -36,7 +37,6 @@ class Loaded:
     config: EngineConfig
     engine: Engine
     target: Model
-    builder: StageBuilder
 
     @classmethod
     def of(cls, config: EngineConfig, target: Model | None = None) -> Self:
@@ -48,8 +48,7 @@ class Loaded:
             max_model_len=config.max_model_len,
             chunk=config.prefill_chunk,
         )
-        builder = StageBuilder(config, target)
-        return cls(config, Engine(config, target, builder), target, builder)
+        return cls(config, Engine(config, Shared(config, target)), target)
 
     def passes(
         self, stages: Sequence[StageConfig], context: int, rounds: int, bandwidth: float
@@ -59,18 +58,18 @@ class Loaded:
         A median of `rounds` and half the distance between their quartiles, in milliseconds.
         """
         engine = self.engine.with_stages(stages)
-        scorers = dict(zip(engine.info.passes, self.builder.scorers(stages), strict=True))
+        read = {name: bytes_read(scorer.network) for name, scorer in engine.scorers.items()}
         text = [token % 997 % engine.info.vocab_size for token in range(context)]
         samples: dict[tuple[str, int], list[float]] = {}
         for _ in range(rounds + 1):
             self._read(text)
-            for key, sample in pass_times(scorers, text, WIDTHS).items():
+            for key, sample in pass_times(engine.scorers, text, WIDTHS).items():
                 samples.setdefault(key, []).append(sample)
         return {
             name: {
                 "form": form,
-                "weight_bytes": engine.weight_bytes[name],
-                "floor_ms": 1e3 * engine.weight_bytes[name] / bandwidth,
+                "weight_bytes": read[name],
+                "floor_ms": 1e3 * read[name] / bandwidth,
                 # The first round warmed up.
                 "median_ms": {rows: statistics.median(samples[name, rows][1:]) for rows in WIDTHS},
                 "spread_ms": {rows: _spread(samples[name, rows][1:]) for rows in WIDTHS},

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig
+from engine.config import EngineConfig
 from engine.names import resolve
 
 
@@ -30,8 +30,8 @@ class Setup:
     def draft(self) -> Path | None:
         """The folder of the first draft model that the configuration names, if it names one."""
         for stage in (*self.config.stages, *self.config.alternatives):
-            if isinstance(stage, ModelStageConfig) and not isinstance(stage, HeadStageConfig):
-                return Path(resolve(stage.model))
+            if stage.checkpoint is not None and not stage.reads_target:
+                return Path(resolve(stage.checkpoint))
         return None
 
 

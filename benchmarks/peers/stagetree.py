@@ -17,7 +17,7 @@ def rows(setup: Setup) -> list[Row]:
     """Plain first; the others only if the configuration has stages."""
     engine = Engine.load(replace(setup.config, threads=setup.threads))
     modes = [Mode(PLAIN, (), "off")]
-    if stages := engine.stages:
+    if stages := engine.config.stages:
         modes += [Mode("always", stages, "always"), Mode("auto", stages, "auto")]
     return [_row(engine, mode) for mode in modes]
 

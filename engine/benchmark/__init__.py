@@ -1,6 +1,6 @@
 """Modes of decoding measured side by side.
 
-    modes = modes_of(engine.stages)
+    modes = modes_of(engine.config.stages)
     for result in compare(engine, modes, Workload(prompts, 64, SamplingParams()), 5).results:
         print(result.mode, result.ratio_to_plain)
 

@@ -11,6 +11,7 @@ from engine.benchmark.measure import Comparison, Workload, compare
 from engine.benchmark.modes import PLAIN, Mode
 from engine.economy import TARGET_PASS
 from engine.request import ModelInfo
+from engine.weights import bytes_read
 
 WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -96,13 +97,13 @@ def examine(
 
 
 def _pass_costs(engine: Engine, bytes_per_second: float) -> tuple[PassCosts, ...]:
-    weight_bytes = engine.weight_bytes
+    read = {name: bytes_read(scorer.network) for name, scorer in engine.scorers.items()}
     return tuple(
         PassCosts(
             name,
             form,
-            weight_bytes[name],
-            1e3 * weight_bytes[name] / bytes_per_second,
+            read[name],
+            1e3 * read[name] / bytes_per_second,
             {rows: engine.costs.curve(name)(rows) for rows in WIDTHS},
         )
         for name, form in engine.info.passes.items()

@@ -10,7 +10,7 @@ import transformers
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
-from engine.passes import CROWD
+from engine.threads import THREADS
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
@@ -21,7 +21,7 @@ def machine() -> dict[str, str | int]:
     return {
         "hardware": torch.cuda.get_device_name() if is_gpu else _processor(),
         "cores": os.cpu_count() or 1,
-        "threads": CROWD.num_threads,
+        "threads": THREADS.num_threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -1,15 +1,9 @@
 """The modes of decoding that a list of stages allows to compare."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
-from engine.config import (
-    EngineConfig,
-    ModelStageConfig,
-    NgramStageConfig,
-    StageConfig,
-    below_drafter,
-)
+from engine.config import EngineConfig, StageConfig, below_drafter
 from engine.drafting.build import recognised, stage_names
 from engine.request import Speculation
 
@@ -41,14 +35,17 @@ def modes_of(
     """
     below = below_drafter(stages)
     first = [*stages[:1], *(recognised((stage,))[0] for stage in alternatives)]
-    drafters = [stage for stage in dict.fromkeys(first) if isinstance(stage, ModelStageConfig)]
+    drafters = [stage for stage in dict.fromkeys(first) if stage.checkpoint is not None]
     names = stage_names(drafters)
     modes = [Mode(PLAIN, (), "off")]
     for drafter, name in zip(drafters, names, strict=True):
         # The configured drafter is the one that needs no name.
         suffix = "" if drafter in stages[:1] else f"-{name}"
-        modes += [Mode(f"chain{suffix}", (_chain(drafter),)), Mode(f"tree{suffix}", (drafter,))]
-    if ngrams := tuple(stage for stage in stages if isinstance(stage, NgramStageConfig)):
+        modes += [
+            Mode(f"chain{suffix}", (drafter.chain(_CHAIN_LENGTH),)),
+            Mode(f"tree{suffix}", (drafter,)),
+        ]
+    if ngrams := tuple(stage for stage in stages if stage.checkpoint is None):
         modes.append(Mode("ngram", ngrams))
     if below:
         pairs = zip(drafters, names, strict=True)
@@ -73,12 +70,10 @@ def resized(config: EngineConfig, budget: int | None, passes: int | None) -> Eng
     """
 
     def resize(stage: StageConfig) -> StageConfig:
-        if not isinstance(stage, ModelStageConfig):
-            return replace(stage, budget=min(stage.budget, _GUESSES))
-        return replace(
-            stage,
-            budget=budget or min(stage.budget, _BUDGET),
-            passes=passes or min(stage.passes, _PASSES),
+        if stage.checkpoint is None:
+            return stage.resized(min(stage.budget, _GUESSES), 0)
+        return stage.resized(
+            budget or min(stage.budget, _BUDGET), passes or min(stage.passes, _PASSES)
         )
 
     mapping = {field.name: getattr(config, field.name) for field in fields(config)}
@@ -86,8 +81,3 @@ def resized(config: EngineConfig, budget: int | None, passes: int | None) -> Eng
     return EngineConfig.from_mapping(
         {**mapping, "stages": tuple(stages), "alternatives": tuple(alternatives)}
     )
-
-
-def _chain(drafter: ModelStageConfig) -> ModelStageConfig:
-    length = _CHAIN_LENGTH
-    return replace(drafter, budget=length, passes=length, width=1, children=1)

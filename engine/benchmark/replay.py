@@ -11,6 +11,7 @@ For benchmarks alone: no configuration can name it.
 
 import math
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
@@ -18,10 +19,10 @@ from typing import ClassVar, Self
 from engine.api import Engine
 from engine.benchmark.measure import Workload
 from engine.config import NgramStageConfig, StageConfig
-from engine.drafting.base import StageWork
+from engine.economy import Step
 from engine.request import GenerateRequest, Output
+from engine.scorer import TreeScorer
 from engine.text import Text
-from engine.tree import TokenTree
 
 Recordings = Mapping[tuple[int, ...], tuple[int, ...]]
 """Replies by their prompts, in token ids."""
@@ -48,51 +49,54 @@ class ReplayEngine(Engine):
         """The same weights behind another list of stages, or behind one replay."""
         if not stages or not isinstance(replay := stages[0], ReplayStageConfig):
             return super().with_stages(stages)
-        return self.with_drafter(ReplayDrafter(replay, self.info.vocab_size))
+        engine = super().with_stages(())
+        engine._decoder.drafter = ReplayDrafter(replay, self.info.vocab_size)
+        return engine
 
 
 class ReplayDrafter:
     """Proposes the recording of the prompt from wherever the text stands; nothing without one."""
 
     def __init__(self, config: ReplayStageConfig, vocab_size: int) -> None:
-        self.budget = config.budget
-        self.work = StageWork(config.name)
+        self.name, self.budget = config.name, config.budget
         self._config = config
         self._vocab_size = vocab_size
         self._estimate = math.log(config.acceptance)
-        self._text: list[int] = []
+        self._prompt: tuple[int, ...] = ()
+        self._heard: list[int] = []
 
-    def reset(self, prompt: Sequence[int]) -> None:
-        """Take the recording of this prompt, with its wrong tokens."""
-        reply = self._config.recordings.get(tuple(prompt), ())
-        chance = random.Random(repr((self._config.seed, *prompt)))
-        self._text = [*prompt, *(self._heard(token, chance) for token in reply)]
-
-    def observe(self, tokens: Sequence[int]) -> None:
-        """Nothing to learn."""
-
-    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
+    def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
         """A chain of the next `budget` tokens below the first leaf."""
-        with self.work.timed():
-            node = leaves[0]
-            start = len(text.tokens) + tree.depths[node]
-            chain: list[int] = []
-            for token in self._text[start : start + budget]:
-                if not text.can_extend(tree, node):
-                    break
-                node = tree.add(node, token, self._estimate, self.work.name)
-                chain.append(node)
+        turn, text, tree = step.turn(self.name), step.text, step.tree
+        started = time.perf_counter()
+        if text.request.prompt != self._prompt:
+            self._listen(text.request.prompt)
+        node = leaves[0]
+        start = text.num_written + tree.depths[node]
+        chain: list[int] = []
+        for token in self._heard[start : start + budget]:
+            if not step.can_extend(node):
+                break
+            node = tree.add(node, token, self._estimate, self.name)
+            chain.append(node)
+        turn.milliseconds += (time.perf_counter() - started) * 1e3
         return chain
-
-    def take_work(self) -> list[StageWork]:
-        """The time spent; no pass was run."""
-        return [self.work.take()]
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time."""
         return {}
 
-    def _heard(self, token: int, chance: random.Random) -> int:
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """No network."""
+        return {}
+
+    def _listen(self, prompt: tuple[int, ...]) -> None:
+        """Take the recording of this prompt, with its wrong tokens."""
+        chance = random.Random(repr((self._config.seed, *prompt)))
+        reply = self._config.recordings.get(prompt, ())
+        self._prompt, self._heard = prompt, [self._hear(token, chance) for token in reply]
+
+    def _hear(self, token: int, chance: random.Random) -> int:
         """The token, or, when its lot says so, any other."""
         lot, distance = chance.random(), chance.randrange(1, self._vocab_size)
         is_right = lot < self._config.acceptance

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from engine.api import Engine
 from engine.model import Model
-from engine.noise import NoiseRows
+from engine.noise import NoiseRows, noise_values
 from engine.request import GenerateRequest, Output
 from engine.tree import TokenTree
 
@@ -39,7 +39,7 @@ def gap(
     if request.sampling.is_greedy:
         return difference
     noise = NoiseRows(request.sampling.seed, engine.info.vocab_size)
-    ours, theirs = noise.values([len(prompt)], [[plain, other]]).tolist()
+    ours, theirs = noise_values([noise], [len(prompt)], [[plain, other]]).tolist()
     return float(difference / request.sampling.temperature + ours - theirs)
 
 

@@ -12,17 +12,16 @@ from engine.config import (
     NgramStageConfig,
     StageConfig,
 )
-from engine.drafting.base import Drafter, NoStage
 from engine.drafting.head import HeadModel
 from engine.drafting.head_checkpoint import load_head, names_head
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
+from engine.drafting.stage import Drafter, NoStage
 from engine.errors import ModelLoadError
 from engine.loading import load_model
 from engine.model import Model
 from engine.names import resolve
-from engine.scorer import TreeScorer
 
 
 class StageBuilder:
@@ -41,25 +40,18 @@ class StageBuilder:
         on_stage: Callable[[StageConfig], None] = lambda _: None,
     ) -> Drafter:
         """Fold the stages from the lowest up; `on_stage` hears of each before it is loaded."""
-        models = [stage.model for stage in stages if isinstance(stage, ModelStageConfig)]
-        if len(set(models)) < len(models):
+        networks = [stage.checkpoint for stage in stages if stage.checkpoint is not None]
+        if len(set(networks)) < len(networks):
             raise ModelLoadError(
-                f"the stages {', '.join(models)} name one model twice: it cannot draft for itself. "
-                "Name another model, or leave one stage out."
+                f"the stages {', '.join(networks)} name one model twice: it cannot draft for "
+                "itself. Name another model, or leave one stage out."
             )
         drafter: Drafter = NoStage()
         names = stage_names(stages)
         for stage, name in zip(reversed(stages), reversed(names), strict=True):
             on_stage(stage)
             drafter = _BUILDERS[type(stage)](self, stage, name, drafter)
-        self._target.keep_features(self._features_read(stages))
         return drafter
-
-    def _features_read(self, stages: Sequence[StageConfig]) -> Sequence[int]:
-        """The target's layers that a head reads; none without one."""
-        if not stages or not isinstance(stages[0], HeadStageConfig):
-            return ()
-        return self.head(stages[0].model).network.shape.layers
 
     def model(self, name: str) -> Model:
         """A draft model that fits the target. Raises ModelLoadError if it does not."""
@@ -84,16 +76,6 @@ class StageBuilder:
             check_same_tokens(name, self._config.model)
             self._heads[name] = head
         return self._heads[name]
-
-    def scorers(self, stages: Sequence[StageConfig]) -> list[TreeScorer]:
-        """Whatever runs passes for these stages, the target first."""
-        found: list[TreeScorer] = [self._target]
-        for stage in stages:
-            if isinstance(stage, HeadStageConfig):
-                found.append(self.head(stage.model))
-            elif isinstance(stage, ModelStageConfig):
-                found.append(self.model(stage.model))
-        return found
 
     def table(self, name: str) -> KatzTable:
         """An n-gram table for the target: of a smaller vocabulary, or one padded a little more."""
@@ -120,7 +102,7 @@ class StageBuilder:
 
     def ngram_drafter(self, stage: NgramStageConfig, name: str, below: Drafter) -> Drafter:
         """An n-gram stage, which nothing can stand below."""
-        if not isinstance(below, NoStage):
+        if below.budget:
             raise ModelLoadError("an n-gram stage asks no stage below it: it must be the last one.")
         table = self.table(stage.table) if stage.table is not None else None
         return NgramDrafter(stage, table, name)
@@ -136,19 +118,26 @@ _BUILDERS: Mapping[type[StageConfig], Callable[[StageBuilder, Any, str, Drafter]
 def recognised(stages: Sequence[StageConfig]) -> tuple[StageConfig, ...]:
     """The stages, with the kind `head` for a first `model` whose checkpoint turns out to be one."""
     first = stages[0] if stages else None
-    if type(first) is ModelStageConfig and names_head(first.model):
-        sizes = {field.name: getattr(first, field.name) for field in fields(first)}
-        return (HeadStageConfig(**sizes), *stages[1:])
-    return tuple(stages)
+    if first is None or first.checkpoint is None or first.reads_target:
+        return tuple(stages)
+    if not names_head(first.checkpoint):
+        return tuple(stages)
+    sizes = {field.name: getattr(first, field.name) for field in fields(first)}
+    return (HeadStageConfig(**sizes), *stages[1:])
 
 
 def stage_names(stages: Sequence[StageConfig]) -> tuple[str, ...]:
     """The name of each stage, by kind; stages of one kind are numbered from the second on."""
     names: list[str] = []
     for stage in stages:
-        count = sum(type(stage) is type(earlier) for earlier in stages[: len(names)])
+        count = sum(stage.name == earlier.name for earlier in stages[: len(names)])
         names.append(f"{stage.name}{count + 1}" if count else stage.name)
     return tuple(names)
+
+
+def layers_read(drafter: Drafter) -> tuple[int, ...]:
+    """The target's layers whose hidden states these stages read."""
+    return tuple(layer for each in drafter.scorers().values() for layer in each.layers_read)
 
 
 def _fit_vocabulary(name: str, draft: Model, target: Model) -> None:

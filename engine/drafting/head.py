@@ -90,6 +90,11 @@ class HeadModel(TreeScorer):
         return super().max_depth(context) if len(context) > 1 else 0
 
     @property
+    def layers_read(self) -> Sequence[int]:
+        """The layers that the head was trained to read."""
+        return self.network.shape.layers
+
+    @property
     def carry_size(self) -> int:
         """The width of an output."""
         return self.network.shape.layer.hidden_size

@@ -6,14 +6,17 @@ will say next, so that one draft pass evaluates several levels. Alone it drafts 
 
 import heapq
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from engine.choosing import Place, scores_of
 from engine.config import NgramStageConfig
-from engine.drafting.base import StageWork
 from engine.drafting.katz import KatzTable
 from engine.drafting.lookup import Match, SuffixLookup
+from engine.economy import Step
+from engine.scorer import TreeScorer
 from engine.text import Text
-from engine.tree import TokenTree
 
 _EULER = 0.5772
 _MATCH_DOUBT = 3.0
@@ -23,110 +26,116 @@ Only until the economy has seen how such matches fare.
 """
 _LONG = 12
 
-_Continuation = tuple[int, float, Match | None]
-"""A token, its log acceptance estimate, and the match of the look-up that names it, if one does."""
+
+@dataclass(order=True, slots=True)
+class _Candidate:
+    """A node that might be added: of equal scores the shallower one goes first."""
+
+    cost: float
+    depth: int
+    parent: int
+    token: int
+    estimate: float
+    match: Match | None = field(compare=False)
 
 
 class NgramDrafter:
     """Proposes by table and look-up together, best-first, ranked under the request's own noise."""
 
     def __init__(self, config: NgramStageConfig, table: KatzTable | None, name: str) -> None:
-        self.budget = config.budget
-        self.work = StageWork(name)
+        self.name, self.budget = name, config.budget
         self._children = config.children
         self._table = table
         self._lookup = SuffixLookup() if config.lookup else None
+        self._text: Text | None = None
+        self._num_read = 0
 
-    def reset(self, prompt: Sequence[int]) -> None:
-        """Index the prompt; earlier texts stay within reach."""
-        if self._lookup is not None:
-            self._lookup.start_text(prompt)
-
-    def observe(self, tokens: Sequence[int]) -> None:
-        """Index what a step has committed."""
-        if self._lookup is not None:
-            self._lookup.extend(tokens)
-
-    def grow(self, text: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
+    def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
         """Add the at most `budget` likeliest nodes below `leaves` and recommend them all.
 
         Nodes that are too unlikely to pay are left out, and all are while guessing does not pay.
         """
-        if not text.economy.guesses.may_ask:
+        turn = step.turn(self.name)
+        if not turn.may_ask():
             return []
-        before = self.work.milliseconds
-        with self.work.timed():
-            prospects = text.economy.prospects(budget)
-            scores = tree.scores()
-            matches: dict[int, Match] = {}
-            # Of equal scores the shallower node goes first, whatever its index.
-            queue: list[tuple[float, int, int, int, float, Match | None]] = []
-
-            def extend(node: int, score: float) -> None:
-                depth = tree.depths[node]
-                for token, estimate, match in self._continuations(
-                    text, tree, node, matches.get(node)
-                ):
-                    entry = (-score - estimate, depth, node, token, estimate, match)
-                    heapq.heappush(queue, entry)
-
-            for leaf in leaves:
-                extend(leaf, scores[leaf])
-            proposed: dict[int, None] = {}
-            expected = 1.0
-            while queue and len(proposed) < budget:
-                cost, _, parent, token, estimate, match = heapq.heappop(queue)
-                chance = math.exp(-cost)
-                if not prospects.are_good(chance, len(proposed), expected):
-                    break
-                node = tree.add(parent, token, estimate, self.work.name)
-                if node in proposed:  # a leaf may lie below another leaf
-                    continue
-                proposed[node] = None
-                expected += chance
-                if match is not None:
-                    matches[node] = match
-                if len(proposed) < budget:
-                    extend(node, -cost)
-        text.economy.guesses.ask(self.work.name, self.work.milliseconds - before)
+        self._read(step.text)
+        started = time.perf_counter()
+        prospects, tree, scores = step.prospects(budget), step.tree, step.tree.scores()
+        queue: list[_Candidate] = []
+        for leaf in leaves:
+            queue += self._candidates(step, leaf, -scores[leaf], None)
+        heapq.heapify(queue)
+        proposed: dict[int, None] = {}
+        expected = 1.0
+        while queue and len(proposed) < budget:
+            best = heapq.heappop(queue)
+            chance = math.exp(-best.cost)
+            if not prospects.are_good(chance, len(proposed), expected):
+                break
+            node = tree.add(best.parent, best.token, best.estimate, self.name)
+            if node in proposed:  # a leaf may lie below another leaf
+                continue
+            proposed[node] = None
+            expected += chance
+            if len(proposed) < budget:
+                for candidate in self._candidates(step, node, best.cost, best.match):
+                    heapq.heappush(queue, candidate)
+        turn.guess((time.perf_counter() - started) * 1e3)
         return list(proposed)
-
-    def take_work(self) -> list[StageWork]:
-        """This stage's work; there is none below it."""
-        return [self.work.take()]
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time: it has no network."""
         return {}
 
-    def _continuations(
-        self, text: Text, tree: TokenTree, node: int, match: Match | None
-    ) -> list[_Continuation]:
-        """The likeliest next tokens after a node, which `match` proposed if it is given."""
-        if not text.can_extend(tree, node):
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """None: it has no network."""
+        return {}
+
+    def _read(self, text: Text) -> None:
+        """Index what the text has got since it was last read; earlier texts stay within reach."""
+        if self._lookup is None:
+            return
+        if text is not self._text:
+            if self._text is not None:
+                self._lookup.extend(self._text.tokens[self._num_read :])
+            self._lookup.start_text(text.tokens)
+        else:
+            self._lookup.extend(text.tokens[self._num_read :])
+        self._text, self._num_read = text, len(text.tokens)
+
+    def _candidates(
+        self, step: Step, node: int, cost: float, match: Match | None
+    ) -> list[_Candidate]:
+        """The likeliest next tokens after a node, whose score is -`cost`.
+
+        `match` proposed the node, if it is given.
+        """
+        if not step.can_extend(node):
             return []
-        self.work.num_passes += 1
-        economy, name = text.economy, self.work.name
+        tree, depth = step.tree, step.tree.depths[node]
+        step.turn(self.name).num_passes += 1
         # A long match is followed without searching, or asking the table, at every token.
         match = self._followed(match)
         table: dict[int, float] = {}
         if match is None:
             path = tree.path_tokens(node)
-            match = self._found(text, path)
-            table = self._from_table(text, path)
-        believed: list[_Continuation] = []
+            match = self._found(step.text, path)
+            table = self._from_table(Place(step.text, tree, node), path)
+        believe, name = step.claims.believe, self.name
+        found: list[_Candidate] = []
         if match is not None:
             token, length, _ = match
             trust = math.log(length / (length + _MATCH_DOUBT))
-            claim = max(trust, table.get(token, trust))
             kind = (name, "look-up", length.bit_length(), token in table)
-            believed.append((token, economy.believe(node, token, kind, claim), match))
+            estimate = believe(node, token, kind, max(trust, table.get(token, trust)))
+            found.append(_Candidate(cost - estimate, depth, node, token, estimate, match))
         for rank, (token, claim) in enumerate(table.items()):
             if match is None or token != match.token:
                 kind = (name, "table", rank, match is not None)
-                believed.append((token, economy.believe(node, token, kind, claim), None))
-        believed.sort(key=_estimate, reverse=True)
-        return believed[: self._children]
+                estimate = believe(node, token, kind, claim)
+                found.append(_Candidate(cost - estimate, depth, node, token, estimate, None))
+        found.sort(key=_cost)
+        return found[: self._children]
 
     def _followed(self, match: Match | None) -> Match | None:
         """What comes after a long match, where the text goes on there."""
@@ -140,36 +149,33 @@ class NgramDrafter:
             return None
         return self._lookup.find([*text.tokens[-self._lookup.max_match :], *path])
 
-    def _from_table(self, text: Text, path: Sequence[int]) -> dict[int, float]:
+    def _from_table(self, place: Place, path: Sequence[int]) -> dict[int, float]:
         """The table's likeliest tokens after a path, best first, with log estimates."""
         if self._table is None:
             return {}
-        last_two = [*text.tokens[-2:], *path][-2:]
+        last_two = [*place.text.tokens[-2:], *path][-2:]
         before, last = last_two if len(last_two) == 2 else (-1, last_two[-1])
         tokens, logprobs = self._table.continuations(before, last)
-        if not text.sampler.params.is_greedy:
-            position = text.root_position + len(path) + 1
-            return _under_noise(text, position, tokens, logprobs, self._children)
+        if not place.text.is_greedy:
+            return _under_noise(place, tokens, logprobs, self._children)
         return dict(zip(tokens[: self._children], logprobs, strict=False))
 
 
-def _estimate(continuation: _Continuation) -> float:
-    return continuation[1]
+def _cost(candidate: _Candidate) -> float:
+    return candidate.cost
 
 
 def _under_noise(
-    text: Text, position: int, tokens: Sequence[int], logprobs: Sequence[float], count: int
+    place: Place, tokens: Sequence[int], logprobs: Sequence[float], count: int
 ) -> dict[int, float]:
     """The best few of some likely tokens once the position's noise is known, with estimates.
 
     The noise decides among tokens: the estimate is the softmax of the perturbed log-probabilities.
     The best of the tokens not listed is itself Gumbel, around the logarithm of their mass.
     """
-    temperature = text.sampler.params.temperature
-    noise = text.sampler.noise.values([position], [tokens]).tolist()
-    perturbed = [lp / temperature + g for lp, g in zip(logprobs, noise, strict=True)]
+    perturbed = scores_of(place, tokens, logprobs)
     missing = max(1e-6, 1.0 - sum(math.exp(lp) for lp in logprobs))
-    rest = math.log(missing) / temperature + _EULER
+    rest = math.log(missing) / place.text.sampling.params.temperature + _EULER
     top = max(rest, *perturbed)
     total = math.exp(rest - top) + sum(math.exp(score - top) for score in perturbed)
     normaliser = top + math.log(total)

@@ -1,7 +1,7 @@
 """The programs of `triton_noise`, which alone imports this file: Triton may be missing.
 
 Philox-4x64-10 and Gumbel variates, bit by bit as `engine.noise` describes them. Every program reads
-the seed and its row's position from memory.
+the seed and the position of its row from memory.
 """
 
 import triton
@@ -10,7 +10,8 @@ import triton.language as tl
 
 @triton.jit
 def noise_of_tokens(
-    seed: tl.tensor,  # (1,)
+    seeds: tl.tensor,  # (rows,), or (1,) and no stride
+    seed_stride: int,
     positions: tl.tensor,  # (rows,)
     tokens: tl.tensor,  # (rows, num_tokens)
     noise: tl.tensor,  # (rows, num_tokens)
@@ -22,7 +23,9 @@ def noise_of_tokens(
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_token = place < num_tokens
     token = tl.load(tokens + row * num_tokens + place, mask=is_token, other=0)
-    w0, w1, w2, w3 = philox(token // 4 + 1, tl.load(positions + row), tl.load(seed))
+    w0, w1, w2, w3 = philox(
+        token // 4 + 1, tl.load(positions + row), tl.load(seeds + row * seed_stride)
+    )
     word = token % 4
     bits = tl.where(word < 2, tl.where(word == 0, w0, w1), tl.where(word == 2, w2, w3))
     tl.store(noise + row * num_tokens + place, gumbel(bits), mask=is_token)
@@ -30,7 +33,8 @@ def noise_of_tokens(
 
 @triton.jit
 def noise_of_rows(
-    seed: tl.tensor,  # (1,)
+    seeds: tl.tensor,  # (rows,), or (1,) and no stride
+    seed_stride: int,
     positions: tl.tensor,  # (rows,)
     noise: tl.tensor,  # (rows, vocab_size)
     vocab_size: int,
@@ -39,7 +43,9 @@ def noise_of_rows(
     """The noise of whole rows; the grid is (rows, blocks of four tokens each)."""
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    w0, w1, w2, w3 = philox(block.to(tl.int64) + 1, tl.load(positions + row), tl.load(seed))
+    w0, w1, w2, w3 = philox(
+        block.to(tl.int64) + 1, tl.load(positions + row), tl.load(seeds + row * seed_stride)
+    )
     place = noise + row * vocab_size + block * 4
     left = vocab_size - block * 4
     tl.store(place, gumbel(w0), mask=left > 0)

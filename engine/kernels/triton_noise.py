@@ -34,10 +34,10 @@ def check(device: str) -> None:
             raise ValueError("its noise is wrong")
 
 
-def noise_of(seed: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
+def noise_of(seeds: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
     """The noise of some tokens (rows, tokens) at the position of each row (rows,): float32.
 
-    All int64 and contiguous, like `seed` (1,), which is taken modulo 2**64.
+    All int64 and contiguous, like `seeds`, (rows,) or one for all, which are taken modulo 2**64.
     """
     from engine.kernels import philox_programs as programs
 
@@ -45,24 +45,28 @@ def noise_of(seed: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:
     noise = torch.empty_like(tokens, dtype=torch.float32)
     with torch.cuda.device_of(tokens):  # type: ignore[no-untyped-call]
         programs.noise_of_tokens[num_rows, _blocks(num_tokens)](
-            seed, positions, tokens, noise, num_tokens, BLOCK=_BLOCK
+            seeds, _stride(seeds), positions, tokens, noise, num_tokens, BLOCK=_BLOCK
         )
     return noise
 
 
-def noise_rows(seed: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
+def noise_rows(seeds: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
     """The noise of all tokens at several positions (rows,): float32, (rows, vocab_size).
 
-    Seed and positions as in `noise_of`.
+    Seeds and positions as in `noise_of`.
     """
     from engine.kernels import philox_programs as programs
 
     noise = torch.empty(len(positions), vocab_size, dtype=torch.float32, device=positions.device)
     with torch.cuda.device_of(positions):  # type: ignore[no-untyped-call]
         programs.noise_of_rows[len(positions), _blocks(-(-vocab_size // 4))](
-            seed, positions, noise, vocab_size, BLOCK=_BLOCK
+            seeds, _stride(seeds), positions, noise, vocab_size, BLOCK=_BLOCK
         )
     return noise
+
+
+def _stride(seeds: Tensor) -> int:
+    return 0 if len(seeds) == 1 else 1
 
 
 def _blocks(number: int) -> int:

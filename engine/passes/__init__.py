@@ -1,28 +1,38 @@
-"""How forward passes are run: eagerly, compiled ahead of time, or captured as CUDA graphs.
+"""How forward passes are run: eagerly, from a compiled package, or captured as CUDA graphs.
 
-A pass is a function of tensors (`PassFunction`), and a runner (`PassRunner`) calls it in the
-fastest form there is. Compiling takes a minute, so another process does it (`engine.compiling`),
-once for a network and a machine, and the runner changes over when the file is there.
+A pass is a function of tensors (`PassFunction`), and a runner calls it in the fastest form there
+is: `EagerRunner` as it is, `CompiledRunner` from a package (`package.py`), which another process
+compiles once for a network and a machine, `CapturedRunner` as recorded graphs (`graphs.py`), of
+fused layers (`fused.py`). What is fast proves itself first (`proof.py`). Which of them a network
+is to have, and when, is known to `engine.acceleration` alone.
 """
 
-from engine.passes.captured import CudaRecorder, Record
-from engine.passes.crowd import CROWD
-from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
-from engine.passes.packed import PackedLinear, pack
-from engine.passes.parcel import Parcel
-from engine.passes.runner import PassRunner
+from engine.passes.captured import CapturedRunner
+from engine.passes.compiled import CompiledRunner
+from engine.passes.device_arrays import DeviceArrays
+from engine.passes.function import (
+    MAX_WIDTH,
+    Example,
+    Form,
+    MakeExample,
+    PassFunction,
+    PassInputs,
+    Record,
+)
+from engine.passes.graphs import CudaRecorder
+from engine.passes.runner import EagerRunner
 
 __all__ = [
-    "CROWD",
     "MAX_WIDTH",
+    "CapturedRunner",
+    "CompiledRunner",
     "CudaRecorder",
+    "DeviceArrays",
+    "EagerRunner",
     "Example",
     "Form",
-    "PackedLinear",
-    "Parcel",
+    "MakeExample",
     "PassFunction",
     "PassInputs",
-    "PassRunner",
     "Record",
-    "pack",
 ]

@@ -1,125 +1,55 @@
-"""Passes recorded once as CUDA graphs and replayed: a GPU is no longer told operation by operation.
+"""Runs a network's passes as they were recorded on a GPU, as far as they have been."""
 
-A graph reads and writes where it did when it was recorded, so each width has buffers of its own
-that stay in place: inputs are copied in, and outputs are copied out before the next pass.
-"""
+import logging
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from engine.errors import in_one_line
+from engine.passes.function import LONGEST_REASON, MakeExample, PassFunction, Record
+from engine.passes.graphs import Graphs
+from engine.passes.proof import WrongPassError, prove
+from engine.passes.runner import EagerRunner
 
-import torch
-from torch import Tensor
-
-from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
-from engine.passes.fused import FusedFunction
-from engine.passes.parcel import Parcel
-
-Run = Callable[[], object]
-Record = Callable[[Run], Run]
-
-_WARM_UPS = 3
-_WIDTHS = (1, 16, 4, MAX_WIDTH, 2, 8, 32)
-"""In the order in which they are recorded: that in which their costs are first asked for."""
+_log = logging.getLogger(__name__)
 
 
-class CapturedPasses:
-    """One function's passes of a few widths; one of another width is padded to the next.
+class CapturedRunner(EagerRunner):
+    """Records passes of its network, a few widths at a time, and replays them."""
 
-    `example` makes arguments as for a `PassRunner`; `record` turns what runs a pass into what
-    replays it. What is recorded is the function itself or, if `is_fused`, what torch's compiler
-    makes of it: fewer and larger kernels, which take it many seconds a width.
-    """
-
-    form: Form = "captured"
-
-    def __init__(
-        self,
-        function: PassFunction,
-        example: Callable[[int, int | None], Example],
-        record: Record,
-        is_fused: bool,
-    ) -> None:
-        self.function = FusedFunction(function) if is_fused else function
-        self._example = example
-        self._record = record
-        self._passes: dict[int, _CapturedPass] = {}
+    def __init__(self, function: PassFunction, example: MakeExample) -> None:
+        super().__init__(function, example)
+        self._graphs: Graphs | None = None
+        self._is_fusible = True
 
     @property
-    def is_complete(self) -> bool:
-        """Whether every width has been recorded."""
-        return len(self._passes) == len(_WIDTHS)
+    def is_uncaptured(self) -> bool:
+        """Whether there are passes to be captured."""
+        is_complete = self._graphs is not None and self._graphs.is_complete
+        return not is_complete and self.refusal is None
 
-    def capture(self, seconds: float) -> list[int]:
-        """Record what widths are missing, one at least, for about so long; which these were.
+    def capture(self, seconds: float, record: Record, is_fused: bool = False) -> bool:
+        """Record passes that are not yet, for about so long; whether there are new ones.
 
-        Raises whatever CUDA raises of a function that cannot be recorded: one whose course depends
-        on figures, or that asks for memory of the host.
+        Each proves itself first. What cannot be fused is recorded as it is, and a function that
+        cannot be recorded either goes on being run eagerly.
         """
-        started = time.perf_counter()
-        missing = [width for width in _WIDTHS if width not in self._passes]
-        for count, width in enumerate(missing, start=1):
-            example = self._example(width, None)
-            self._passes[width] = _CapturedPass(self.function, example, self._record)
-            if time.perf_counter() - started > seconds:
-                return missing[:count]
-        return missing
-
-    def padding(self, width: int) -> int | None:
-        """How many rows to put before so many for a recorded width; None if there is none."""
-        fitting = [known - width for known in self._passes if known >= width]
-        return min(fitting, default=None)
-
-    def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The outputs, of all rows, padding first; `extra` may lack the rows of the padding."""
-        return self._passes[inputs.width].run(inputs, extra)
-
-
-class _CapturedPass:
-    """A pass of one width over buffers that stay in place."""
-
-    @torch.inference_mode()
-    def __init__(
-        self, function: Callable[..., tuple[Tensor, ...]], example: Example, record: Record
-    ) -> None:
-        shapes = {name: (each.dtype, (*each.shape,)) for name, each in _named(example.inputs)}
-        self._inputs = Parcel(example.rows[0].device, **shapes)
-        self._inputs.send(dict(_named(example.inputs)))
-        self._extra = [each.clone() for each in example.extra]
-        self._outputs: tuple[Tensor, ...] = ()
-        there = PassInputs(**self._inputs.there)
-
-        def run() -> None:
-            self._outputs = function(*there, *self._extra, *example.rows)
-
-        self._replay = record(run)
-
-    def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        self._inputs.send(dict(_named(inputs)))
-        for buffer, given in zip(self._extra, extra, strict=True):
-            buffer[:, buffer.shape[1] - given.shape[1] :].copy_(given)
-        self._replay()
-        return tuple(output.clone() for output in self._outputs)
-
-
-def _named(inputs: PassInputs) -> Iterable[tuple[str, Tensor]]:
-    return zip(PassInputs._fields, inputs, strict=True)
-
-
-class CudaRecorder:
-    """Records CUDA graphs that share their scratch memory: only one of them runs at a time."""
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def __call__(self, run: Run) -> Run:
-        """What replays `run`, which is run a few times first, as libraries set themselves up."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                run()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            run()
-        return graph.replay
+        if not self.is_uncaptured:
+            return False
+        is_fused = is_fused and self._is_fusible
+        try:
+            graphs = self._graphs or Graphs(self._function, self._example, record, is_fused)
+            prove(graphs, self._function, self._example, graphs.capture(seconds))
+        except WrongPassError as error:
+            reason = f"what was captured is wrong: {error}"
+        except Exception as error:  # whatever a network may do that a graph cannot hold
+            said = in_one_line(error)[:LONGEST_REASON]
+            reason = f"they could not be captured and tried ({said})"
+        else:
+            self._fast = self._graphs = graphs
+            self.recorder = record
+            return True
+        self._fast = self._graphs = self.recorder = None
+        if is_fused:
+            self._is_fusible = False
+            _log.warning("passes are not fused: %s", reason)
+            return self.capture(seconds, record)
+        self._refuse(reason)
+        return False

@@ -1,7 +1,7 @@
 """One forward pass as a function of tensors alone, which is what can be compiled or captured."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -10,6 +10,11 @@ Form = Literal["eager", "compiled", "captured"]
 
 MAX_WIDTH = 64
 """Wider passes, of prompts, run eagerly: they are bound by arithmetic, not by overhead."""
+LONGEST_REASON = 200
+"""Characters of an error that are told of why passes stay eager."""
+Run = Callable[[], object]
+Record = Callable[[Run], Run]
+"""Turns what runs a pass into what replays it."""
 
 
 class PassInputs(NamedTuple):
@@ -40,8 +45,16 @@ class Example(NamedTuple):
     rows: Sequence[Tensor]
 
 
+MakeExample = Callable[[int, int | None], Example]
+"""Arguments of a pass of a width whose own rows end the first so many of the cache, all if None."""
+
+
 class FastPasses(Protocol):
     """Passes of one function over one cache that are faster than the function itself."""
+
+    @property
+    def function(self) -> Callable[..., tuple[Tensor, ...]]:
+        """The function, in the form in which it may be recorded as a part of something larger."""
 
     @property
     def form(self) -> Form:

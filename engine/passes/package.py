@@ -21,10 +21,10 @@ from torch import Tensor
 
 from engine import attention, kernels, kv_cache
 from engine.code_cache import publish
-from engine.passes import packed
-from engine.passes.crowd import CROWD
 from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
 from engine.scratch import Scratch
+from engine.threads import THREADS
+from engine.weights import PackedLinear
 
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}
 LIBRARY = ".so"
@@ -39,6 +39,7 @@ class Package:
     form: Form = "compiled"
 
     def __init__(self, path: Path, function: PassFunction, rows: Sequence[Tensor]) -> None:
+        self.function = function
         self._rows = rows
         self._runner = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
         own = torch.load(path.with_suffix(_CONSTANTS), weights_only=True)
@@ -61,7 +62,7 @@ class Package:
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The outputs, of all rows, on as many threads as are of use."""
         run = partial(self, *inputs, *extra, *self._rows)
-        return CROWD.run((id(self), inputs.width), run)
+        return THREADS.run((id(self), inputs.width), run)
 
 
 def compile_package(function: PassFunction, example: Example, path: Path) -> None:
@@ -71,8 +72,8 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
     anything.
     """
     inputs, extra, rows = example
-    # To its tracer one row is a special case; the code for more is right for one (`PassRunner`
-    # proves it).
+    # To its tracer one row is a special case; the code for more is right for one (its
+    # proof tells).
     width = torch.export.Dim("width", min=2, max=MAX_WIDTH)
     rest = (*({1: width} for _ in extra), *({} for _ in rows))
     shapes: tuple[object, ...] = ({1: width}, {}, {0: width}, {0: width}, rest)
@@ -104,17 +105,21 @@ def _unpack(archive: Path) -> Iterator[Path]:
 def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
     """A name for all that a package depends on: shapes, code, versions, the machine."""
     state = _state(function)
-    sources = (attention, kv_cache, packed, compile_package, type(function))
+    layouts = {type(each) for each in function.modules() if isinstance(each, PackedLinear)}
+    by_name = sorted(layouts, key=lambda layout: layout.__qualname__)
+    kinds: list[type] = [PackedLinear, *by_name, type(function)]
     facts = [
         function.description,
         kernels.describe_machine(),
         version("transformers"),
-        CROWD.num_threads,
+        THREADS.num_threads,
         *((name, tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()),
         # A compiler writes the smallest weights into its code.
         *(tensor.tolist() for tensor in state.values() if tensor.numel() <= _INLINED),
         *((tuple(tensor.shape), tensor.dtype) for tensor in rows),
-        *(inspect.getsource(source) for source in sources),
+        *(inspect.getsource(room) for room in (attention, kv_cache)),
+        *(inspect.getsource(kind) for kind in kinds),
+        inspect.getsource(compile_package),
     ]
     return _digest(facts)
 

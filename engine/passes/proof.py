@@ -20,10 +20,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from engine.attention import without_grouped_experts, without_kernel
-from engine.passes.function import MAX_WIDTH, Example, FastPasses, PassFunction, PassInputs
-from engine.passes.packed import unpacked
-
-MakeExample = Callable[[int, int | None], Example]
+from engine.passes.function import (
+    MAX_WIDTH,
+    Example,
+    FastPasses,
+    MakeExample,
+    PassFunction,
+    PassInputs,
+)
+from engine.weights import unpacked
 
 _SHORT, _LONG = MAX_WIDTH + 5, 2000
 """Rows of the cache that passes read: few, so that each tells, and many, as far as there are."""

@@ -82,8 +82,8 @@ def _examine(
     options: DoctorOptions,
     console: Console,
 ) -> Examination:
-    fixed = resized(replace(config, stages=engine.stages, alternatives=()), None, None)
-    modes = modes_of(fixed.stages, limits=engine.stages)
+    fixed = resized(replace(config, stages=engine.config.stages, alternatives=()), None, None)
+    modes = modes_of(fixed.stages, limits=engine.config.stages)
     sampling = SamplingParams(options.temperature)
     workload = Workload(prompts, options.tokens, sampling, engine.info.eos_token_ids)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

@@ -1,10 +1,13 @@
 """The filters over whole rows, as plainly as their definitions: what the engine's are held to."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
+from engine.candidates import Candidates
 from engine.request import SamplingParams
+from engine.sampling import Sampling, rank
 
 
 def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
@@ -28,3 +31,13 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
         floor = logits.amax(dim=-1, keepdim=True) + math.log(params.min_p)
         logits = logits.masked_fill(logits < floor, -math.inf)
     return logits
+
+
+def ranked(sampling: Sampling, logits: Tensor, positions: Sequence[int]) -> Candidates:
+    """The candidates of rows of one text."""
+    return rank([sampling] * len(positions), positions, logits)
+
+
+def chosen(sampling: Sampling, logits: Tensor, positions: Sequence[int]) -> list[int]:
+    """The tokens of rows of one text."""
+    return ranked(sampling, logits, positions).best()

@@ -19,12 +19,12 @@ from transformers import DynamicCache
 from engine.attention import DenseMasks
 from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
-from engine.drafting.base import Drafter, NoStage
 from engine.drafting.head import HeadModel
 from engine.drafting.head_checkpoint import build_head
 from engine.drafting.head_network import HeadNetwork
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
+from engine.drafting.stage import Drafter, NoStage
 from engine.loading import read_limits
 from engine.model import Model
 from engine.request import Finished, GenerateRequest, Output, SamplingParams, Speculation

@@ -133,7 +133,7 @@ def test_sizes_replace_those_of_every_model_and_head() -> None:
 
 def test_every_mode_is_measured_on_the_same_tokens(engine: Engine) -> None:
     told: list[str] = []
-    modes = modes_of(engine.stages)
+    modes = modes_of(engine.config.stages)
     comparison = compare(engine, modes, SAMPLED, 2, told.append)
     assert told[:6] == names(modes)
     assert told[6:] == [*names(modes)[1:], "plain"]
@@ -169,7 +169,7 @@ def test_alternatives_are_loaded_by_nobody_but_a_benchmark(target: Path) -> None
 def test_a_head_is_measured_as_the_alternative_to_a_draft(engine: Engine, tmp_path: Path) -> None:
     """Red when the target keeps no features for a mode whose head reads them."""
     head = save_head_checkpoint(tmp_path / "head", *make_head_weights(make_network()))
-    modes = modes_of(engine.stages, [ModelStageConfig(str(head))])
+    modes = modes_of(engine.config.stages, [ModelStageConfig(str(head))])
     chosen = [mode for mode in modes if mode.name in {"plain", "chain-head", "staged-head"}]
     assert len(chosen) == 3
     results = compare(engine, chosen, SAMPLED, 1).results

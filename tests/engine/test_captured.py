@@ -15,17 +15,19 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from engine import acceleration, attention
+from engine.acceleration import on_gpu
 from engine.api import Engine
 from engine.config import NgramStageConfig
 from engine.drafting.head import HeadModel
 from engine.loading import read_limits
 from engine.model import Model
-from engine.passes import CudaRecorder, PassRunner
-from engine.passes.captured import Run
+from engine.passes import CapturedRunner, CudaRecorder
+from engine.passes.function import Run
 from engine.passes.fused import FusedFunction
 from engine.request import GenerateRequest, Output, SamplingParams
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
+from engine.weights import lay_out
 from tests.checkpoints import VOCAB_SIZE, make_network
 from tests.engine.setups import STAGE_LISTS, fitted_head, in_float32, target_model
 from tests.engine.setups import compiling_config as config
@@ -49,9 +51,11 @@ def nothing(run: Run) -> Run:
 
 def capture(scorer: TreeScorer, seconds: float = 60.0) -> TreeScorer:
     """Capture a scorer's passes as an engine on its device does."""
-    on_gpu = scorer.device.type == "cuda"
-    scorer.prepare(attention.GPU_KERNEL if on_gpu else None)
-    assert scorer.runner.capture(seconds, CudaRecorder() if on_gpu else again)
+    is_gpu = scorer.device.type == "cuda"
+    lay_out(scorer.network, has_kernels=False)
+    if is_gpu:
+        attention.use(scorer.network, attention.GPU_KERNEL)
+    assert scorer.run_by(CapturedRunner).capture(seconds, CudaRecorder() if is_gpu else again)
     assert scorer.runner.form == "captured"
     return scorer
 
@@ -116,13 +120,12 @@ def test_a_captured_head_reads_the_features_of_this_pass(device: str) -> None:
 def test_speculation_over_captured_passes_never_changes_the_text(
     stages: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = PassRunner.__init__
+    class Capturing(CapturedRunner):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[arg-type]
+            self.capture(60.0, again)
 
-    def capturing(self: PassRunner, *arguments: object) -> None:
-        original(self, *arguments)  # type: ignore[arg-type]
-        self.capture(60.0, again)
-
-    monkeypatch.setattr(PassRunner, "__init__", capturing)
+    monkeypatch.setattr("engine.scorer.EagerRunner", Capturing)
     monkeypatch.setattr(target_model(), "_runners", {})
     assert stages in STAGE_LISTS
     assert play(stages, num_cases=10)[0] == 0
@@ -133,12 +136,12 @@ def test_widths_that_are_not_captured_yet_are_padded_to_others_or_run_eagerly() 
     """Red when a request waits for a capture, or a tree is cut to what has been captured."""
     network = make_network()
     model = Model(network, read_limits(network.config), 512, chunk=100)
-    assert model.runner.capture(0.0, again)
+    assert model.run_by(CapturedRunner).capture(0.0, again)
     assert model.runner.is_uncaptured
     assert [model.runner.num_padding(width) for width in (1, 2, 9)] == [0, 0, 0]
-    assert model.runner.capture(0.0, again)
+    assert model.run_by(CapturedRunner).capture(0.0, again)
     assert [model.runner.num_padding(width) for width in (1, 2, 9, 16, 17)] == [0, 14, 7, 0, 0]
-    while model.runner.capture(0.0, again):
+    while model.run_by(CapturedRunner).capture(0.0, again):
         pass
     assert not model.runner.is_uncaptured
     assert [model.runner.num_padding(width) for width in (1, 2, 9, 33, 64, 65)] == [
@@ -150,7 +153,7 @@ def test_a_replay_that_does_nothing_new_is_refused(caplog: pytest.LogCaptureFixt
     """Were a graph ever to ignore its inputs, its proof would tell."""
     network = make_network()
     model = Model(network, read_limits(network.config), 512, chunk=100)
-    assert not model.runner.capture(60.0, nothing)
+    assert not model.run_by(CapturedRunner).capture(60.0, nothing)
     assert model.runner.form == "eager"
     assert "of which rounding explains" in caplog.text
     assert not model.runner.is_uncaptured, "it would be tried again and again"
@@ -164,7 +167,7 @@ def test_a_function_that_cannot_be_recorded_is_run_eagerly(
 
     network = make_network()
     model = Model(network, read_limits(network.config), 512, chunk=100)
-    assert not model.runner.capture(60.0, fail)
+    assert not model.run_by(CapturedRunner).capture(60.0, fail)
     assert model.runner.form == "eager"
     assert "passes stay eager: they could not be captured" in caplog.text
     assert "operation not permitted when stream is capturing" in caplog.text
@@ -179,7 +182,7 @@ def test_what_is_captured_can_be_compiled_first(kind: str, monkeypatch: pytest.M
     torch._dynamo.reset()
     network = make_network(kind)
     model = Model(network, read_limits(network.config), 512, chunk=100)
-    assert model.runner.capture(0.0, again, is_fused=True)
+    assert model.run_by(CapturedRunner).capture(0.0, again, is_fused=True)
     context = [3, 1, 4, 1, 5]
     model.reset(context)
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -196,7 +199,7 @@ def test_all_widths_of_several_networks_can_be_compiled(monkeypatch: pytest.Monk
     for seed in (1, 2):
         network = make_network(seed=seed, hidden_size=16 * seed)
         model = Model(network, read_limits(network.config), 512, chunk=100)
-        assert model.runner.capture(60.0, again, is_fused=True)
+        assert model.run_by(CapturedRunner).capture(60.0, again, is_fused=True)
         assert not model.runner.is_uncaptured and model.runner.form == "captured"
 
 
@@ -257,7 +260,7 @@ def test_what_cannot_be_fused_is_captured_as_it_is(
     monkeypatch.setattr("engine.passes.fused._COMPILER", fails)
     torch._dynamo.reset()
     model = Model(network := make_network(), read_limits(network.config), 512)
-    assert model.runner.capture(60.0, again, is_fused=True)
+    assert model.run_by(CapturedRunner).capture(60.0, again, is_fused=True)
     assert model.runner.form == "captured" and not model.runner.is_uncaptured
     assert "passes are not fused" in caplog.text and "no such compiler" in caplog.text
 
@@ -280,12 +283,12 @@ def test_an_engine_captures_a_part_and_the_rest_between_requests(
     stages = (NgramStageConfig(budget=20, children=3),)
     eager = Engine.load(config(checkpoint, tmp_path, compile="never", stages=stages))
     for seconds in ("_START_SECONDS", "_PAUSE_SECONDS"):
-        monkeypatch.setattr(acceleration, seconds, 0.0)
+        monkeypatch.setattr(on_gpu, seconds, 0.0)
     monkeypatch.setattr(attention, "has_gpu_kernel", lambda: False)
     monkeypatch.setattr("engine.passes.fused._COMPILER", "eager")
     monkeypatch.setattr(
         *("engine.api.accelerate",),
-        lambda config, scorers, _: acceleration.CapturedPasses(config, scorers, again),
+        lambda config, scorers, _: acceleration.OnGpu(config, scorers, again),
     )
     engine = Engine.load(config(checkpoint, tmp_path, compile="background", stages=stages))
     num_rounds = 0

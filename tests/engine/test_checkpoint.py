@@ -16,13 +16,13 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, T5ForConditionalGeneration
 
-from engine import checkpoint
 from engine.api import Engine
 from engine.checkpoint import abridged
 from engine.config import EngineConfig
 from engine.drafting.head_checkpoint import load_head
 from engine.drafting.katz import KatzTable
 from engine.errors import ConfigError, EngineError, ModelLoadError, first_line
+from engine.loading import checkpoint as loading_checkpoint
 from engine.loading import load_model
 from tests.checkpoints import (
     VOCAB_SIZE,
@@ -367,9 +367,20 @@ def test_weights_are_looked_at_once_before_they_are_loaded(
 ) -> None:
     """Red when an engine reads a pickle of many gigabytes once more to know how long a text is."""
     seen: list[Path] = []
-    monkeypatch.setattr(checkpoint, "check_weights", seen.append)
+    monkeypatch.setattr("engine.checkpoint.files.check_weights", seen.append)
     Engine.load(EngineConfig.from_mapping({"model": str(folder)}))
     assert seen == [folder / "model.safetensors"]
+
+
+def test_a_configuration_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when an engine asks the hub for it anew for each thing that it wants to know."""
+    seen: list[str] = []
+    read = loading_checkpoint._read_config
+    monkeypatch.setattr(
+        loading_checkpoint, "_read_config", lambda name: seen.append(name) or read(name)
+    )
+    Engine.load(EngineConfig.from_mapping({"model": str(folder)}))
+    assert seen == [str(folder)]
 
 
 def test_a_folder_that_is_not_there_is_told_as_such(folder: Path) -> None:

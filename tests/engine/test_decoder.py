@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.decoder import Decoder
-from engine.drafting.base import NoStage
+from engine.drafting.stage import NoStage
 from engine.errors import EngineError, InvalidRequestError
 from engine.request import TARGET, Finished, GenerateRequest, Output, SamplingParams
 from engine.tree import TokenTree
@@ -278,7 +278,7 @@ def test_measuring_leaves_no_trace_but_the_costs() -> None:
     """Every network is timed; the text afterwards and its counts are as if nothing had been run."""
     decoder = Decoder(target_model(), model_stage(ngram(), "draft"))
     decoder.measure(seconds=0.01)
-    assert all(decoder.economy.costs.curve(name).is_known for name in ("target", "draft"))
+    assert all(decoder.economy.costs().curve(name).is_known for name in ("target", "draft"))
     steps, _ = run(decoder, replace(LONG, speculation="auto"))
     assert token_ids(steps) == plain_text()
     assert steps[0].stats.stages == ()

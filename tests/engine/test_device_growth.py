@@ -18,22 +18,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from engine.config import ModelStageConfig
 from engine.decoder import Decoder
-from engine.drafting.base import Drafter, NoStage, StageWork
-from engine.drafting.growth import GUESS_WEIGHT, Growth
+from engine.drafting.children import GUESS_WEIGHT
+from engine.drafting.device_passes import DevicePasses
 from engine.drafting.head import HeadModel
 from engine.drafting.model import ModelDrafter
-from engine.economy import Economy, Spending
-from engine.economy.passes import PassCount
-from engine.economy.sizes import Prospects
+from engine.drafting.on_device import OnDevice
+from engine.drafting.stage import Drafter, NoStage
+from engine.economy import Economy, Outcome, Step, Turn
+from engine.economy.account import Account
+from engine.economy.beliefs import Claims
+from engine.economy.choice import Prospects
 from engine.loading import read_limits
 from engine.model import Model
 from engine.noise import noise_of
-from engine.passes.captured import Run
+from engine.passes.function import Run
 from engine.request import SamplingParams
-from engine.sampling import Sampler
+from engine.sampling import rank
 from engine.scorer import TreeScorer
 from engine.stats import StageStats
-from engine.text import Text
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_network
 from tests.engine.setups import (
@@ -45,6 +47,7 @@ from tests.engine.setups import (
     target_model,
     token_ids,
 )
+from tests.engine.steps import step_of, text_of
 from tests.engine.test_captured import DEVICES, capture
 from tests.engine.test_lossless import play
 
@@ -65,19 +68,19 @@ def again_and_again(run: Run) -> Run:
 class Script(NoStage):
     """A stage that guesses what a test tells it to: paths, parents first, and their estimates."""
 
+    name = "script"
+
     def __init__(self, guesses: dict[Path, float]) -> None:
-        super().__init__()
         self.budget = len(guesses)
-        self.work = StageWork("script")
         self.guesses = guesses
 
-    def grow(self, context: Text, tree: TokenTree, leaves: Sequence[int], budget: int) -> list[int]:
+    def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
         """Every guess that is not below an end."""
         nodes = {(): 0}
         for path, estimate in self.guesses.items():
             above = nodes.get(path[:-1])
-            if above is not None and context.can_extend(tree, above):
-                nodes[path] = tree.add(above, path[-1], estimate, "script")
+            if above is not None and step.can_extend(above):
+                nodes[path] = step.tree.add(above, path[-1], estimate, "script")
         return list(nodes.values())[1:]
 
 
@@ -92,7 +95,7 @@ def stage_over(model: TreeScorer, below: Drafter, **sizes: int) -> ModelDrafter:
     config = ModelStageConfig(model="", budget=200, **sizes)
     drafter = ModelDrafter(config, model, below, "draft", VOCAB_SIZE)
     if model.device.type == "cpu":
-        drafter.grow_on_device(again_and_again, noise_of)
+        drafter.go_on_on_device(again_and_again, noise_of)
     return drafter
 
 
@@ -104,7 +107,7 @@ class Reference:
     """
 
     model: Model
-    context: Text
+    context: Step
     width: int
     passes: int
     children: int
@@ -140,14 +143,14 @@ class Reference:
             scores |= {path: candidates[path] for path in batch}
 
     def is_open(self, path: Path) -> bool:
-        is_end = any(token in self.context.stop_ids for token in path)
+        is_end = any(token in self.context.text.stop_ids for token in path)
         return len(path) < self.context.max_depth and not is_end
 
     def chances(self, path: Path) -> Tensor:
-        text = [*self.context.tokens, *path]
+        text = [*self.context.text.tokens, *path]
         self.model.reset([])
         logits = self.model.score(text, TokenTree(text[-1]))
-        candidates = self.context.sampler.candidates(logits, [len(text)]).normalised()
+        candidates = rank([self.context.text.sampling], [len(text)], logits).normalised()
         tokens = range(VOCAB_SIZE)
         return torch.tensor(candidates.of([0] * len(tokens), tokens))
 
@@ -162,19 +165,18 @@ def random_guesses(rng: random.Random, count: int) -> dict[Path, float]:
     return {path: -rng.random() for path in paths[1:]}
 
 
-def random_context(rng: random.Random, params: SamplingParams) -> Text:
+def random_context(rng: random.Random, params: SamplingParams) -> Step:
     tokens = [rng.randrange(VOCAB_SIZE) for _ in range(rng.randrange(2, 40))]
     stop = frozenset(rng.sample(range(VOCAB_SIZE), rng.randrange(4)))
-    return Text(tokens, Sampler(params, VOCAB_SIZE), stop, rng.randrange(1, 9))
+    return step_of(text_of(tokens, params, stop), rng.randrange(1, 9))
 
 
-def grown(drafter: ModelDrafter, context: Text) -> TokenTree:
-    tree = TokenTree(context.tokens[-1])
-    drafter.reset(context.tokens)
-    while drafter._model.read(context.tokens):
+def grown(drafter: ModelDrafter, context: Step) -> TokenTree:
+    drafter._sit(context.text)
+    while drafter._model.read(context.text.tokens):
         pass
-    drafter.grow(context, tree, [0], drafter.budget)
-    return tree
+    drafter.grow(context, [0], drafter.budget)
+    return context.tree
 
 
 def assert_found(drafter: ModelDrafter, tree: TokenTree, wanted: Reference) -> None:
@@ -201,7 +203,7 @@ def assert_found(drafter: ModelDrafter, tree: TokenTree, wanted: Reference) -> N
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_rows_and_children_are_those_of_plain_best_first_growth(
-    kind: str, params: SamplingParams, device: str
+    kind: str, params: SamplingParams, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when a row has another mask, position or slot than it should, is chosen out of turn, is
     evaluated twice, or when children are ranked by other noise or other filters than the target's.
@@ -216,7 +218,7 @@ def test_rows_and_children_are_those_of_plain_best_first_growth(
         for _ in range(2):
             context = random_context(rng, params)
             worths = [rng.choice([1.0, rng.random()]) for _ in range(sizes["children"])]
-            context.economy.worth = lambda kind, worths=worths: worths[kind[1]]
+            monkeypatch.setattr(Claims, "worth", lambda _, kind, worths=worths: worths[kind[1]])
             wanted = Reference(plain, context, guesses=guesses, worths=worths, **sizes)
             wanted.grow()
             assert_found(drafter, grown(drafter, context), wanted)
@@ -224,25 +226,27 @@ def test_rows_and_children_are_those_of_plain_best_first_growth(
 
 def test_a_guess_that_the_draft_confirms_is_not_evaluated_twice() -> None:
     model = make_draft("llama", "cpu")
-    context = Text([3, 1, 4, 1, 5], Sampler(GREEDY, VOCAB_SIZE), max_depth=9)
-    tree = grown(stage_over(model, NoStage(), width=3, passes=3, children=3), context)
+    text = text_of([3, 1, 4, 1, 5], GREEDY)
+    tree = grown(stage_over(model, NoStage(), width=3, passes=3, children=3), step_of(text, 9))
     said = tuple(tree.path_tokens(tree.children(0)[0]))
     script = Script({said: -0.1, (*said, 7): -3.0})
     drafter = stage_over(make_draft("llama", "cpu"), script, width=3, passes=3, children=3)
-    tree = grown(drafter, context)
+    step = step_of(text, 9)
+    grown(drafter, step)
     nodes = drafter._model._nodes
     assert len(nodes) == len(set(nodes)) == 3 + 2 * 3
-    assert drafter.take_work()[0].num_passes == 3
-    assert (script.work.num_guesses, script.work.num_confirmed) in {(2, 1), (2, 2)}
+    assert step.turn("draft").num_passes == 3
+    guesses = step.turn("script")
+    assert (guesses.num_guesses, guesses.num_confirmed) in {(2, 1), (2, 2)}
 
 
 def test_rows_too_unlikely_to_pay_get_no_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Red when the host handles nodes that can never pay, or forgets the rows that they have."""
     model, floor = make_draft("llama", "cpu"), 0.05
     prospects = Prospects([0.0], 0.0, least=floor)
-    monkeypatch.setattr(Economy, "prospects", lambda self, budget: prospects)
+    monkeypatch.setattr(Step, "prospects", lambda self, budget: prospects)
     drafter = stage_over(model, NoStage(), width=5, passes=5, children=3)
-    tree = grown(drafter, Text([3, 1, 4], Sampler(GREEDY, VOCAB_SIZE), max_depth=9))
+    tree = grown(drafter, step_of(text_of([3, 1, 4], GREEDY), 9))
     scores, nodes = tree.scores(), model._nodes
     assert len(nodes) == len(set(nodes)) == 1 + 3 + 3 * 5
     likely = [node for node in nodes if math.exp(scores[node]) >= floor]
@@ -270,7 +274,7 @@ def test_rows_written_on_the_device_can_be_committed(device: str) -> None:
         tree = grown(drafter, context)
         path = tree.path(rng.choice(model._nodes))
         model.commit(tree, path)
-        text = [*context.tokens, *(tree.tokens[node] for node in path), 9]
+        text = [*context.text.tokens, *(tree.tokens[node] for node in path), 9]
         plain.reset([])
         got, wanted = (each.score(text, TokenTree(9)).cpu() for each in (model, plain))
         assert torch.allclose(got, wanted, atol=2e-4)
@@ -283,18 +287,18 @@ def test_a_head_reads_its_parents_output_on_the_device() -> None:
         head, eager = (HeadModel(fitted_head(), target, chunk=16) for _ in range(2))
         drafter = stage_over(head, NoStage(), width=3, passes=4, children=3)
         context = random_context(rng, GREEDY)
-        context.max_depth = 6
-        target.reset(context.tokens)
-        target.score(context.tokens, TokenTree(context.tokens[-1]))
+        context.max_depth, tokens = 6, context.text.tokens
+        target.reset(tokens)
+        target.score(tokens, TokenTree(tokens[-1]))
         tree = grown(drafter, context)
-        eager.reset(context.tokens)
+        eager.reset(tokens)
         for node in head._nodes:
-            logits = eager.score(context.tokens, tree, [node]).log_softmax(dim=-1)[0]
+            logits = eager.score(tokens, tree, [node]).log_softmax(dim=-1)[0]
             for child in tree.children(node):
                 said = logits[tree.tokens[child]].item()
                 assert tree.estimates[child] == pytest.approx(said, abs=2e-3)
         leaf = tree.children(head._nodes[-1])[0]
-        got, wanted = (each.score(context.tokens, tree, [leaf]) for each in (head, eager))
+        got, wanted = (each.score(tokens, tree, [leaf]) for each in (head, eager))
         assert torch.allclose(got, wanted, atol=2e-4)
 
 
@@ -327,9 +331,9 @@ def test_nothing_that_is_recorded_asks_the_host(kind: str) -> None:
     config = ModelStageConfig(model="", budget=200, width=3, passes=4, children=3)
     drafter = ModelDrafter(config, model, NoStage(), "draft", VOCAB_SIZE)
     assert model.runner.form == "eager"  # it and its cache are there before anything is recorded
-    drafter.grow_on_device(record, no_noise)
+    drafter.go_on_on_device(record, no_noise)
     with pytest.raises(AssertionError, match="cannot be recorded"):
-        drafter.grow_on_device(record, noise_of)
+        drafter.go_on_on_device(record, noise_of)
 
 
 def growing(monkeypatch: pytest.MonkeyPatch, noise: object = noise_of) -> None:
@@ -338,7 +342,7 @@ def growing(monkeypatch: pytest.MonkeyPatch, noise: object = noise_of) -> None:
 
     def init(self: ModelDrafter, *arguments: object) -> None:
         original(self, *arguments)  # type: ignore[arg-type]
-        self.grow_on_device(again_and_again, noise)  # type: ignore[arg-type]
+        self.go_on_on_device(again_and_again, noise)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ModelDrafter, "__init__", init)
 
@@ -352,13 +356,13 @@ def test_the_text_is_the_same_with_growth_on_the_device(
 ) -> None:
     """And drafts are accepted and rejected, or it would prove nothing."""
     calls: list[int] = []
-    original = Growth.run
+    original = DevicePasses.run
 
-    def counted(self: Growth, *arguments: object) -> object:
+    def counted(self: DevicePasses, *arguments: object) -> object:
         calls.append(1)
         return original(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Growth, "run", counted)
+    monkeypatch.setattr(DevicePasses, "run", counted)
     growing(monkeypatch)
     num_different, totals = play(stages, num_cases=12)
     assert num_different == 0
@@ -373,19 +377,17 @@ def test_an_economy_that_counts_its_time_leads_to_the_same_text(
 ) -> None:
     """Red when passes on the device cannot be rehearsed, or their number is asked of nobody."""
     asked: list[int] = []
-    original = Economy.worth_growing
+    original = Turn.num_to_go_on
 
-    def worth_growing(self: Economy, name: str, most: int) -> int:
-        asked.append(original(self, name, most))
+    def num_to_go_on(self: Turn, most: int) -> int:
+        asked.append(original(self, most))
         return asked[-1]
 
-    def everything(
-        self: Economy, name: str, tree: TokenTree, waiting: list[int], *_: int
-    ) -> list[int]:
+    def everything(self: Turn, waiting: list[int], *_: int) -> list[int]:
         return sorted(waiting)  # whatever passes take on the machine that runs this
 
-    monkeypatch.setattr(Economy, "worth_growing", worth_growing)
-    monkeypatch.setattr(Economy, "worth_evaluating", everything)
+    monkeypatch.setattr(Turn, "num_to_go_on", num_to_go_on)
+    monkeypatch.setattr(Turn, "worth_evaluating", everything)
     growing(monkeypatch)
     rng, decoder = random.Random(5), Decoder(target_model(), STAGE_LISTS[stages](20))
     decoder.measure(seconds=0.0)
@@ -416,36 +418,42 @@ def test_children_are_ranked_under_the_noise_of_their_own_position() -> None:
 
 
 def test_trees_that_are_too_wide_or_deeper_than_a_window_are_left_to_the_host() -> None:
-    growth = stage_over(make_draft("mistral", "cpu"), NoStage(), width=2, passes=4, children=2)
-    assert growth._growth is not None
-    chain = TokenTree.from_parents(range(4), range(-1, 3))
-    context = Text([1, 2], Sampler(GREEDY, VOCAB_SIZE), max_depth=9)
-    assert growth._growth.fits(context, chain, [0, 1])
-    assert not growth._growth.fits(context, chain, [2, 3])
-    star = TokenTree(0)
+    narrow = passes_of(stage_over(make_draft("mistral", "cpu"), NoStage(), **SIZES))
+    context = step_of(text_of([1, 2], GREEDY), max_depth=9)
+    context.tree = TokenTree.from_parents(range(4), range(-1, 3))
+    assert narrow.fits(context, [0, 1])
+    assert not narrow.fits(context, [2, 3])
+    wide = passes_of(stage_over(make_draft("llama", "cpu"), NoStage(), **SIZES))
+    assert not wide.fits(context, [0] * 65)
+    context.tree = TokenTree(0)
     for token in range(1, 64):
-        star.add(0, token)
-    wide = stage_over(make_draft("llama", "cpu"), NoStage(), width=2, passes=4, children=2)
-    assert wide._growth is not None
-    assert wide._growth.fits(context, star, range(64))
-    assert not wide._growth.fits(context, chain, [0] * 65)
-    context.stop_ids = frozenset(range(33))
-    assert not wide._growth.fits(context, star, range(64))
+        context.tree.add(0, token)
+    assert wide.fits(context, range(64))
+    context.text.stop_ids = frozenset(range(33))
+    assert not wide.fits(context, range(64))
+
+
+SIZES = {"width": 2, "passes": 4, "children": 2}
+
+
+def passes_of(drafter: ModelDrafter) -> DevicePasses:
+    assert isinstance(drafter._expander, OnDevice)
+    return drafter._expander._passes
 
 
 def test_a_cpu_goes_back_to_the_host_for_every_pass() -> None:
     drafter = model_stage(NoStage(), "draft")
     capture(drafter._model)
-    drafter.reset([1, 2, 3])
-    assert drafter._growth is None
+    drafter.rehearsals(text_of([1, 2, 3]))
+    assert drafter._expander is drafter._on_host
 
 
 @pytest.mark.gpu
 def test_a_gpu_goes_on_by_itself_once_its_passes_are_captured() -> None:
     model = make_draft("llama", "cuda")
     drafter = stage_over(model, NoStage(), width=2, passes=3, children=2)
-    drafter.reset([1, 2, 3])
-    assert drafter._growth is not None
+    drafter.rehearsals(text_of([1, 2, 3]))
+    assert isinstance(drafter._expander, OnDevice)
 
 
 class Steps:
@@ -457,20 +465,22 @@ class Steps:
 
     def __init__(self, price: float = 0.2, step: float = 4.0) -> None:
         self.economy = Economy()
-        self.economy.start_text(is_greedy=True, is_free=False)
-        self.price, self.step = price, step
+        self.text = text_of([1, 2], num_written=1, speculation="auto")
+        self.price, self.milliseconds = price, step
 
     def run(self, num_right: int, most: int = 6) -> int:
         """One step; how many passes there were after the first."""
-        self.economy.start_step(100)
-        count = self.economy.worth_growing("draft", most)
-        passes = [[number + 1] for number in range(count)]
-        self.economy.spend_growing("draft", 1, passes, self.price * count)
+        step = self.economy.step(self.text, 1000)
+        turn = step.turn("draft")
+        count = turn.num_to_go_on(most)
+        turn.run(1, self.price * count, [[number + 1] for number in range(count)])
         num_accepted = min(num_right, count + 1)
         reached = [(node, 7) for node in range(num_accepted + 1)]
-        total = self.step + self.price * count
-        spending = Spending(total, self.step, 0.0, 1, count + 2)
-        self.economy.learn(reached, spending, ["draft"] * (count + 1), ["draft"] * num_accepted)
+        total = self.milliseconds + self.price * count
+        proposed, accepted = ["draft"] * (count + 1), ["draft"] * num_accepted
+        step.learn(
+            Outcome(reached, total, self.milliseconds, 0.0, 1, count + 2, proposed, accepted)
+        )
         return count
 
 
@@ -502,16 +512,15 @@ def test_a_dear_pass_must_bring_more_than_a_cheap_one() -> None:
 
 def test_for_a_text_that_is_always_drafted_for_every_pass_is_run() -> None:
     steps = Steps(price=50.0)
-    steps.economy.start_text(is_greedy=True, is_free=True)
+    steps.text = text_of([1, 2], num_written=1, speculation="always")
     assert {steps.run(0) for _ in range(100)} == {6}
 
 
 def test_another_text_gives_every_pass_another_chance() -> None:
-    passes = PassCount()
+    account = Account(pass_milliseconds=0.4, token_milliseconds=4.0)
     for _ in range(200):
-        passes.choose(2)
-        passes.put([[1], [2]], 0.4)
-        passes.learn("draft", [(0, 7)], [], 4.0)
-    assert passes.choose(2) == 0
-    passes.start_text()
-    assert passes.choose(2) == 2
+        account.num_that_pay(2)
+        account.settle_passes([0, 0])
+    assert account.num_that_pay(2) == 0
+    account.start_text(1.0)
+    assert account.num_that_pay(2) == 2

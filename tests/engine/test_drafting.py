@@ -9,15 +9,15 @@ import torch
 
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
-from engine.drafting.base import NoStage
-from engine.drafting.build import StageBuilder
+from engine.drafting.build import StageBuilder, layers_read
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
+from engine.drafting.stage import NoStage
+from engine.economy import Economy, Step
 from engine.errors import ModelLoadError
 from engine.request import GenerateRequest, SamplingParams
-from engine.sampling import Sampler
-from engine.text import Text
+from engine.sampling import rank
 from engine.tree import TokenTree
 from tests.checkpoints import (
     VOCAB_SIZE,
@@ -27,18 +27,19 @@ from tests.checkpoints import (
     save_head_checkpoint,
 )
 from tests.engine.setups import STAGE_LISTS, model_stage, ngram, run, target_model, token_ids
+from tests.engine.steps import step_of, text_of
 
 PROMPT = [5, 9, 33, 7, 5, 9, 33]
 
 
-def context_of(
+def step_after(
     tokens: list[int],
     temperature: float = 0.0,
     max_depth: int = 20,
     stop: frozenset[int] = frozenset(),
-) -> Text:
-    sampler = Sampler(SamplingParams(temperature=temperature, seed=3), VOCAB_SIZE)
-    return Text(list(tokens), sampler, stop, max_depth)
+) -> Step:
+    text = text_of(tokens, SamplingParams(temperature=temperature, seed=3), stop)
+    return step_of(text, max_depth)
 
 
 @pytest.mark.parametrize("budget", [1, 7, 40])
@@ -48,54 +49,54 @@ def test_every_drafter_keeps_the_contract(stages: str, temperature: float, budge
     """Same root, within budget and depth, parents first, nothing below an end of text."""
     drafter = STAGE_LISTS[stages](budget)
     stop = frozenset(range(0, VOCAB_SIZE, 3))
-    tokens = list(PROMPT)
-    drafter.reset(tokens)
-    for step in range(4):
-        text = context_of(tokens, temperature, max_depth=step * 2, stop=stop)
-        tree = TokenTree(tokens[-1])
+    text = text_of(PROMPT, SamplingParams(temperature=temperature, seed=3), stop)
+    tokens, economy = text.tokens, Economy()
+    for number in range(4):
+        step = economy.step(text, max_depth=number * 2)
         target_model().reset(tokens)
         target_model().score(tokens, TokenTree(tokens[-1]))  # what a head reads
-        nodes = drafter.grow(text, tree, [0], budget)
+        nodes = drafter.grow(step, [0], budget)
         assert len(nodes) == len(set(nodes)) <= budget
-        pruned = tree.prune(nodes)
+        pruned = step.tree.prune(nodes)
         assert pruned.tokens[0] == tokens[-1]
-        assert max(pruned.depths) <= text.max_depth
+        assert max(pruned.depths) <= step.max_depth
         assert all(pruned.tokens[p] not in stop for p in pruned.parents[1:] if p > 0)
         assert all(0 <= token < VOCAB_SIZE for token in pruned.tokens)
         assert all(estimate <= 1e-6 for estimate in pruned.estimates)
-        drafter.observe([11, 12])
         tokens += [11, 12]
-        assert {work.name for work in drafter.take_work()}.isdisjoint({"none"})
+        assert "none" not in step.turns
 
 
 def test_a_draft_model_ranks_children_by_the_shared_noise() -> None:
     """At any temperature its first choice is the token that it would itself have sampled."""
     drafter = model_stage(NoStage(), "draft", passes=1)
     for temperature in (0.0, 0.7, 1.5):
-        text = context_of(PROMPT, temperature)
-        drafter.reset(PROMPT)
-        tree = TokenTree(PROMPT[-1])
-        nodes = drafter.grow(text, tree, [0], 3)
+        step = step_after(PROMPT, temperature)
+        text, tree = step.text, step.tree
+        nodes = drafter.grow(step, [0], 3)
         model = drafter._model
         model.reset(PROMPT)
         logits = model.score(PROMPT, TokenTree(PROMPT[-1]))
-        candidates = text.sampler.candidates(logits, [len(PROMPT)])
+        candidates = rank([text.sampling], [len(PROMPT)], logits)
         (tokens,), (estimates,) = candidates.normalised().top(3)
-        assert tokens[:1] == text.sampler.choose(logits, [len(PROMPT)])
+        assert tokens[:1] == rank([text.sampling], [len(PROMPT)], logits).best()
         assert [tree.tokens[node] for node in nodes] == tokens
         assert [tree.estimates[node] for node in nodes] == pytest.approx(estimates, abs=1e-4)
+
+
+def chain_of(drafter: ModelDrafter, passes: int) -> ModelDrafter:
+    """The same stage, which proposes a chain."""
+    config = ModelStageConfig(model="", budget=60, passes=passes, width=1, children=1)
+    return ModelDrafter(config, drafter._model, drafter._below, drafter.name, VOCAB_SIZE)
 
 
 def passes_to_depth(drafter: ModelDrafter, depth: int) -> int:
     """How many draft passes it takes until the likeliest path is `depth` deep."""
     for passes in range(1, depth + 1):
-        drafter._config = ModelStageConfig(model="", budget=60, passes=passes, width=1, children=1)
-        drafter.reset(PROMPT)
-        drafter.take_work()
-        tree = TokenTree(PROMPT[-1])
-        drafter.grow(context_of(PROMPT), tree, [0], 60)
-        assert drafter.take_work()[0].num_passes == passes
-        if max(tree.depths) >= depth:
+        step = step_after(PROMPT)
+        chain_of(drafter, passes).grow(step, [0], 60)
+        assert step.turn("draft").num_passes == passes
+        if max(step.tree.depths) >= depth:
             return passes
     return depth
 
@@ -104,11 +105,9 @@ def test_right_guesses_from_below_remove_sequential_passes() -> None:
     """draft²'s whole job: what the draft will say, guessed, is evaluated in one pass."""
     alone = model_stage(NoStage(), "draft")
     assert passes_to_depth(alone, 6) == 6
-    tree = TokenTree(PROMPT[-1])
-    alone._config = ModelStageConfig(model="", budget=60, passes=6, width=1, children=1)
-    alone.reset(PROMPT)
-    alone.grow(context_of(PROMPT), tree, [0], 60)
-    said = [PROMPT[-1], *tree.path_tokens(len(tree) - 1)]
+    step = step_after(PROMPT)
+    chain_of(alone, 6).grow(step, [0], 60)
+    said = [PROMPT[-1], *step.tree.path_tokens(len(step.tree) - 1)]
     guided = model_stage(ngram(budget=5), "draft")
     guided._below._table = KatzTable.build([said] * 9, VOCAB_SIZE, min_count=1)  # type: ignore[attr-defined]
     guided._below._lookup = None  # type: ignore[attr-defined]
@@ -118,55 +117,48 @@ def test_right_guesses_from_below_remove_sequential_passes() -> None:
 def test_a_guess_that_the_draft_doubts_stays_with_a_mixed_score() -> None:
     below = ngram(budget=3)
     drafter = model_stage(below, "draft", passes=1, budget=60)
-    drafter.reset(PROMPT)
-    tree = TokenTree(PROMPT[-1])
-    drafter.grow(context_of(PROMPT), tree, [0], 60)
+    step = step_after(PROMPT)
+    drafter.grow(step, [0], 60)
+    tree, turn = step.tree, step.turn("ngram")
     guesses = [node for node in range(1, len(tree)) if tree.origins[node] == "ngram"]
     assert guesses
     assert all(-5 < tree.estimates[node] < 0 for node in guesses)
-    work = drafter.take_work()[1]
-    assert (work.name, work.num_guesses) == ("ngram", 3)
+    assert turn.num_guesses == 3
 
 
 def test_a_text_beyond_the_drafts_window_is_left_to_the_stage_below() -> None:
     drafter = model_stage(ngram(), "draft")
     drafter._model.max_model_len = 20
-    tokens = PROMPT * 5
-    drafter.reset(tokens)
-    tree = TokenTree(tokens[-1])
-    nodes = drafter.grow(context_of(tokens), tree, [0], 10)
+    step = step_after(PROMPT * 5)
+    nodes = drafter.grow(step, [0], 10)
     assert nodes
-    assert {tree.origins[node] for node in nodes} == {"ngram"}
+    assert {step.tree.origins[node] for node in nodes} == {"ngram"}
 
 
 def test_where_no_pass_is_expected_to_pay_the_step_is_left_to_the_stage_below() -> None:
     """Red when a draft goes through its passes' prospects, or runs one, in such a step."""
-    drafter = model_stage(ngram(), "draft")
-    drafter.reset(PROMPT)
-    text = context_of(PROMPT)
-    text.economy.costs.curve("target").replace({1: 1.0})
-    text.economy.costs.curve("draft").replace({1: 0.1})
-    text.economy.start_text(is_greedy=True, is_free=False)
-    text.economy.start_step(num_left=20)
-    assert drafter.grow(text, TokenTree(PROMPT[-1]), [0], 10)
-    assert drafter.take_work()[0].num_passes > 0
+    drafter, economy = model_stage(ngram(), "draft"), Economy()
+    economy.costs().curve("target").replace({1: 1.0})
+    economy.costs().curve("draft").replace({1: 0.1})
+    text = text_of([*PROMPT, 5], num_written=1, max_tokens=20, speculation="auto")
+    step = step_of(text, economy=economy)
+    assert drafter.grow(step, [0], 10)
+    assert step.turn("draft").num_passes > 0
     for _ in range(100):
-        text.economy._stage("draft").habit.settle(1.0, 0.1, -0.1, is_right=False)
-    text.economy.start_step(num_left=20)
-    tree = TokenTree(PROMPT[-1])
-    assert drafter.grow(text, tree, [0], 10)
-    assert drafter.take_work()[0].num_passes == 0
-    assert set(tree.origins[1:]) == {"ngram"}
+        step.turn("draft").account.settle_asking(0.1, -0.1)
+    step = step_of(text, economy=economy)
+    assert drafter.grow(step, [0], 10)
+    assert step.turn("draft").num_passes == 0
+    assert set(step.tree.origins[1:]) == {"ngram"}
 
 
 def test_a_draft_with_a_smaller_window_drafts_until_it_is_outgrown() -> None:
     """However many tokens are still to come, and never beyond what the model knows."""
     drafter = model_stage(NoStage(), "draft", budget=40, passes=6)
     drafter._model.max_model_len = 10
-    drafter.reset(PROMPT)
-    tree = TokenTree(PROMPT[-1])
-    assert drafter.grow(context_of(PROMPT, max_depth=400), tree, [0], 40)
-    assert max(tree.depths) == 10 - len(PROMPT)
+    step = step_after(PROMPT, max_depth=400)
+    assert drafter.grow(step, [0], 40)
+    assert max(step.tree.depths) == 10 - len(PROMPT)
 
 
 def test_one_model_cannot_stand_in_two_stages(tmp_path: Path) -> None:
@@ -182,10 +174,9 @@ def test_the_look_up_proposes_what_followed_before_and_trusts_long_matches_more(
     rng = random.Random(2)
     text = [rng.randrange(VOCAB_SIZE) for _ in range(40)]
     for shared, trust in ((3, 0.5), (30, 30 / 33)):
-        tokens = text + text[:shared]
-        stage.reset(tokens)
-        tree = TokenTree(tokens[-1])
-        nodes = stage.grow(context_of(tokens), tree, [0], 4)
+        step = step_after(text + text[:shared])
+        tree = step.tree
+        nodes = stage.grow(step, [0], 4)
         assert [tree.tokens[node] for node in nodes] == text[shared : shared + 4]
         assert tree.estimates[nodes[0]] == pytest.approx(math.log(trust))
 
@@ -194,11 +185,9 @@ def test_the_look_up_proposes_what_followed_before_and_trusts_long_matches_more(
 def test_the_look_up_follows_a_period_beyond_the_end_of_the_text(period: int) -> None:
     """A long match that reaches the end of what was written is looked for anew."""
     drafter = ngram(budget=24, table=False)
-    text = context_of([1 + i % period for i in range(40)], max_depth=40)
-    drafter.reset(text.tokens)
-    tree = TokenTree(text.tokens[-1])
-    nodes = drafter.grow(text, tree, [0], 24)
-    assert max(tree.depths[node] for node in nodes) == 24
+    step = step_after([1 + i % period for i in range(40)], max_depth=40)
+    nodes = drafter.grow(step, [0], 24)
+    assert max(step.tree.depths[node] for node in nodes) == 24
 
 
 def test_a_draft_that_says_nothing_sensible_changes_no_text() -> None:
@@ -220,10 +209,9 @@ def test_the_table_chooses_under_the_positions_noise() -> None:
     stage = NgramDrafter(NgramStageConfig(budget=1, children=1, lookup=False), table, "ngram")
     firsts = []
     for seed in range(300):
-        sampler = Sampler(SamplingParams(seed=seed), VOCAB_SIZE)
-        tree = TokenTree(2)
-        stage.grow(Text([1, 2], sampler, max_depth=3), tree, [0], 1)
-        firsts.append(tree.tokens[1])
+        step = step_of(text_of([1, 2], SamplingParams(seed=seed)), max_depth=3)
+        stage.grow(step, [0], 1)
+        firsts.append(step.tree.tokens[1])
     assert firsts.count(3) + firsts.count(4) > 250
     assert 0.5 < firsts.count(3) / len(firsts) < 0.8
 
@@ -283,7 +271,9 @@ def test_a_stage_of_another_padding_serves_every_id_of_its_target(
         "look-up": [{"kind": "ngram"}],
     }
     config = EngineConfig.from_mapping({"model": "", "dtype": "float32", "stages": stages[stage]})
-    decoder = Decoder(target, StageBuilder(config, target).build(config.stages))
+    drafter = StageBuilder(config, target).build(config.stages)
+    target.keep_features(layers_read(drafter))
+    decoder = Decoder(target, drafter)
     for temperature in (0.0, 1.0):
         for before, last in ((num_target - 1, num_target - 2), (3, num_target - 1), (7, 8)):
             prompt = (5, before, last, 9, 9, before, last)

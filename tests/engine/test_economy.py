@@ -1,4 +1,4 @@
-"""Costs, calibration, outlook, trials and the best tree, each on its own."""
+"""Costs, beliefs, exploration, accounts and the best tree, each on its own."""
 
 import math
 import random
@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.economy import TARGET_PASS, Costs, Economy, Spending, time_passes
-from engine.economy.calibration import Calibration, confidence_bin
+from engine.economy import TARGET_PASS, Costs, Economy, Outcome, Step, time_passes
+from engine.economy.beliefs import Beliefs, Claims, confidence_bin
+from engine.economy.choice import Prospects, best_size
 from engine.economy.costs import WIDTHS, CostCurve
-from engine.economy.outlook import Outlook
-from engine.economy.sizes import Prospects, best_size
-from engine.economy.stage import Stage
-from engine.economy.trials import Trials
+from engine.economy.exploration import Exploration
+from engine.request import Speculation
 from engine.tree import TokenTree, bushy_tree
+from tests.engine.steps import text_of
 from tests.strategies import token_trees
 
 chances = st.floats(0.0, 1.0)
@@ -91,42 +91,48 @@ def test_passes_are_timed_at_all_widths_or_for_as_long_as_may_be() -> None:
     assert set(time_passes(asked.append, seconds=0.0)) == {1, 16}
 
 
+def believed(beliefs: Beliefs, kind: tuple[object, ...], claim: float) -> float:
+    """What is thought of such a claim, which nobody makes."""
+    return math.exp(Claims(beliefs).believe(0, 5, kind, math.log(claim)))
+
+
 def test_a_claim_is_believed_until_it_has_been_tried() -> None:
-    assert Calibration().believe(0, 5, ("draft", 0), 0.7) == pytest.approx(0.7)
+    assert believed(Beliefs(), ("draft", 0), 0.7) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize(("claim", "truth"), [(0.9, 0.1), (0.9, 0.9), (0.3, 0.8), (0.95, 0.6)])
 def test_claims_come_to_be_believed_as_far_as_they_prove_true(claim: float, truth: float) -> None:
     dice = random.Random(0)
-    calibration = Calibration()
+    beliefs = Beliefs()
     for _ in range(300):
-        calibration.start_tree()
-        calibration.believe(0, 5, ("draft", 0), claim)
-        calibration.learn([(0, 5 if dice.random() < truth else 6)])
-    assert calibration.believe(0, 5, ("draft", 0), claim) == pytest.approx(truth, abs=0.1)
-    assert calibration.believe(0, 5, ("another", 0), claim) == pytest.approx(claim)
+        claims = Claims(beliefs)
+        claims.believe(0, 5, ("draft", 0), math.log(claim))
+        claims.settle([(0, 5 if dice.random() < truth else 6)])
+    assert believed(beliefs, ("draft", 0), claim) == pytest.approx(truth, abs=0.1)
+    assert believed(beliefs, ("another", 0), claim) == pytest.approx(claim)
 
 
 def test_a_drafter_that_is_always_wrong_is_found_out_in_a_dozen_steps() -> None:
     """Whatever it claims from step to step: its claims are judged together."""
     dice = random.Random(0)
-    calibration = Calibration()
+    beliefs = Beliefs()
     for _ in range(12):
-        calibration.start_tree()
-        calibration.believe(0, 5, ("adversary",), dice.uniform(0.4, 1.0))
-        calibration.learn([(0, 6)])
+        claims = Claims(beliefs)
+        claims.believe(0, 5, ("adversary",), math.log(dice.uniform(0.4, 1.0)))
+        claims.settle([(0, 6)])
     for claim in (0.4, 0.6, 0.8, 1.0):
-        assert calibration.believe(0, 5, ("adversary",), claim) < 0.3
+        assert believed(beliefs, ("adversary",), claim) < 0.3
 
 
 def test_only_nodes_that_were_reached_are_trials_and_verified_or_not_all_count() -> None:
-    calibration = Calibration()
+    beliefs = Beliefs()
+    claims, claim = Claims(beliefs), math.log(0.5)
     for node in (0, 1, 2):
         for rank, token in enumerate((7, 8)):
-            calibration.believe(node, token, ("draft", rank), 0.5)
-            calibration.believe(node, token, ("draft", rank), 0.5)  # twice said, once counted
-    calibration.learn([(0, 8), (2, 9)])
-    first, second = (calibration._narrow[("draft", r), confidence_bin(0.5)] for r in (0, 1))
+            claims.believe(node, token, ("draft", rank), claim)
+            claims.believe(node, token, ("draft", rank), claim)  # twice said, once counted
+    claims.settle([(0, 8), (2, 9)])
+    first, second = (beliefs._narrow[("draft", r), confidence_bin(0.5)] for r in (0, 1))
     assert (first.trials, first.hits) == (pytest.approx(2, rel=0.01), 0)
     assert (second.trials, second.hits) == (pytest.approx(2, rel=0.01), pytest.approx(1, rel=0.01))
 
@@ -136,43 +142,40 @@ def test_every_probability_has_a_bin_and_surer_ones_none_below(chance: float) ->
     assert 0 <= confidence_bin(chance / 2) <= confidence_bin(chance) <= 11
 
 
-def test_the_outlook_is_learnt_by_rank_and_by_how_sure_the_node_was() -> None:
-    outlook = Outlook()
+def test_what_a_pass_finds_is_learnt_by_rank_and_by_how_sure_the_node_was() -> None:
+    beliefs = Beliefs()
     for _ in range(100):
-        outlook.start_tree()
-        outlook.put(0, 1.0, [4, 5])
-        outlook.put(3, 0.1, [6, 7])
-        assert outlook.is_right(4) and not outlook.is_right(5)
-        outlook.learn([(0, 4), (3, 7)])
-    outlook.start_tree()
-    assert outlook.expect(1.0)[0] > 0.9 > 0.1 > outlook.expect(1.0)[1]
-    assert outlook.expect(0.1)[1] > 0.9 > 0.1 > outlook.expect(0.1)[0]
+        claims = Claims(beliefs)
+        claims.rank("draft", 0, 1.0, [4, 5])
+        claims.rank("draft", 3, 0.1, [6, 7])
+        assert claims.is_right("draft", 4) and not claims.is_right("draft", 5)
+        claims.settle([(0, 4), (3, 7)])
+    claims = Claims(beliefs)
+    assert claims.expect("draft", 1.0)[0] > 0.9 > 0.1 > claims.expect("draft", 1.0)[1]
+    assert claims.expect("draft", 0.1)[1] > 0.9 > 0.1 > claims.expect("draft", 0.1)[0]
 
 
 def test_trials_take_a_small_share_of_the_time_and_less_after_each_failure() -> None:
-    trials, spent, total, price = Trials(), 0.0, 0.0, 3.0
+    trials, spent, total, price = Exploration(), 0.0, 0.0, 3.0
     for _ in range(20_000):
-        is_due = trials.is_due(price, reading=0.0)
+        is_due = trials.is_due(price)
         spent += price if is_due else 0.0
         total += 2.0
-        trials.settle(2.0, has_run=is_due, is_right=False, pays=False)
+        trials.settle(2.0, has_run=is_due, is_trial=is_due, is_right=False, pays=False)
     assert 0 < spent / total < 0.003
 
 
 def test_a_trial_that_is_right_is_followed_by_another() -> None:
     """And a few wrong ones end the run, however long it was."""
-    trials = Trials(idle_milliseconds=1e6)
-    for _ in range(9):
-        assert trials.is_due(1.0, reading=0.0)
-        trials.settle(2.0, has_run=True, is_right=True, pays=False)
-    for _ in range(3):
-        assert trials.is_due(1.0, reading=0.0)
-        trials.settle(2.0, has_run=True, is_right=False, pays=False)
-    assert not trials.is_due(1.0, reading=0.0)
+    trials = Exploration(idle_milliseconds=1e6)
+    for number in range(12):
+        assert trials.is_due(1.0)
+        trials.settle(2.0, has_run=True, is_trial=True, is_right=number < 9, pays=False)
+    assert not trials.is_due(1.0)
 
 
 def test_no_trial_reads_more_text_than_the_time_without_it_allows() -> None:
-    trials = Trials(idle_milliseconds=1000.0)
+    trials = Exploration(idle_milliseconds=1000.0)
     assert not trials.is_due(1.0, reading=200.0)
     assert trials.is_due(1.0, reading=10.0)
 
@@ -214,14 +217,16 @@ def weighed(savings: list[float], num_steps: int = 400) -> list[bool]:
 
     A pass of step i would save `savings[i]` milliseconds, the last number those of all later ones.
     """
-    stage, done = Stage(), []
-    stage.start_text(1.0)
-    for step in range(num_steps):
-        stage.start_step()
-        done.append(stage.may_weigh)
-        if stage.may_weigh:
-            stage.weigh(0.1, savings[min(step, len(savings) - 1)])
-        stage.settle(2.0, 1.0, [(0, 1)])
+    economy, done = Economy(), []
+    economy.costs().curve(TARGET_PASS).replace({1: 1.0})
+    economy.costs().curve("host").replace({1: 0.0})
+    for number in range(num_steps):
+        step = step_of_some_text(economy)
+        turn, saving = step.turn("draft"), savings[min(number, len(savings) - 1)]
+        done.append(turn.may_ask())
+        if done[-1]:
+            turn.weighing, turn._saving, turn._pays = 0.1, saving, saving > 0
+        step.learn(Outcome([(0, 1)], 2.0, 1.0, 0.0, 1, 1))
     return done
 
 
@@ -245,10 +250,10 @@ def test_the_first_text_gives_a_draft_time_to_show() -> None:
     """Red when a stage that is met during a text begins it without credit."""
     economy = priced({1: 1.0, 2: 5.0})
     for _ in range(10):
-        economy.start_step(num_left=100)
-        assert economy.may_draft("draft", backlog=0)
-        economy._stage("draft").weigh(0.1, 0.0)
-        economy.learn([(0, 1)], Spending(1.0, 0.9, 0.0, 1, 1))
+        step = step_of_some_text(economy)
+        assert step.turn("draft").may_ask()
+        step.turn("draft").weighing = 0.1
+        step.learn(Outcome([(0, 1)], 1.0, 0.9, 0.0, 1, 1))
 
 
 @pytest.mark.parametrize(("guessed", "is_followed"), [((), True), ((1,), False)])
@@ -256,24 +261,39 @@ def test_a_trial_that_finds_what_was_guessed_already_is_not_followed(
     guessed: tuple[int, ...], is_followed: bool
 ) -> None:
     """Red when a draft that says what the n-grams say is tried on and on."""
-    stage = Stage()
-    stage.trials.idle_milliseconds = 1000.0
-    stage.start_step()
-    assert stage.trials.is_due(1.0, reading=0.0)
-    stage.has_run, stage.guessed = True, frozenset(guessed)
-    stage.outlook.put(0, 1.0, [1])
-    stage.settle(2.0, 1.0, [(0, 1)])
-    assert stage.trials.is_due(1.0, reading=0.0) == is_followed
+    economy = priced({1: 1.0}, {1: 9.0})
+    step = step_of_some_text(economy)
+    for token in guessed:
+        step.tree.add(0, token)
+    turn = step.turn("draft")
+    turn.account.drafting.idle_milliseconds = 1000.0
+    assert turn.worth_evaluating([0], 0, 8) == [0]
+    turn.run(1, 9.0)
+    step.claims.rank("draft", 0, 1.0, [1])
+    step.learn(Outcome([(0, 1)], 2.0, 1.0, 0.0, 1, 1))
+    assert turn.account.drafting.is_due(1.0) == is_followed
 
 
 def priced(target: dict[int, float], draft: dict[int, float] | None = None) -> Economy:
     economy = Economy()
-    economy.costs.curve(TARGET_PASS).replace(target)
-    economy.costs.curve("draft").replace(draft or {1: 1.0})
-    economy.costs.curve("host").replace({1: 0.0})
-    economy.start_text(is_greedy=True, is_free=False)
-    economy.start_step(num_left=100)
+    economy.costs().curve(TARGET_PASS).replace(target)
+    economy.costs().curve("draft").replace(draft or {1: 1.0})
+    economy.costs().curve("host").replace({1: 0.0})
     return economy
+
+
+def step_of_some_text(
+    economy: Economy,
+    tree: TokenTree | None = None,
+    num_left: int = 100,
+    speculation: Speculation = "auto",
+) -> Step:
+    """A step of a text that has begun, in which the stages grow this tree."""
+    text = text_of([1, 2], num_written=1, max_tokens=num_left, speculation=speculation)
+    step = economy.step(text, 1000)
+    if tree is not None:
+        step.tree = tree
+    return step
 
 
 @given(token_trees(), st.floats(0.0, 2.0))
@@ -281,8 +301,9 @@ def test_no_tree_of_the_candidates_promises_more_than_the_chosen_one(
     tree: TokenTree, slope: float
 ) -> None:
     """And it is a tree: with every node comes its parent."""
-    economy = priced({1: 1.0, 65: 1.0 + 64 * slope})
-    chosen = economy.choose(tree, range(1, len(tree)))
+    step = step_of_some_text(priced({1: 1.0, 65: 1.0 + 64 * slope}), tree)
+    step.choose(range(1, len(tree)))
+    chosen, tokens, _ = step.choice
     assert all(tree.parents[node] in {0, *chosen} for node in chosen)
     reach = [math.exp(score) for score in tree.scores()]
     promised = (1 + sum(reach[node] for node in chosen)) / (1 + len(chosen) * slope)
@@ -290,30 +311,29 @@ def test_no_tree_of_the_candidates_promises_more_than_the_chosen_one(
     for size in range(len(tree)):
         best = (1 + sum(reach[node] for node in order[:size])) / (1 + size * slope)
         assert promised >= best * (1 - 1e-9)
-    assert economy.expected_tokens == pytest.approx(promised * (1 + len(chosen) * slope))
+    assert tokens == pytest.approx(promised * (1 + len(chosen) * slope))
 
 
 def test_what_is_free_is_used_fully() -> None:
     """So `always` keeps its sizes: all nodes, and a pass over all rows, whatever they cost."""
-    economy = priced({1: 1.0, 2: 1000.0})
-    economy.start_text(is_greedy=True, is_free=True)
     tree = bushy_tree(3, 20)
     for node in range(1, 20):
         tree.estimates[node] = -5.0
-    assert economy.choose(tree, range(1, 20)) == list(range(1, 20))
-    assert economy.worth_evaluating("draft", tree, range(20), 500, 19) == list(range(20))
-    assert economy.prospects(20).are_good(0.0, 19, 1.0)
+    step = step_of_some_text(priced({1: 1.0, 2: 1000.0}), tree, speculation="always")
+    assert len(step.choose(range(1, 20))) == 20
+    assert step.turn("draft").worth_evaluating(range(20), 500, 19) == list(range(20))
+    assert step.prospects(20).are_good(0.0, 19, 1.0)
 
 
 def test_what_is_free_is_foretold_at_its_price() -> None:
     """Red when a forecast of `always` leaves out a pass, or the load."""
     economy = priced({1: 1.0, 3: 2.0}, {1: 0.5})
-    economy.costs.curve("host").replace({1: 0.2})
-    economy.start_text(is_greedy=True, is_free=True)
-    economy.spend("draft", 1, 0.5)
-    economy.costs.load = 1.5
-    economy.choose(bushy_tree(3, 3), [1, 2])
-    assert economy.expected_milliseconds == pytest.approx(1.5 * (0.5 + 2.0 + 0.2))
+    economy.costs().curve("host").replace({1: 0.2})
+    step = step_of_some_text(economy, bushy_tree(3, 3), speculation="always")
+    step.turn("draft").run(1, 0.5)
+    economy.costs().load = 1.5
+    step.choose([1, 2])
+    assert step.choice.milliseconds == pytest.approx(1.5 * (0.5 + 2.0 + 0.2))
 
 
 @pytest.mark.parametrize(("milliseconds", "rows"), [(0.1, 1), (0.4, 1), (0.6, 0), (5.0, 0)])
@@ -321,27 +341,26 @@ def test_a_pass_is_run_while_what_it_promises_is_worth_its_time(
     milliseconds: float, rows: int
 ) -> None:
     """The outlook for an unknown stage: the first choice is right half the time."""
-    economy = priced({1: 1.0, 2: 1.0, 3: 2.0}, {1: milliseconds})
-    assert len(economy.worth_evaluating("draft", TokenTree(1), [0], 0, 8)) == rows
+    step = step_of_some_text(priced({1: 1.0, 2: 1.0, 3: 2.0}, {1: milliseconds}))
+    assert len(step.turn("draft").worth_evaluating([0], 0, 8)) == rows
 
 
 def test_a_long_text_to_read_first_must_be_worth_it_for_the_rest_of_the_reply() -> None:
     economy = priced({1: 1.0, 32: 1.0}, {1: 0.1, 512: 5.2})
-    assert economy.worth_evaluating("draft", TokenTree(1), [0], 300, 8)
-    economy.start_step(num_left=10)
-    assert not economy.worth_evaluating("draft", TokenTree(1), [0], 300, 8)
-    assert economy.worth_evaluating("draft", TokenTree(1), [0], 3, 8)
+    assert step_of_some_text(economy).turn("draft").worth_evaluating([0], 300, 8)
+    turn = step_of_some_text(economy, num_left=10).turn("draft")
+    assert not turn.worth_evaluating([0], 300, 8)
+    assert turn.worth_evaluating([0], 3, 8)
 
 
 def test_what_the_passes_of_a_step_took_is_not_counted_as_the_hosts_work() -> None:
     economy = priced({1: 1.0}, {1: 0.5})
-    economy.costs.curve("host").replace({1: 0.1})
+    economy.costs().curve("host").replace({1: 0.1})
     for _ in range(300):
-        economy.start_step(100)
-        economy.spend("draft", 1, 0.5)
-        spending = Spending(total=2.1, target=1.0, choosing=0.3, num_rows=1, num_nodes=1)
-        economy.learn([(0, 3)], spending)
-    assert economy.costs.curve("host")(1) == pytest.approx(0.3, rel=0.1)
+        step = step_of_some_text(economy)
+        step.turn("draft").run(1, 0.5)
+        step.learn(Outcome([(0, 3)], 2.1, 1.0, 0.3, num_rows=1, num_nodes=1))
+    assert economy.costs().curve("host")(1) == pytest.approx(0.3, rel=0.1)
 
 
 def guessing_economy(num_hits: list[int], num_steps: int = 400, others: int = 0) -> list[bool]:
@@ -350,22 +369,21 @@ def guessing_economy(num_hits: list[int], num_steps: int = 400, others: int = 0)
     The hits of step i are `num_hits[i]`, the last number those of all further ones; so many tokens
     of `others` are accepted beside them.
     """
-    economy = Economy(Costs())
-    economy.costs.curve(TARGET_PASS).replace({1: 0.9, 64: 0.9})
-    economy.costs.curve("host").replace({1: 0.1, 64: 0.1})
-    economy.start_text(is_greedy=True, is_free=False)
+    economy = Economy()
+    economy.costs().curve(TARGET_PASS).replace({1: 0.9, 64: 0.9})
+    economy.costs().curve("host").replace({1: 0.1, 64: 0.1})
     asked = []
-    for step in range(num_steps):
-        economy.start_step(1000)
-        asked.append(economy.guesses.may_ask)
+    for number in range(num_steps):
+        step = step_of_some_text(economy)
+        asked.append(step.turn("ngram").may_ask())
         hits, price = 0, 0.0
-        if economy.guesses.may_ask:
-            hits, price = num_hits[min(step, len(num_hits) - 1)], 0.2
-            economy.guesses.ask("ngram", price)
+        if asked[-1]:
+            hits, price = num_hits[min(number, len(num_hits) - 1)], 0.2
+            step.turn("ngram").guess(price)
         found = ["ngram"] * hits + ["draft"] * others
         reached = [(0, 1)] * (1 + len(found))
-        spending = Spending(1.0 + price, 0.9, 0.0, len(reached), len(reached))
-        economy.learn(reached, spending, found, found)
+        total, size = 1.0 + price, len(reached)
+        step.learn(Outcome(reached, total, 0.9, 0.0, size, size, found, found))
     return asked
 
 
@@ -392,9 +410,8 @@ def test_ngrams_are_asked_again_when_the_text_changes_to_their_liking() -> None:
 
 def test_ngrams_are_always_asked_where_drafting_is_free() -> None:
     economy = Economy()
-    economy.start_text(is_greedy=True, is_free=True)
     for _ in range(100):
-        economy.start_step(1000)
-        assert economy.guesses.may_ask
-        economy.guesses.ask("ngram", 0.2)
-        economy.learn([(0, 1)], Spending(1.2, 0.9, 0.0, 1, 1))
+        step = step_of_some_text(economy, speculation="always")
+        assert step.turn("ngram").may_ask()
+        step.turn("ngram").guess(0.2)
+        step.learn(Outcome([(0, 1)], 1.2, 0.9, 0.0, 1, 1))

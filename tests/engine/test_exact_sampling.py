@@ -10,7 +10,7 @@ import torch
 from engine import decoder as decoder_module
 from engine.accept import Acceptance
 from engine.decoder import Decoder
-from engine.drafting.base import NoStage
+from engine.drafting.stage import NoStage
 from engine.request import GenerateRequest, SamplingParams
 from engine.tree import TokenTree
 from tests.checkpoints import make_model

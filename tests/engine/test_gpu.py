@@ -16,8 +16,9 @@ from engine.api import Engine
 from engine.benchmark.ties import gap, rounding
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.request import Finished, GenerateRequest, Output, SamplingParams, Speculation
-from engine.sampling import Sampler
+from engine.sampling import Sampling
 from tests.checkpoints import VOCAB_SIZE, save_checkpoint
+from tests.engine.filters import chosen
 from tests.engine.setups import random_request, token_ids
 from tests.engine.test_captured import again
 
@@ -33,7 +34,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         monkeypatch.setattr("engine.passes.fused._COMPILER", "eager")
         monkeypatch.setattr(
             "engine.api.accelerate",
-            lambda config, scorers, _: acceleration.CapturedPasses(config, scorers, again),
+            lambda config, scorers, _: acceleration.OnGpu(config, scorers, again),
         )
     return str(request.param)
 
@@ -90,7 +91,7 @@ def test_in_bfloat16_texts_part_at_near_ties_alone(device: str, tmp_path: Path) 
     engine = load(tmp_path, device, "bfloat16")
     rng = random.Random(6)
     prompts = [[rng.randrange(VOCAB_SIZE) for _ in range(20)] for _ in range(20)]
-    worst = max(*rounding(engine._target, prompts), torch.finfo(torch.bfloat16).eps)
+    worst = max(*rounding(engine.scorers["target"], prompts), torch.finfo(torch.bfloat16).eps)
     for _ in range(NUM_TEXTS):
         request = random_request(rng)
         sampling = replace(request.sampling, top_k=0, top_p=1.0, min_p=0.0)
@@ -110,8 +111,8 @@ def test_in_bfloat16_texts_part_at_near_ties_alone(device: str, tmp_path: Path) 
 def test_a_gpu_chooses_what_the_host_would(params: SamplingParams) -> None:
     """Red when the noise that a GPU makes for itself is another."""
     logits, positions = torch.randn(30, 5000), list(range(7, 37))
-    host, there = (Sampler(params, 5000, device) for device in ("cpu", "cuda"))
-    assert there.choose(logits.cuda(), positions) == host.choose(logits, positions)
+    host, there = (Sampling(params, 5000, device) for device in ("cpu", "cuda"))
+    assert chosen(there, logits.cuda(), positions) == chosen(host, logits, positions)
 
 
 @pytest.mark.gpu

@@ -17,15 +17,16 @@ from engine import attention
 from engine.attention import DenseMasks, PackedMasks, tree_attention
 from engine.config import ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
-from engine.drafting.base import NoStage
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
+from engine.drafting.stage import NoStage
 from engine.errors import ModelLoadError
 from engine.feed import Pass
 from engine.loading import choose_device, load_model, read_limits, rope_boundary
 from engine.model import Model
 from engine.request import GenerateRequest, SamplingParams
 from engine.tree import TokenTree
+from engine.weights import bytes_read
 from tests.checkpoints import ARCHITECTURES, VOCAB_SIZE, make_model, make_network
 from tests.engine.setups import noisy_copy, run, token_ids
 from tests.fakes import AdversarialDrafter
@@ -456,10 +457,10 @@ def test_a_pass_reads_all_weights_but_embeddings_that_are_no_output_matrix() -> 
     """Red when the floor of a pass counts a matrix of which it reads a row a token."""
     untied = make_model("llama")
     embedding = untied.embedding.nbytes
-    assert untied.weight_bytes == 4 * untied.num_parameters - embedding
+    assert bytes_read(untied.network) == 4 * untied.num_parameters - embedding
     tied = make_model("gpt2")  # but for its embedding of positions
     positions = tied.limits.max_positions * tied.hidden_size * 4
-    assert tied.weight_bytes == 4 * tied.num_parameters - positions
+    assert bytes_read(tied.network) == 4 * tied.num_parameters - positions
 
 
 def test_a_gpu_that_is_named_is_where_graphs_are_captured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import decoder
+from engine import sampling
+from engine.choosing import Place
 from engine.kv_cache import KVCache
 from engine.noise import NoiseRows
-from engine.text import Text
 from engine.tree import TokenTree
 from tests.engine.test_lossless import play
 
@@ -73,18 +73,18 @@ def test_noise_with_a_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """As any ordinary generator would make it: the next draw, whoever asks."""
     draws = itertools.count()
 
-    def rows(self: NoiseRows, positions: list[int]) -> Tensor:
+    def rows(sources: list[NoiseRows], positions: list[int]) -> Tensor:
         generator = torch.Generator().manual_seed(next(draws))
-        return -torch.empty(len(positions), self.vocab_size).exponential_(generator=generator).log()
+        noise = torch.empty(len(positions), sources[0].vocab_size)
+        return -noise.exponential_(generator=generator).log()
 
-    monkeypatch.setattr(NoiseRows, "rows", rows)
+    monkeypatch.setattr(sampling, "noise_rows", rows)
     assert_caught()
 
 
 def test_noise_by_node_and_not_by_position_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def choose(text: Text, tree: TokenTree, logits: Tensor, node: int) -> int:
-        position = text.root_position + node + 1
-        return text.sampler.choose(logits[node : node + 1], [position])[0]
+    def position(self: Place) -> int:
+        return self.text.root_position + self.node + 1
 
-    monkeypatch.setattr(decoder, "choose", choose)
+    monkeypatch.setattr(Place, "position", property(position))
     assert_caught()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.noise import NoiseRows, RandomBits, gumbel
+from engine.noise import NoiseRows, RandomBits, gumbel, noise_rows, noise_values
 
 _WORD = (1 << 64) - 1
 
@@ -41,8 +41,18 @@ def test_the_bits_do_not_depend_on_the_vocabulary_or_on_what_was_asked_before() 
         rows.row(position)
     assert torch.equal(rows.row(50), late)
     assert torch.equal(NoiseRows(9, 40).row(50), late[:40])
-    assert torch.equal(rows.rows([50, 51, 50])[2], late)
-    assert rows.values([50, 51], [[3, 1], [0]]).tolist() == [late[3], late[1], rows.row(51)[0]]
+    assert torch.equal(noise_rows([rows] * 3, [50, 51, 50])[2], late)
+    some = noise_values([rows] * 2, [50, 51], [[3, 1], [0]])
+    assert some.tolist() == [late[3], late[1], rows.row(51)[0]]
+
+
+def test_every_row_has_the_noise_of_its_own_seed() -> None:
+    """Red when the seed of the first row, or its place, is taken for those of others."""
+    sources, positions = [NoiseRows(seed, 30) for seed in (4, -4, 4)], [7, 7, 8]
+    wanted = [source.row(place) for source, place in zip(sources, positions, strict=True)]
+    assert torch.equal(noise_rows(sources, positions), torch.stack(wanted))
+    some = noise_values(sources, positions, [[3], [3, 29], [0]]).tolist()
+    assert some == [wanted[0][3], wanted[1][3], wanted[1][29], wanted[2][0]]
 
 
 def test_every_word_gives_finite_noise_and_the_tail_is_resolved() -> None:

@@ -16,18 +16,18 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from engine import acceleration
+from engine.acceleration import BackgroundCompiler, on_cpu
 from engine.api import Engine
 from engine.attention import DenseMasks
 from engine.config import EngineConfig, NgramStageConfig
 from engine.kernels import library, linear
-from engine.passes import PackedLinear, pack, proof
-from engine.passes import runner as runner_file
-from engine.passes.background import BackgroundCompiler
+from engine.passes import compiled as compiled_file
+from engine.passes import proof
 from engine.passes.package import Package, fingerprint
-from engine.passes.packed import KernelLinear
 from engine.request import GenerateRequest, Output, SamplingParams
 from engine.tree import TokenTree
+from engine.weights import PackedLinear, lay_out
+from engine.weights.kernel import KernelLinear
 from tests.checkpoints import VOCAB_SIZE, make_model, make_network, save_checkpoint
 from tests.engine.setups import ROUNDING, in_float32
 from tests.engine.setups import compiling_config as config
@@ -60,8 +60,8 @@ def test_packed_weights_compute_the_same_and_can_be_had_back(
     inputs = torch.randint(VOCAB_SIZE, (1, 9))
     expected = network(input_ids=inputs, tree_masks=_causal(9)).logits
     weight = network.get_output_embeddings().weight.clone()
-    pack(network, with_kernels=False)
-    pack(network, with_kernels)
+    lay_out(network, has_kernels=False)
+    lay_out(network, with_kernels)
     linears = [each for each in network.modules() if isinstance(each, PackedLinear)]
     assert len(linears) > 4
     for each in linears:
@@ -116,7 +116,7 @@ def test_compiled_passes_score_trees_as_eager_ones_do(checkpoint: Path, cache: P
     scorers = []
     for compile in ("cached", "never"):
         engine = Engine.load(config(checkpoint, cache, compile=compile))
-        scorers.append(engine._target)
+        scorers.append(engine.scorers["target"])
     compiled, eager = scorers
     assert compiled.runner.form == "compiled"
     assert eager.runner.form == "eager"
@@ -173,12 +173,12 @@ def test_passes_are_taken_over_between_requests(
 ) -> None:
     engine = Engine.load(config(checkpoint, tmp_path, compile="cached"))
     before = text(engine, 0, 1.0)
-    assert not engine.adopt_passes()
+    assert not engine.change_over()
     shutil.copytree(cache, tmp_path, dirs_exist_ok=True)
-    assert engine.adopt_passes()
+    assert engine.change_over()
     assert engine.info.passes == {"target": "compiled"}
     assert text(engine, 0, 1.0) == before
-    assert not engine.adopt_passes()
+    assert not engine.change_over()
 
 
 def test_half_a_package_is_removed_and_decoding_goes_on(
@@ -217,6 +217,7 @@ def hook(event, arguments):
     assert not is_start or "engine.compiling" in arguments[1], (event, arguments)
 sys.addaudithook(hook)
 from pathlib import Path
+from engine.acceleration import BackgroundCompiler, on_cpu
 from engine.api import Engine
 from tests.engine.setups import compiling_config
 checkpoint, folder = map(Path, {(str(checkpoint), str(folder))!r})
@@ -442,7 +443,7 @@ def test_another_proof_tries_once_more(
         Engine.load(config(checkpoint, copied, compile="cached"))
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
     assert engine.info.passes == {"target": "eager"}
-    monkeypatch.setattr(runner_file, "proof", linear)
+    monkeypatch.setattr(compiled_file, "proof", linear)
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
     assert engine.info.passes == {"target": "compiled"}
 
@@ -480,7 +481,7 @@ def test_what_another_server_took_away_is_missing_and_not_wrong(
     monkeypatch.setattr(torch._C._aoti, "AOTIModelContainerRunnerCpu", vanish)
     engine = Engine.load(config(checkpoint, copied, compile="cached"))
     assert (engine.info.passes, engine.info.refusals) == ({"target": "eager"}, {})
-    assert engine._target.runner.is_missing(copied / "passes")
+    assert engine.scorers["target"].runner.is_missing(copied / "passes")
 
 
 @pytest.fixture
@@ -551,7 +552,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some in which the weights are not to be loaded twice, but half of them might."""
     network = make_network()
     num_bytes = 4 * sum(weight.numel() for weight in network.parameters())
-    monkeypatch.setattr(acceleration, "total_bytes", lambda: 3 * num_bytes // 2)
+    monkeypatch.setattr(on_cpu, "total_bytes", lambda: 3 * num_bytes // 2)
 
 
 def test_large_weights_are_loaded_by_nobody_else(
@@ -657,9 +658,11 @@ def test_an_engine_process_takes_over_what_is_compiled_while_it_serves(
 def test_kernels_are_for_engines_on_a_cpu(checkpoint: Path, cache: Path) -> None:
     """Red when a GPU's engine takes over what only a CPU can run."""
     engine = Engine.load(config(checkpoint, cache, compile="never"))
-    engine._target.device = torch.device("cuda")
-    assert not engine.adopt_passes()
-    assert not any(isinstance(each, KernelLinear) for each in engine._target.network.modules())
+    engine.scorers["target"].device = torch.device("cuda")
+    assert not engine.change_over()
+    assert not any(
+        isinstance(each, KernelLinear) for each in engine.scorers["target"].network.modules()
+    )
 
 
 def test_weights_that_a_compiler_writes_into_its_code_are_in_a_packages_name() -> None:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import AutoConfig, LlamaConfig
 
-from engine import loading, memory
+from engine import memory
 from engine.api import Engine
 from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
 from engine.kernels import library
-from engine.loading import choose_precision, load_model
-from engine.passes import CROWD
+from engine.loading import choose_precision, load_model, precision
+from engine.threads import THREADS
 from tests.checkpoints import make_model, make_network, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def test_weights_that_would_not_fit_keep_their_bfloat16(
     gigabytes: int, stored: torch.dtype, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when they end a process for want of memory, or others are rounded to save some."""
-    monkeypatch.setattr(loading, "total_bytes", lambda: gigabytes * 10**9)
+    monkeypatch.setattr(precision, "total_bytes", lambda: gigabytes * 10**9)
     config = LlamaConfig(num_hidden_layers=32, dtype=stored)
     chosen = choose_precision("auto", CPU, config)
     assert chosen.dtype == expected
@@ -63,7 +63,7 @@ def test_engines_that_share_a_machine_share_its_memory(
     num_engines: int, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when the second of two ends for want of memory."""
-    monkeypatch.setattr(loading, "total_bytes", lambda: 60 * 10**9)
+    monkeypatch.setattr(precision, "total_bytes", lambda: 60 * 10**9)
     chosen = choose_precision("auto", CPU, SHAPE, num_engines)
     assert chosen.dtype == expected
     assert chosen.reason.endswith(", of 60 in all for 2 engines") == (num_engines == 2)
@@ -77,8 +77,8 @@ def test_an_engine_loads_all_of_its_models_for_its_part_of_the_machine(
     network = make_network().to(torch.bfloat16)
     network.save_pretrained(tmp_path)
     needed = 6 * sum(weight.numel() for weight in network.parameters())
-    monkeypatch.setattr(loading, "total_bytes", lambda: 2 * needed)
-    config = EngineConfig(str(tmp_path), num_engines=num_engines, threads=CROWD.num_threads)
+    monkeypatch.setattr(precision, "total_bytes", lambda: 2 * needed)
+    config = EngineConfig(str(tmp_path), num_engines=num_engines, threads=THREADS.num_threads)
     expected = torch.float32 if num_engines == 1 else torch.bfloat16
     assert Engine.load(config).info.dtype == str(expected).removeprefix("torch.")
     assert StageBuilder(config, make_model()).model(str(tmp_path)).dtype == expected

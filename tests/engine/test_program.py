@@ -8,9 +8,9 @@ import pytest
 from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
 from engine import program
+from engine.acceleration import BackgroundCompiler
 from engine.code_cache import cache_root, torch_caches
 from engine.config import EngineConfig
-from engine.passes.background import BackgroundCompiler
 from tests.engine.planted import plant
 
 

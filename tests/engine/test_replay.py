@@ -19,11 +19,9 @@ from engine.benchmark.replay import ReplayDrafter
 from engine.config import EngineConfig, NgramStageConfig
 from engine.decoder import Decoder
 from engine.request import GenerateRequest, Output, SamplingParams
-from engine.sampling import Sampler
-from engine.text import Text
-from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, save_checkpoint
 from tests.engine.setups import random_request, run, target_model, token_ids
+from tests.engine.steps import step_of, text_of
 
 PROMPTS = [(5, 9, 33), (7, 8, 9, 10, 11), (40,), (12, 13)]
 WORKLOAD = Workload(PROMPTS, 250, SamplingParams(temperature=1.0, seed=4))
@@ -87,7 +85,7 @@ def test_a_perfect_replay_is_accepted_whole(engine: ReplayEngine) -> None:
 def test_a_list_of_stages_is_built_as_by_any_engine(engine: ReplayEngine) -> None:
     """Red when an engine that knows replays forgets what it can build from a configuration."""
     ngrams = (NgramStageConfig(),)
-    assert engine.with_stages(ngrams).stages == ngrams
+    assert engine.with_stages(ngrams).config.stages == ngrams
     assert engine.with_stages(ngrams).info.stages == ("ngram",)
 
 
@@ -108,13 +106,10 @@ def proposals(acceptance: float, seed: int = 0, start: int = 1) -> list[int]:
     """What is proposed for a reply of zeros after `start` of its tokens."""
     stage = replace(replay(acceptance, 60, seed), recordings={(1, 2): (0,) * 60})
     drafter = ReplayDrafter(stage, VOCAB_SIZE)
-    drafter.reset([1, 2])
-    tokens = [1, 2, *[0] * start]
-    text = Text(tokens, Sampler(SamplingParams(), VOCAB_SIZE), max_depth=50)
-    tree = TokenTree(tokens[-1])
-    nodes = drafter.grow(text, tree, [0], drafter.budget)
-    assert tree.is_chain()
-    return [tree.tokens[node] for node in nodes]
+    step = step_of(text_of([1, 2, *[0] * start], num_written=start), max_depth=50)
+    nodes = drafter.grow(step, [0], drafter.budget)
+    assert step.tree.is_chain()
+    return [step.tree.tokens[node] for node in nodes]
 
 
 def test_the_same_tokens_go_wrong_whenever_they_are_proposed() -> None:
@@ -139,15 +134,11 @@ def test_an_end_of_text_in_the_recording_ends_the_chain() -> None:
     """Red when nodes are put below a token that ends the text."""
     stage = replace(replay(1.0, 8), recordings={(1,): (3, 4, 5, 6)})
     drafter = ReplayDrafter(stage, VOCAB_SIZE)
-    drafter.reset([1])
-    text = Text([1], Sampler(SamplingParams(), VOCAB_SIZE), frozenset({4}), max_depth=8)
-    tree = TokenTree(1)
-    drafter.grow(text, tree, [0], 8)
-    assert tree.tokens == [1, 3, 4]
+    step = step_of(text_of([1], stop_ids={4}), max_depth=8)
+    drafter.grow(step, [0], 8)
+    assert step.tree.tokens == [1, 3, 4]
 
 
 def test_without_a_recording_nothing_is_proposed() -> None:
     drafter = ReplayDrafter(replay(0.9), VOCAB_SIZE)
-    drafter.reset([1])
-    text = Text([1], Sampler(SamplingParams(), VOCAB_SIZE), max_depth=8)
-    assert drafter.grow(text, TokenTree(1), [0], 4) == []
+    assert drafter.grow(step_of(text_of([1]), max_depth=8), [0], 4) == []

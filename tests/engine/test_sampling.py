@@ -1,4 +1,4 @@
-"""Filters against a plain reading of their definitions, and the sampler's exactness."""
+"""Filters against a plain reading of their definitions, and the sampling's exactness."""
 
 import math
 from typing import NamedTuple
@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine import sampling
+from engine.candidates import Candidates
+from engine.noise import noise_rows
 from engine.request import SamplingParams
-from engine.sampling import Candidates, Sampler
-from tests.engine.filters import filter_logits
+from engine.sampling import Sampling
+from tests.engine.filters import chosen, filter_logits, ranked
 
 logit_rows = st.lists(
     st.floats(-8, 8, width=32).map(lambda x: round(x, 3)), min_size=3, max_size=20, unique=True
@@ -20,7 +21,7 @@ logit_rows = st.lists(
 
 
 def survivors(logits: list[float], params: SamplingParams) -> set[int]:
-    kept = Sampler(params, len(logits)).candidates(torch.tensor([logits]), [0])
+    kept = ranked(Sampling(params, len(logits)), torch.tensor([logits]), [0])
     tokens, scores = kept.top(len(logits))
     return {token for token, score in zip(tokens[0], scores[0], strict=True) if score > -math.inf}
 
@@ -107,12 +108,14 @@ def test_the_candidates_are_all_that_the_filters_keep_with_the_noise_of_the_whol
 ) -> None:
     """Bit for bit, however few tokens were looked at: a narrower search would turn this red."""
     logits, params, size = case
-    sampler = Sampler(params, size)
+    sampling = Sampling(params, size)
     positions = [5 + row // 2 for row in range(len(logits))]
-    expected = filter_logits(logits[:, :size].float(), params) + sampler.noise.rows(positions)
-    scores = dense(sampler.candidates(logits, positions), size)
+    expected = filter_logits(logits[:, :size].float(), params) + noise_rows(
+        [sampling.noise] * len(positions), positions
+    )
+    scores = dense(ranked(sampling, logits, positions), size)
     assert torch.equal(scores, expected)
-    assert sampler.choose(logits, positions) == expected.argmax(-1).tolist()
+    assert chosen(sampling, logits, positions) == expected.argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("spread", [0.5, 2.0, 4.0])
@@ -120,7 +123,7 @@ def test_the_mass_of_top_p_is_that_of_the_whole_row(spread: float) -> None:
     """Red if it is taken to be that of the tokens which were looked at first."""
     logits = torch.randn(2, 3000, generator=torch.Generator().manual_seed(3)) * spread
     params = SamplingParams(top_p=0.8)
-    scores = dense(Sampler(params, 3000).candidates(logits, [0, 0]), 3000)
+    scores = dense(ranked(Sampling(params, 3000), logits, [0, 0]), 3000)
     assert torch.equal(scores > -math.inf, filter_logits(logits, params) > -math.inf)
 
 
@@ -130,8 +133,8 @@ def test_all_that_ties_at_a_cut_stays(num_ties: int) -> None:
     logits = torch.zeros(2, 500)
     logits[:, :4] = 3.0
     logits[0, 90 : 90 + num_ties] = 1.0
-    sampler = Sampler(SamplingParams(top_k=5), 500)
-    is_kept = dense(sampler.candidates(logits, [0, 0]), 500) > -math.inf
+    sampling = Sampling(SamplingParams(top_k=5), 500)
+    is_kept = dense(ranked(sampling, logits, [0, 0]), 500) > -math.inf
     assert is_kept.sum(-1).tolist() == [4 + num_ties, 500]
 
 
@@ -139,7 +142,7 @@ def test_all_that_ties_at_a_cut_stays(num_ties: int) -> None:
 def test_the_score_of_a_token_is_asked_for_by_name(params: SamplingParams) -> None:
     """A token that the filters drop has none: red if another column is read for it."""
     logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(2))
-    candidates = Sampler(params, 40).candidates(logits, [1, 2, 3]).normalised()
+    candidates = ranked(Sampling(params, 40), logits, [1, 2, 3]).normalised()
     scores = dense(candidates, 40)
     rows, tokens = [2, 0, 0, 2], [39, 0, int(scores[0].argmax()), int(scores[2].argmin())]
     assert candidates.of(rows, tokens) == scores[rows, tokens].tolist()
@@ -154,23 +157,23 @@ def test_logits_that_are_no_numbers_still_give_a_token(value: float, num_broken:
     logits[:, :num_broken] = value
     for temperature in (0.0, 0.5, 1.0):
         for top_k, top_p, min_p in [(0, 1.0, 0.0), (50, 1.0, 0.0), (0, 0.9, 0.0), (9, 0.9, 0.1)]:
-            sampler = Sampler(SamplingParams(temperature, top_k, top_p, min_p), 100)
-            assert sampler.choose(logits, [4])[0] in range(100)
+            sampling = Sampling(SamplingParams(temperature, top_k, top_p, min_p), 100)
+            assert chosen(sampling, logits, [4])[0] in range(100)
 
 
 @pytest.mark.gpu
 def test_a_gpu_chooses_what_the_host_chooses() -> None:
     logits = torch.randn(4, 900, generator=torch.Generator().manual_seed(2)) * 4
     for params in (SamplingParams(), SamplingParams(top_k=50), SamplingParams(min_p=0.01)):
-        chosen = [Sampler(params, 900, d).choose(logits.to(d), range(4)) for d in ("cpu", "cuda")]
+        chosen = [chosen(Sampling(params, 900, d), logits.to(d), range(4)) for d in ("cpu", "cuda")]
         assert chosen[0] == chosen[1]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-6])
 def test_greedy_takes_the_best_whatever_the_seed(temperature: float) -> None:
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
-    sampler = Sampler(SamplingParams(temperature=temperature, seed=3), 50)
-    assert sampler.choose(logits, range(5)) == logits.argmax(-1).tolist()
+    sampling = Sampling(SamplingParams(temperature=temperature, seed=3), 50)
+    assert chosen(sampling, logits, range(5)) == logits.argmax(-1).tolist()
 
 
 def test_many_ties_at_top_k_count_for_top_p_and_no_other_row_matters() -> None:
@@ -180,26 +183,27 @@ def test_many_ties_at_top_k_count_for_top_p_and_no_other_row_matters() -> None:
     logits = (25 + 2.5 * torch.randn(6, 5000, generator=generator)).bfloat16().float()
     logits[0, :300] = logits[0].max() - 1
     expected = (filter_logits(logits, params) > -math.inf).sum(dim=-1).tolist()
-    together = sampling.survivors(logits, params)[1] > -math.inf
+    sampling = Sampling(params, 5000)
+    together = ranked(sampling, logits, range(6)).scores.numpy() > -math.inf
     assert together.sum(axis=-1).tolist() == expected
     for row, count in enumerate(expected):
-        alone = sampling.survivors(logits[row : row + 1], params)[1] > -math.inf
+        alone = ranked(sampling, logits[row : row + 1], [row]).scores.numpy() > -math.inf
         assert alone.sum() == count
 
 
 def test_the_token_depends_on_seed_position_and_logits_alone() -> None:
     logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
-    sampler = Sampler(SamplingParams(seed=3), 50)
-    together = sampler.choose(logits, [7, 9, 9, 8])
-    again = Sampler(SamplingParams(seed=3), 50)
-    assert [again.choose(logits[i : i + 1], [p])[0] for i, p in [(3, 8), (0, 7)]] == [
+    sampling = Sampling(SamplingParams(seed=3), 50)
+    together = chosen(sampling, logits, [7, 9, 9, 8])
+    again = Sampling(SamplingParams(seed=3), 50)
+    assert [chosen(again, logits[i : i + 1], [p])[0] for i, p in [(3, 8), (0, 7)]] == [
         together[3],
         together[0],
     ]
-    other_seed = Sampler(SamplingParams(seed=4), 50)
+    other_seed = Sampling(SamplingParams(seed=4), 50)
     flat = torch.zeros(40, 50)
-    assert sampler.choose(flat, range(40)) != other_seed.choose(flat, range(40))
-    assert len(set(sampler.choose(flat, range(40)))) > 10
+    assert chosen(sampling, flat, range(40)) != chosen(other_seed, flat, range(40))
+    assert len(set(chosen(sampling, flat, range(40)))) > 10
 
 
 def test_samples_follow_the_filtered_softmax() -> None:
@@ -208,7 +212,7 @@ def test_samples_follow_the_filtered_softmax() -> None:
     expected = filter_logits(logits, params).softmax(-1)[0].double()
     num_draws = 40_000
     rows = logits.expand(num_draws, -1)
-    drawn = torch.tensor(Sampler(params, 6).choose(rows, range(num_draws)))
+    drawn = torch.tensor(chosen(Sampling(params, 6), rows, range(num_draws)))
     counts = torch.bincount(drawn, minlength=6).double()
     kept = expected > 0
     assert counts[~kept].sum() == 0

@@ -10,11 +10,11 @@ from transformers import LlamaConfig
 from engine.api import Engine
 from engine.benchmark import gap, pass_times, rounding
 from engine.config import EngineConfig
-from engine.drafting.build import StageBuilder
 from engine.loading import random_model
 from engine.model import Model
-from engine.noise import NoiseRows
+from engine.noise import NoiseRows, noise_values
 from engine.request import GenerateRequest, Output, SamplingParams
+from engine.shared import Shared
 from tests.checkpoints import VOCAB_SIZE, make_model
 
 REQUEST = GenerateRequest("r", (5, 9, 33), 6, SamplingParams(0.0))
@@ -27,7 +27,7 @@ def target() -> Model:
 
 def engine_of(target: Model) -> Engine:
     config = EngineConfig("tiny", compile="never")
-    return Engine(config, target, StageBuilder(config, target))
+    return Engine(config, Shared(config, target))
 
 
 def written(engine: Engine, request: GenerateRequest) -> Iterator[int]:
@@ -55,7 +55,7 @@ def test_a_gap_is_of_log_probabilities_over_temperature_and_noise(target: Model)
     engine = engine_of(target)
     sampling = SamplingParams(0.5, seed=3)
     sampled = gap(engine, replace(REQUEST, sampling=sampling), (4,), 7, 8)
-    noise = NoiseRows(3, VOCAB_SIZE).values([4], [[7, 8]]).tolist()
+    noise = noise_values([NoiseRows(3, VOCAB_SIZE)], [4], [[7, 8]]).tolist()
     greedy = gap(engine, REQUEST, (4,), 7, 8)
     assert sampled == pytest.approx(greedy / 0.5 + noise[0] - noise[1], abs=1e-5)
 

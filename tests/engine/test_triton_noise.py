@@ -6,11 +6,13 @@ Whether it compiles for a GPU that is not there is asked of Triton's compiler.
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from engine import noise as host
 from engine.kernels import proof, triton_noise
 from engine.kernels.triton_noise import is_available, noise_of, noise_rows
 from engine.noise import NoiseRows, RandomBits
@@ -23,6 +25,11 @@ SEEDS = [0, 5, -1, 2**62 + 7, -(2**63)]
 POSITIONS = torch.tensor([0, 7, 100_000])
 LAST_PLACE = 4e-6
 """Variates lie between -4 and 37, where neighbouring figures of float32 are so far apart."""
+
+
+def whole_rows(seeds: Sequence[int], vocab_size: int) -> torch.Tensor:
+    sources = [NoiseRows(seed, vocab_size) for seed in seeds]
+    return host.noise_rows(sources, POSITIONS.tolist())
 
 
 def on_device(*numbers: torch.Tensor) -> list[torch.Tensor]:
@@ -42,8 +49,9 @@ def test_the_bits_are_the_hosts(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_noise_of_some_tokens_is_the_hosts(seed: int) -> None:
     tokens = torch.randint(0, 151_936, (3, 300))
-    got = noise_of(*on_device(torch.tensor([seed]), POSITIONS, tokens)).cpu()
-    wanted = noise_on_the_host(torch.tensor([seed]), POSITIONS, tokens)
+    seeds = torch.tensor([seed])
+    got = noise_of(*on_device(seeds, POSITIONS, tokens)).cpu()
+    wanted = noise_on_the_host(seeds, POSITIONS, tokens)
     assert got.dtype == wanted.dtype == torch.float32
     assert torch.allclose(got, wanted, rtol=0, atol=LAST_PLACE)
 
@@ -52,14 +60,25 @@ def test_the_noise_of_some_tokens_is_the_hosts(seed: int) -> None:
 def test_whole_rows_are_the_hosts(vocab_size: int) -> None:
     """Red when the last block writes too little, or into the next row."""
     got = noise_rows(*on_device(torch.tensor([-9]), POSITIONS), vocab_size).cpu()
-    wanted = NoiseRows(-9, vocab_size).rows(POSITIONS.tolist())
+    wanted = whole_rows([-9] * 3, vocab_size)
     assert torch.allclose(got, wanted, rtol=0, atol=LAST_PLACE)
+
+
+def test_every_row_has_the_noise_of_its_own_seed() -> None:
+    """Red when a program reads the first seed in every row."""
+    seeds, tokens = torch.tensor([-9, 5, 2**62]), torch.tensor([[3, 1], [99, 0], [7, 7]])
+    wanted = whole_rows(seeds.tolist(), 100)
+    rows = noise_rows(*on_device(seeds, POSITIONS), 100).cpu()
+    some = noise_of(*on_device(seeds, POSITIONS, tokens)).cpu()
+    assert torch.allclose(rows, wanted, rtol=0, atol=LAST_PLACE)
+    assert torch.allclose(some, wanted.gather(1, tokens), rtol=0, atol=LAST_PLACE)
+    assert torch.equal(noise_on_the_host(seeds, POSITIONS, tokens), wanted.gather(1, tokens))
 
 
 def test_the_host_noise_of_some_tokens_is_that_of_whole_rows() -> None:
     tokens = torch.tensor([[3, 1], [99, 0], [7, 7]])
     got = noise_on_the_host(torch.tensor([-9]), POSITIONS, tokens)
-    assert torch.equal(got, NoiseRows(-9, 100).rows(POSITIONS.tolist()).gather(1, tokens))
+    assert torch.equal(got, whole_rows([-9] * 3, 100).gather(1, tokens))
 
 
 def python(*arguments: str) -> str:

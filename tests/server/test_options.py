@@ -17,7 +17,7 @@ def shown(command: str) -> str:
 
 def test_every_flag_is_a_setting_and_is_told_by_its_type_and_its_help() -> None:
     """Red when a flag has another name or type than its setting, or no word of help."""
-    assert set(options.HELP) <= set(Settings.keys())
+    assert set(options.HELP) <= set(Settings.names())
     told = shown("serve")
     for name, said in options.HELP.items():
         flag = "model" if name == "model" else f"--{name.replace('_', '-')}"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from engine import ConfigError, ModelLoadError, ModelStageConfig, NgramStageConfig
+from server.settings import Settings
 from server.sources import DEFAULT_CONFIG, load_settings
 
 CONFIGS = sorted(DEFAULT_CONFIG.parent.glob("*.yaml"))
@@ -251,6 +252,45 @@ def test_a_bad_flag_and_a_bad_variable_are_named(
     monkeypatch.setenv("STAGETREE_PORT", "no")
     with pytest.raises(ConfigError, match="STAGETREE_PORT: "):
         load_settings(config, {})
+
+
+def test_a_variable_is_read_as_the_field_of_the_engine_that_it_means(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a number stays a text, or a name that looks like a number does not."""
+    monkeypatch.setenv("STAGETREE_THREADS", "3")
+    monkeypatch.setenv("STAGETREE_MAX_MODEL_LEN", "512")
+    monkeypatch.setenv("STAGETREE_MODEL", "123")
+    engine = load_settings(config, {}).engine
+    assert (engine.threads, engine.max_model_len, engine.model) == (3, 512, "123")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("THREADS", "x", "^STAGETREE_THREADS: threads must be a whole number, .* it is 'x'"),
+        ("DTYPE", "int4", "^STAGETREE_DTYPE: dtype must be one of auto, float32"),
+        ("STAGES", "[{", "^STAGETREE_STAGES: stages must be a list of stages"),
+        ("STAGES", "[" * 100_000, "^STAGETREE_STAGES: stages must be a list of stages"),
+        ("STAGES", '[{"kind": "ngrm"}]', r"^STAGETREE_STAGES: stages\[0\].kind: .*'ngram'"),
+        ("STAGES", '[{"kind": "model"}]', r"^STAGETREE_STAGES: stages\[0\].model is missing"),
+    ],
+    ids=range(6),
+)
+def test_what_the_engine_cannot_use_is_blamed_on_the_variable(
+    config: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    """Red when a stage's key is taken for a setting, such as the model that a flag names."""
+    monkeypatch.setenv(f"STAGETREE_{name}", value)
+    with pytest.raises(ConfigError, match=message):
+        load_settings(config, {"model": "gpt2"})
+
+
+def test_a_setting_of_the_engine_is_listed_there_alone() -> None:
+    """Red when a list of the engine's settings comes back."""
+    assert len(set(Settings.names())) == len(Settings.names())
+    assert {"model", "stages", "compile", "port", "devices"} <= set(Settings.names())
+    assert "num_engines" not in Settings.names()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

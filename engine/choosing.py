@@ -1,0 +1,98 @@
+"""The one door for choosing: places in trees of texts cross it, with their paths.
+
+The target's token after a node, what a draft offers there, what a table makes of a few tokens: all
+are ranked here, by what their texts ask for and what lies before them. Rows may be of any texts.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engine.candidates import Candidates
+from engine.noise import noise_values
+from engine.request import EmittedToken
+from engine.sampling import rank
+from engine.text import Text
+from engine.tree import TokenTree
+
+
+class Place(NamedTuple):
+    """Where a token is to be chosen: after a node of a tree that hangs on a text."""
+
+    text: Text
+    tree: TokenTree
+    node: int
+
+    @property
+    def position(self) -> int:
+        """The index of that token in the model's whole input."""
+        return self.text.root_position + self.tree.depths[self.node] + 1
+
+
+def places(text: Text, tree: TokenTree, nodes: Sequence[int]) -> list[Place]:
+    """The places after nodes of one text's tree."""
+    return [Place(text, tree, node) for node in nodes]
+
+
+def candidates(places: Sequence[Place], logits: Tensor) -> Candidates:
+    """What may follow at places, of which `logits` (places, vocabulary) are the rows."""
+    samplings = [place.text.sampling for place in places]
+    return rank(samplings, [place.position for place in places], logits)
+
+
+def scores_of(place: Place, tokens: Sequence[int], logprobs: Sequence[float]) -> list[float]:
+    """The scores of a few tokens at a place, given their log-probabilities: of sampled texts only.
+
+    What filters would drop is not known, since the other tokens are not.
+    """
+    sampling = place.text.sampling
+    noise = noise_values([sampling.noise], [place.position], [tokens]).tolist()
+    temperature = sampling.params.temperature
+    return [lp / temperature + g for lp, g in zip(logprobs, noise, strict=True)]
+
+
+def chooser(text: Text, tree: TokenTree, logits: Tensor) -> Callable[[int], int]:
+    """The target's token after a node of the tree, whose logits are a row (nodes, vocabulary).
+
+    A CPU chooses for the nodes that are asked for alone; a GPU for all at once, to be waited for
+    once.
+    """
+    if logits.is_cpu:
+        return partial(_choose, text, tree, logits)
+    return candidates(places(text, tree, range(len(tree))), logits).best().__getitem__
+
+
+def _choose(text: Text, tree: TokenTree, logits: Tensor, node: int) -> int:
+    return candidates([Place(text, tree, node)], logits[node : node + 1]).best()[0]
+
+
+def describe(
+    logits: Tensor,
+    rows: Sequence[int],
+    token_ids: Sequence[int],
+    origins: Sequence[str],
+    num_logprobs: int | None,
+) -> tuple[EmittedToken, ...]:
+    """A noun for the token of each of these rows of `logits`, with log-probabilities if asked for.
+
+    `logits` are (nodes, vocabulary); tokens and origins beyond the rows are left out.
+    """
+    chosen = list(zip(token_ids, origins, strict=False))[: len(rows)]
+    if num_logprobs is None:
+        return tuple([EmittedToken(token, origin) for token, origin in chosen])
+    logprobs = logits[rows].float().log_softmax(dim=-1)
+    own = logprobs.gather(1, torch.tensor(token_ids[: len(rows)], device=logits.device)[:, None])
+    top = logprobs.topk(num_logprobs, dim=-1)
+    alternatives = [
+        tuple(zip(ids, values, strict=True))
+        for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+    return tuple(
+        EmittedToken(token, origin, logprob, others)
+        for (token, origin), (logprob,), others in zip(
+            chosen, own.tolist(), alternatives, strict=True
+        )
+    )

@@ -1,0 +1,28 @@
+"""The engine's configuration: frozen dataclasses, checked from a plain mapping.
+
+    EngineConfig.from_mapping({"model": "gpt2-large", "stages": [{"kind": "ngram"}]})
+
+An unknown key is an error that names the nearest valid one.
+"""
+
+from engine.config.engine import Compile, Dtype, EngineConfig
+from engine.config.stage_list import MAX_TREE_ROWS, STAGE_KINDS, below_drafter
+from engine.config.stages import (
+    HeadStageConfig,
+    ModelStageConfig,
+    NgramStageConfig,
+    StageConfig,
+)
+
+__all__ = [
+    "MAX_TREE_ROWS",
+    "STAGE_KINDS",
+    "Compile",
+    "Dtype",
+    "EngineConfig",
+    "HeadStageConfig",
+    "ModelStageConfig",
+    "NgramStageConfig",
+    "StageConfig",
+    "below_drafter",
+]

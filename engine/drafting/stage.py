@@ -1,0 +1,53 @@
+"""What a draft stage is: the contract that every kind keeps and every other room relies on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from engine.economy import Step
+from engine.scorer import TreeScorer
+from engine.text import Text
+
+
+class Drafter(Protocol):
+    """A draft stage with the stages below it folded in; it holds no text and no step.
+
+    `grow` proposes: it adds nodes below `leaves` to the step's tree, which is shared by all stages,
+    and returns those it recommends, at most `budget`; with the leaves' own ancestors they form a
+    tree. It may add others, whose scores then speak for them. It changes nothing else of the tree
+    but the estimates of nodes that it knows better than the stage that proposed them. An estimate
+    is what the step believes of the stage's claim. What the stage lacks of the text it reads there.
+    """
+
+    name: str
+    budget: int
+
+    def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
+        """Propose nodes below `leaves`; the chain of calls goes down through the stages."""
+
+    def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
+        """By stage, what runs one pass over so many rows after this text, so that it can be timed.
+
+        Only stages with a network have any. What a rehearsal proposes is thrown away.
+        """
+
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """The network of each stage that has one, this stage's first, as rehearsals are named."""
+
+
+class NoStage:
+    """The end of every list of stages: proposes nothing, so that the tree stays its root."""
+
+    name = "none"
+    budget = 0
+
+    def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
+        """No node."""
+        return []
+
+    def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
+        """Nothing to time."""
+        return {}
+
+    def scorers(self) -> Mapping[str, TreeScorer]:
+        """No network."""
+        return {}

@@ -1,0 +1,164 @@
+"""One stage's part in one step: what it may do, what it did, and what came of it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.economy.account import Account
+from engine.economy.beliefs import Claims
+from engine.economy.next_pass import NextPass
+from engine.economy.outcome import Outcome
+from engine.economy.prices import Prices
+from engine.economy.record import moved_from_first
+from engine.stats import StageStats
+from engine.text import Text
+from engine.tree import TokenTree
+
+
+@dataclass(slots=True)
+class Turn:
+    """A stage's turn in a step, which it takes when it is asked; it ends with the step.
+
+    `evaluated` are the nodes after which the stage's network has said what comes. The counts and
+    the time are what `StageStats` tells of them.
+    """
+
+    name: str
+    account: Account
+    prices: Prices
+    claims: Claims
+    text: Text
+    tree: TokenTree
+    evaluated: set[int] = field(default_factory=set)
+    num_guesses: int = 0
+    num_confirmed: int = 0
+    num_passes: int = 0
+    milliseconds: float = 0.0
+    weighing: float = 0.0
+    _is_due: bool | None = None
+    _is_asked_on_trial: bool = False
+    _is_trial: bool = False
+    _has_run: bool = False
+    _pays: bool = False
+    _saving: float = 0.0
+    _guessing: float = 0.0
+    _guessed: frozenset[int] = frozenset()
+    _passes: list[Sequence[int]] = field(default_factory=list)
+    _num_that_pay: int | None = None
+    _goes_on_trial: bool = False
+
+    def may_ask(self, backlog: int = 0) -> bool:
+        """Whether to ask the stage in this step: it may pay, or it is time to try.
+
+        `backlog` is the number of committed tokens that would go with a pass of its network.
+        """
+        if self.prices.is_free:
+            return True
+        if self._is_due is None:
+            self._is_asked_on_trial = self.account.saved < 0 and self.account.is_asking_due
+            self._is_due = self.account.saved >= 0 or self._is_asked_on_trial
+        return self._is_due or self._is_trial_due(backlog)
+
+    def worth_evaluating(self, waiting: Sequence[int], backlog: int, budget: int) -> list[int]:
+        """The nodes, of those waiting, that the stage's next pass should evaluate.
+
+        None if no pass pays, unless it is time to try. `backlog` is the number of committed tokens
+        that would go with the pass, `budget` the most nodes that can be verified.
+        """
+        if self.prices.is_free or not waiting:
+            return sorted(waiting)
+        started = time.perf_counter()
+        tree, text = self.tree, self.text
+        scores = tree.scores()
+        rows = sorted(waiting, key=lambda node: (-scores[node], node))
+        next_pass = NextPass(self.name, self.prices, backlog, text.num_written, text.num_left)
+        count, saving = next_pass.weigh(self.claims, tree, rows, budget)
+        self._saving += saving
+        self._pays = self._pays or saving > 0
+        self.weighing += (time.perf_counter() - started) * 1e3
+        if count or self._has_run or not self._is_trial_due(backlog):
+            return sorted(rows[:count])
+        self._guessed = frozenset(tree.tokens[child] for child in tree.children(rows[0]))
+        return rows[:1]
+
+    def guess(self, milliseconds: float) -> None:
+        """The stage, which has no network, has been asked, and that took so long."""
+        self.prices.spend(milliseconds)
+        self._guessing += milliseconds
+        self.milliseconds += milliseconds
+
+    def run(self, rows: int, milliseconds: float, passes: Sequence[Sequence[int]] = ()) -> None:
+        """The stage has run a pass over so many rows, and on its device others over these nodes."""
+        self._has_run = True
+        self.milliseconds += milliseconds
+        if not passes:
+            self.prices.spend_pass(self.name, rows, milliseconds)
+            return
+        load, first = self.prices.costs.load, self.prices.costs.curve(self.name)(rows)
+        each = max(0.0, milliseconds / load - first) / len(passes)
+        self.account.pass_milliseconds = moved_from_first(self.account.pass_milliseconds, each)
+        self.prices.spend(milliseconds)
+        self._passes = [*passes]
+
+    def num_to_go_on(self, most: int) -> int:
+        """How many passes to run on the device behind the first one: 0 to `most`."""
+        if self.prices.is_free:
+            return most
+        account = self.account
+        self._num_that_pay = best = account.num_that_pay(most)
+        self._goes_on_trial = best < most and account.going_on.is_due(account.pass_milliseconds)
+        return best + self._goes_on_trial
+
+    def count_guesses(self, num_taken: int, num_confirmed: int) -> None:
+        """The stage above has taken so many guesses, and would itself have made some of them."""
+        self.num_guesses += num_taken
+        self.num_confirmed += num_confirmed
+
+    def settle(self, outcome: Outcome) -> None:
+        """The step is over: the account learns what came of it."""
+        account, load = self.account, self.prices.costs.load
+        _, token = outcome.reached[0]
+        is_right = self.claims.is_right(self.name, token) and token not in self._guessed
+        account.drafting.settle(outcome.total, self._has_run, self._is_trial, is_right, self._pays)
+        self._settle_asking(outcome, load)
+        per_token = outcome.total / load / len(outcome.reached)
+        account.token_milliseconds = moved_from_first(account.token_milliseconds, per_token)
+        brought = outcome.brought_by(self.name, self._passes)
+        account.settle_passes(brought)
+        if self._num_that_pay is not None:
+            tried = brought[self._num_that_pay :]
+            account.going_on.settle(
+                outcome.total / load, bool(tried), self._goes_on_trial, sum(tried) > 0, pays=False
+            )
+
+    def stats(self, num_proposed: int, num_accepted: int) -> StageStats:
+        """As the noun that leaves the engine, with what became of the stage's proposals."""
+        return StageStats(
+            self.name,
+            num_proposed,
+            num_accepted,
+            self.num_guesses,
+            self.num_confirmed,
+            self.num_passes,
+            self.milliseconds,
+        )
+
+    def _settle_asking(self, outcome: Outcome, load: float) -> None:
+        """What asking cost: for guesses against what they brought, else against its promise."""
+        price, saved, pays = self.weighing, self._saving, self._pays
+        if self._guessing:
+            hits = outcome.accepted.count(self.name)
+            share = outcome.proposed.count(self.name) / max(1, len(outcome.proposed))
+            extra = self.prices.verifying(outcome.num_nodes) - self.prices.plain
+            price, saved, pays = self._guessing, hits * self.prices.plain - extra * share, hits > 0
+        account, is_asked = self.account, price > 0 and not self.prices.is_free
+        if is_asked:
+            account.settle_asking(price / load, saved - price / load)
+        is_trial = is_asked and self._is_asked_on_trial
+        account.asking.settle(outcome.total, is_asked, is_trial, pays, is_asked and pays)
+
+    def _is_trial_due(self, backlog: int) -> bool:
+        price = self.prices(self.name, 1)
+        reading = self.prices(self.name, backlog + 1) - price
+        self._is_trial = self.account.drafting.is_due(price, reading)
+        return self._is_trial

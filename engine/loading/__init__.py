@@ -1,0 +1,21 @@
+"""From a name to a `Model`: checkpoints on disk or on the Hugging Face hub, dtype and device.
+
+`embedded/...` names a part of the family that ships with the engine.
+"""
+
+from engine.loading.checkpoint import Checkpoint, load_model, random_model
+from engine.loading.limits import read_limits, rope_boundary
+from engine.loading.precision import Precision, choose_device, choose_precision
+from engine.loading.quiet import silence
+
+__all__ = [
+    "Checkpoint",
+    "Precision",
+    "choose_device",
+    "choose_precision",
+    "load_model",
+    "random_model",
+    "read_limits",
+    "rope_boundary",
+    "silence",
+]

@@ -1,0 +1,143 @@
+"""A checkpoint by its name: its configuration first, then its weights as a `Model`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.utils.peft_utils import find_adapter_config_file
+
+from engine import attention
+from engine.checkpoint import check_configuration, check_files
+from engine.errors import EngineError, ModelLoadError
+from engine.loading.limits import eos_token_ids, read_limits
+from engine.loading.network import load_network, unfit, unloadable
+from engine.loading.precision import choose_device, choose_precision
+from engine.loading.quiet import silence
+from engine.model import Model
+from engine.names import resolve
+from engine.scorer import ModelLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint whose configuration has been read; its weights have not been looked at."""
+
+    name: str
+    config: PretrainedConfig
+    limits: ModelLimits
+
+    @classmethod
+    def read(cls, name: str) -> Self:
+        """Raises ModelLoadError for what is not there or cannot be served."""
+        config = _read_config(name)
+        with _named(name):
+            return cls(name, config, read_limits(config))
+
+    def load(
+        self,
+        *,
+        dtype: str,
+        device: str,
+        max_model_len: int | None,
+        chunk: int,
+        num_engines: int = 1,
+    ) -> Model:
+        """Load the weights, prove that they obey tree masks, and give them a cache.
+
+        `num_engines`, this one included, share the machine. Raises ModelLoadError for weights that
+        cannot be found or an architecture that cannot be served, ConfigError for a device or
+        precision that this machine lacks.
+        """
+        place = choose_device(device)
+        check_files(self.name)
+        with _named(self.name):
+            wanted = choose_precision(dtype, place, self.config, num_engines)
+            network = load_network(self.name, self.config, wanted.dtype, place, num_engines)
+            eos = eos_token_ids(self.config, network.generation_config)
+            limits = replace(self.limits, eos_token_ids=eos)
+            window = max_model_len or min(limits.max_positions, 8192)
+            model = Model(network, limits, window, chunk).check_seam()
+        model.precision = wanted.reason
+        return model
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str,
+    device: str,
+    max_model_len: int | None,
+    chunk: int,
+    num_engines: int = 1,
+) -> Model:
+    """The same at once, by a name. Raises as `Checkpoint.read` and `load` do."""
+    return Checkpoint.read(name).load(
+        dtype=dtype,
+        device=device,
+        max_model_len=max_model_len,
+        chunk=chunk,
+        num_engines=num_engines,
+    )
+
+
+def random_model(
+    config: PretrainedConfig, *, dtype: str, device: str, max_model_len: int, chunk: int
+) -> Model:
+    """A model of random weights in a shape, for what depends on the shape alone, such as cost.
+
+    Raises as `load_model` does.
+    """
+    place = choose_device(device)
+    torch.manual_seed(0)
+    with torch.device(place):
+        network = AutoModelForCausalLM.from_config(
+            config,
+            trust_remote_code=False,
+            dtype=choose_precision(dtype, place, config).dtype,
+            attn_implementation=attention.NAME,
+        )
+    return Model(network.eval(), read_limits(config), max_model_len, chunk).check_seam()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say of which checkpoint an error is: there are several in an engine."""
+    try:
+        yield
+    except EngineError as error:
+        told = str(error)
+        raise type(error)(told if repr(name) in told else f"{name!r}: {told}") from error
+    except Exception as error:  # whatever a network does that was not written for our seams
+        raise unfit(name, error) from error
+
+
+def _read_config(name: str) -> PretrainedConfig:
+    check_configuration(name)
+    _refuse_adapter(name)
+    try:
+        with silence():
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                resolve(name), trust_remote_code=False
+            )
+    except Exception as error:  # whatever a foreign configuration may cause
+        remedy = (
+            " Give a Hugging Face id, a folder with config.json and weights, or embedded/target."
+        )
+        raise unloadable(name, error, remedy) from error
+    return config
+
+
+def _refuse_adapter(name: str) -> None:
+    """Refuse an adapter: what stands beside it was not meant to be served without it."""
+    try:
+        adapter = find_adapter_config_file(resolve(name))
+    except Exception:  # whatever the hub may say; it is told when the weights are asked for
+        return
+    if adapter is not None:
+        raise ModelLoadError(
+            f"{name!r} holds an adapter such as LoRA's (adapter_config.json), which is not applied "
+            "here: merge it into its base model (merge_and_unload of peft), or name that model."
+        )

@@ -1,0 +1,131 @@
+"""Passes recorded once as CUDA graphs and replayed: a GPU is no longer told operation by operation.
+
+A graph reads and writes where it did when it was recorded, so each width has buffers of its own
+that stay in place: inputs are copied in, and outputs are copied out before the next pass.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.passes.device_arrays import DeviceArrays
+from engine.passes.function import (
+    MAX_WIDTH,
+    Example,
+    Form,
+    MakeExample,
+    PassFunction,
+    PassInputs,
+    Record,
+    Run,
+)
+from engine.passes.fused import FusedFunction
+
+_WARM_UPS = 3
+_WIDTHS = (1, 16, 4, MAX_WIDTH, 2, 8, 32)
+"""In the order in which they are recorded: that in which their costs are first asked for."""
+
+
+class Graphs:
+    """One function's passes of a few widths; one of another width is padded to the next.
+
+    `example` makes arguments as for a runner; `record` turns what runs a pass into what
+    replays it. What is recorded is the function itself or, if `is_fused`, what torch's compiler
+    makes of it: fewer and larger kernels, which take it many seconds a width.
+    """
+
+    form: Form = "captured"
+
+    def __init__(
+        self,
+        function: PassFunction,
+        example: MakeExample,
+        record: Record,
+        is_fused: bool,
+    ) -> None:
+        self.function = FusedFunction(function) if is_fused else function
+        self._example = example
+        self._record = record
+        self._passes: dict[int, _Graph] = {}
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every width has been recorded."""
+        return len(self._passes) == len(_WIDTHS)
+
+    def capture(self, seconds: float) -> list[int]:
+        """Record what widths are missing, one at least, for about so long; which these were.
+
+        Raises whatever CUDA raises of a function that cannot be recorded: one whose course depends
+        on figures, or that asks for memory of the host.
+        """
+        started = time.perf_counter()
+        missing = [width for width in _WIDTHS if width not in self._passes]
+        for count, width in enumerate(missing, start=1):
+            example = self._example(width, None)
+            self._passes[width] = _Graph(self.function, example, self._record)
+            if time.perf_counter() - started > seconds:
+                return missing[:count]
+        return missing
+
+    def padding(self, width: int) -> int | None:
+        """How many rows to put before so many for a recorded width; None if there is none."""
+        fitting = [known - width for known in self._passes if known >= width]
+        return min(fitting, default=None)
+
+    def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs, of all rows, padding first; `extra` may lack the rows of the padding."""
+        return self._passes[inputs.width].run(inputs, extra)
+
+
+class _Graph:
+    """A pass of one width over buffers that stay in place."""
+
+    @torch.inference_mode()
+    def __init__(
+        self, function: Callable[..., tuple[Tensor, ...]], example: Example, record: Record
+    ) -> None:
+        shapes = {name: (each.dtype, (*each.shape,)) for name, each in _named(example.inputs)}
+        self._inputs = DeviceArrays(example.rows[0].device, **shapes)
+        self._inputs.send(dict(_named(example.inputs)))
+        self._extra = [each.clone() for each in example.extra]
+        self._outputs: tuple[Tensor, ...] = ()
+        there = PassInputs(**self._inputs.there)
+
+        def run() -> None:
+            self._outputs = function(*there, *self._extra, *example.rows)
+
+        self._replay = record(run)
+
+    def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        self._inputs.send(dict(_named(inputs)))
+        for buffer, given in zip(self._extra, extra, strict=True):
+            buffer[:, buffer.shape[1] - given.shape[1] :].copy_(given)
+        self._replay()
+        return tuple(output.clone() for output in self._outputs)
+
+
+def _named(inputs: PassInputs) -> Iterable[tuple[str, Tensor]]:
+    return zip(PassInputs._fields, inputs, strict=True)
+
+
+class CudaRecorder:
+    """Records CUDA graphs that share their scratch memory: only one of them runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Run) -> Run:
+        """What replays `run`, which is run a few times first, as libraries set themselves up."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            run()
+        return graph.replay

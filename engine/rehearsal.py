@@ -1,0 +1,51 @@
+"""Timing the passes of a target and its stages, before there is a text to time them with."""
+
+from engine.drafting.stage import Drafter
+from engine.economy import TARGET_PASS, Economy, time_passes
+from engine.model import Model
+from engine.request import GenerateRequest, SamplingParams
+from engine.text import Text
+from engine.tree import TokenTree, bushy_tree
+
+_NUM_TOKENS = 80
+"""More than a captured pass has rows: on a GPU the first prompt need not wait for its kernels."""
+_DEEPEST = 8
+"""A tree of 64 rows is 6 levels deep, and needs as many positions."""
+_SAMPLED, _GREEDY = SamplingParams(1.0, top_k=50), SamplingParams(0.0)
+
+
+def rehearse(target: Model, drafter: Drafter, economy: Economy, seconds: float) -> None:
+    """Time the passes of the target and of every network, for greedy and sampled texts.
+
+    What the economy knew of costs is replaced. It takes about `seconds`, or as long as a few passes
+    of each network, and leaves no text in the target.
+    """
+    for sampling in (_SAMPLED, _GREEDY):
+        text = _text(target, sampling)
+        runs = {TARGET_PASS: _Rehearsal(target, text).run, **drafter.rehearsals(text)}
+        share = seconds / 2 / len(runs)
+        measured = {name: time_passes(run, share) for name, run in runs.items()}
+        economy.time(sampling.is_greedy, measured)
+    target.reset([0])
+
+
+class _Rehearsal:
+    """A target that has read a text, and scores trees of any size after it."""
+
+    def __init__(self, target: Model, text: Text) -> None:
+        self._target, self._text = target, text
+        target.reset(text.tokens)
+        target.score(text.tokens[:-1], TokenTree(0))
+        target.commit(TokenTree(0), [])
+
+    def run(self, num_rows: int) -> None:
+        self._target.score(self._text.tokens, bushy_tree(0, num_rows))
+        self._target.wait()
+        self._target.rollback()
+
+
+def _text(target: Model, sampling: SamplingParams) -> Text:
+    num_tokens = max(1, min(_NUM_TOKENS, target.max_model_len - _DEEPEST))
+    prompt = (0,) * (num_tokens + 1)
+    request = GenerateRequest("rehearsal", prompt, 1, sampling, speculation="always")
+    return Text.of(request, (), target.limits.vocab_size, target.device)

@@ -1,0 +1,13 @@
+"""A network's weights: laid out once for the machine's products, instead of anew in every pass.
+
+A linear layer over few rows is bound by reading its weights. The usual library rearranges them on
+every call as soon as there are two rows: a pass of 2 then costs twice a pass of 1. Our kernels
+(`engine.kernels`) have a layout of their own, and where there are none oneDNN has one. Another
+layout, or weights in fewer bits, is a further `PackedLinear` that `lay_out` knows.
+"""
+
+from engine.weights.layout import lay_out
+from engine.weights.packed import PackedLinear, unpacked
+from engine.weights.sizes import bytes_loaded, bytes_read
+
+__all__ = ["PackedLinear", "bytes_loaded", "bytes_read", "lay_out", "unpacked"]
