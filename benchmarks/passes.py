@@ -95,7 +95,7 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
     if arguments.head:
         target = _target(config)
         head = StageBuilder(config, target).head(arguments.head)
-        target.keep_features(head.network.shape.layers)
+        target.keep_features(head.layers_read)
         _read(target, arguments.context)
         scorers["head"] = head
     if form == "captured":

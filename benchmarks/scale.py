@@ -3,7 +3,7 @@
     python benchmarks/scale.py --prompts FILE.jsonl --json scale.json --plot scale.svg
     python benchmarks/scale.py --prompts FILE.jsonl --json scale.json --sizes 300 --trees 32/8 64/10
 
-Speed-up is τ over step cost. A grown target writes the same text (`engine/benchmark/growth.py`), so
+Speed-up is τ over step cost. A grown target writes the same text (`engine.benchmark.grown`), so
 drafts are accepted as often as at 14M while a pass costs what it costs at the size named: what
 changes along a column is the step cost alone. τ of trained models of these sizes would differ.
 

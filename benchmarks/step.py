@@ -3,7 +3,7 @@
     python benchmarks/step.py --json step.json
     python benchmarks/step.py --shapes 8B --trees 32/4 --compile wait
 
-`family` is the embedded family with its target grown to 762M (`engine/benchmark/growth.py`), whose
+`family` is the embedded family with its target grown to 762M (`engine.benchmark.grown`), whose
 drafts are accepted as at 14M; the other shapes are Llamas of random weights over a smaller one as
 their draft: nobody accepts anything there, and what a step costs is all that they tell. A staged
 step is worth its cost if it emits as many tokens as it takes plain steps: `break-even`.

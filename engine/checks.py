@@ -1,18 +1,18 @@
 """Whether a request can run at all: asked by the engine, and by a server before a reply begins."""
 
-import math
 from collections.abc import Iterator
 
 from engine.errors import ContextLengthError, InvalidRequestError
-from engine.request import GenerateRequest, SamplingParams
+from engine.request import GenerateRequest
+from engine.sampling_checks import sampling_problems
 
 
 def check(request: GenerateRequest, window: int, vocab_size: int) -> None:
     """Raise InvalidRequestError for a request that cannot run where texts are so long at most."""
-    for problem in _problems(request, window):
+    for problem in (*_problems(request, window), *_strange_ids(request, vocab_size)):
         raise problem
-    for problem in (*_strange_ids(request, vocab_size), *_sampling_problems(request.sampling)):
-        raise problem
+    for name, told in sampling_problems(request.sampling, vocab_size, request.max_tokens):
+        raise InvalidRequestError(told, name)
 
 
 def _problems(request: GenerateRequest, window: int) -> Iterator[InvalidRequestError]:
@@ -41,15 +41,3 @@ def _strange_ids(request: GenerateRequest, vocab_size: int) -> Iterator[InvalidR
     if not 0 <= (request.num_logprobs or 0) <= vocab_size:
         told = f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
         yield InvalidRequestError(told, "num_logprobs")
-
-
-def _sampling_problems(params: SamplingParams) -> Iterator[InvalidRequestError]:
-    """What is wrong with the sampling that is asked for."""
-    if not 0 <= params.temperature < math.inf:
-        told = f"temperature is {params.temperature}: it must be 0 or more."
-        yield InvalidRequestError(told, "temperature")
-    if params.top_k < 0:
-        yield InvalidRequestError(f"top_k is {params.top_k}: it must be 0 or more.", "top_k")
-    for field, share in (("top_p", params.top_p), ("min_p", params.min_p)):
-        if not 0 <= share <= 1:
-            yield InvalidRequestError(f"{field} is {share}: it must be from 0 to 1.", field)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.candidates import Candidates
+from engine.edits import EditedRow, edited
 from engine.noise import noise_values
 from engine.request import EmittedToken
 from engine.sampling import rank
@@ -31,6 +32,12 @@ class Place(NamedTuple):
         """The index of that token in the model's whole input."""
         return self.text.root_position + self.tree.depths[self.node] + 1
 
+    @property
+    def edited_row(self) -> EditedRow:
+        """What the logits there are edited by."""
+        path = self.tree.path_tokens(self.node)
+        return EditedRow(self.text.sampling.edits, self.text.tokens, path)
+
 
 def places(text: Text, tree: TokenTree, nodes: Sequence[int]) -> list[Place]:
     """The places after nodes of one text's tree."""
@@ -40,15 +47,23 @@ def places(text: Text, tree: TokenTree, nodes: Sequence[int]) -> list[Place]:
 def candidates(places: Sequence[Place], logits: Tensor) -> Candidates:
     """What may follow at places, of which `logits` (places, vocabulary) are the rows."""
     samplings = [place.text.sampling for place in places]
+    if any(sampling.edits for sampling in samplings):
+        logits = edited(logits[:, : samplings[0].vocab_size], [each.edited_row for each in places])
     return rank(samplings, [place.position for place in places], logits)
 
 
 def scores_of(place: Place, tokens: Sequence[int], logprobs: Sequence[float]) -> list[float]:
-    """The scores of a few tokens at a place, given their log-probabilities: of sampled texts only.
+    """The scores of a few tokens at a place, given their log-probabilities.
 
     What filters would drop is not known, since the other tokens are not.
     """
     sampling = place.text.sampling
+    if sampling.edits:
+        row = torch.zeros(1, sampling.vocab_size)
+        row[0, list(tokens)] = torch.tensor(logprobs)
+        logprobs = edited(row, [place.edited_row])[0, list(tokens)].tolist()
+    if sampling.params.is_greedy:
+        return list(logprobs)
     noise = noise_values([sampling.noise], [place.position], [tokens]).tolist()
     temperature = sampling.params.temperature
     return [lp / temperature + g for lp, g in zip(logprobs, noise, strict=True)]

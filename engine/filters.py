@@ -3,8 +3,8 @@
 The target's rows, a draft's, and those that a draft ranks on its own device cross it alike. Every
 parameter is a column: a number for each row of scores, or one number for them all.
 
-The temperature divides first. Then, each on what the one before it left: top-k, top-p, min-p. What
-ties at a cut is kept.
+Top-n-sigma looks at whole rows, and the temperature divides. Then, each on what the one before it
+left: top-k, typical-p, top-p, min-p, XTC. What ties at a cut is kept.
 """
 
 import math
@@ -28,40 +28,52 @@ class Filters(NamedTuple):
     """Columns: a number for all rows, or an array (rows, 1); None where no row has that filter.
 
     A row without a filter that others have has a value with which it keeps every token: `EVERY`,
-    infinity, or minus infinity for `min_p`, which is a logarithm.
+    infinity, or minus infinity for `min_p`, which is a logarithm like `xtc_threshold`.
     """
 
     temperature: Array | None = None
     top_k: Array | None = None
     top_p: Array | None = None
     min_p: Array | None = None
+    typical_p: Array | None = None
+    xtc_threshold: Array | None = None
+    top_n_sigma: Array | None = None
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams], vocab_size: int) -> Self:
-        """The columns of rows that are sampled so, on the host."""
+        """The columns of rows that are sampled so, on the host; XTC is not at work in any."""
         top_k = [each.top_k if 0 < each.top_k < vocab_size else EVERY for each in params]
-        top_p = [each.top_p if each.top_p < 1 else math.inf for each in params]
+        # Of a share of 0 the best token is left.
+        top_p = [max(each.top_p, 1e-12) if each.top_p < 1 else math.inf for each in params]
+        typical_p = [each.typical_p if each.typical_p < 1 else math.inf for each in params]
         return cls(
             temperature=_column([each.temperature for each in params], 1.0),
             top_k=_column(top_k, EVERY, np.int64),
             top_p=_column(top_p, math.inf, np.float64),
             min_p=_column([_log(each.min_p) for each in params], -math.inf),
+            typical_p=_column(typical_p, math.inf, np.float64),
+            top_n_sigma=_column([each.top_n_sigma or math.inf for each in params], math.inf),
         )
 
 
 def keep(scores: Array, filters: Filters, log_total: Array | None = None) -> Array:
     """Scores (rows, width) with minus infinity where a token is not kept.
 
-    They are logits over the temperature and fall along a row: the likeliest, or all. Where top-k
-    does not end a row that goes on behind them, `log_total` (rows, 1) is the logarithm of the sum
-    of its whole exponentials. Nothing waits for a device, so a call can be recorded.
+    They are logits over the temperature and fall along a row: the likeliest, or all; for XTC alone
+    they need not fall. Where neither top-k nor typical-p ends a row that goes on behind them,
+    `log_total` (rows, 1) is the logarithm of the sum of its whole exponentials. Nothing waits for a
+    device, so a call can be recorded.
     """
     if filters.top_k is not None:
         scores = _without(scores, scores < kth(scores, filters.top_k))
+    if filters.typical_p is not None:
+        scores = _typical(scores, filters.typical_p)
     if filters.top_p is not None:
         scores = _without(scores, scores < _least_of_top_p(scores, filters, log_total))
     if filters.min_p is not None:
-        scores = _without(scores, scores < scores[:, :1] + filters.min_p)
+        scores = _without(scores, scores < _best(scores, filters) + filters.min_p)
+    if filters.xtc_threshold is not None:
+        scores = _without_top_choices(scores, filters.xtc_threshold)
     return scores
 
 
@@ -72,10 +84,36 @@ def kth(scores: Array, top_k: Array) -> Array:
     return _at(scores, top_k.clip(max=scores.shape[-1]) - 1)
 
 
+def above_sigma(logits: Tensor, top_n_sigma: Array) -> Tensor:
+    """Whole rows of logits, minus infinity where so many standard deviations below the best."""
+    is_there = logits > -math.inf
+    count = is_there.sum(dim=-1, keepdim=True)
+    mean = logits.masked_fill(~is_there, 0.0).sum(dim=-1, keepdim=True) / count
+    squares = (logits - mean).square().masked_fill(~is_there, 0.0)
+    deviation = (squares.sum(dim=-1, keepdim=True) / count).sqrt()
+    floor = logits.amax(dim=-1, keepdim=True) - top_n_sigma * deviation
+    return logits.masked_fill(logits < floor, -math.inf)
+
+
+def _typical(scores: Array, typical_p: Array) -> Array:
+    """The tokens whose surprise is nearest to the row's entropy, until their mass is enough."""
+    library = _library(scores)
+    surprise = _log_sum(scores) - scores
+    shares = library.exp(-surprise)
+    terms = library.where(shares > 0, surprise * shares, shares)
+    strangeness = library.abs(surprise - library.sum(terms, axis=-1, keepdims=True))
+    order = library.argsort(strangeness, axis=-1)
+    ordered = _at(shares, order)
+    before = library.cumsum(ordered, axis=-1, dtype=library.float64) - ordered
+    num_kept = (before < typical_p).sum(axis=-1, keepdims=True)
+    last = _at(order, num_kept + (num_kept < 1) - 1)
+    return _without(scores, strangeness > _at(strangeness, last))
+
+
 def _least_of_top_p(scores: Array, filters: Filters, log_total: Array | None) -> Array:
     """The score at the cut of top-p: of the last token before which the mass does not reach it."""
     library = _library(scores)
-    best = scores[:, :1]
+    best = _best(scores, filters)
     weights = library.exp(scores - best)
     sums = library.cumsum(weights, axis=-1, dtype=library.float64)
     # The sum of all so far, which no zero behind them changes by a bit.
@@ -87,6 +125,29 @@ def _least_of_top_p(scores: Array, filters: Filters, log_total: Array | None) ->
     is_before = sums - weights < filters.top_p * total
     num_kept = is_before.sum(axis=-1, keepdims=True)
     return _at(scores, num_kept + (num_kept < 1) - 1)
+
+
+def _without_top_choices(scores: Array, threshold: Array) -> Array:
+    """XTC: of the tokens that reach the threshold, the least likely alone."""
+    is_likely = scores - _log_sum(scores) >= threshold
+    others = _without(-scores, ~is_likely)
+    return _without(scores, is_likely & (scores > -_greatest(others)))
+
+
+def _best(scores: Array, filters: Filters) -> Array:
+    """The greatest score of each row; the first, but for what typical-p has left out."""
+    return scores[:, :1] if filters.typical_p is None else _greatest(scores)
+
+
+def _greatest(scores: Array) -> Array:
+    return _library(scores).amax(scores, axis=-1, keepdims=True)
+
+
+def _log_sum(scores: Array) -> Array:
+    """The logarithm of the sum of each row's exponentials."""
+    library, best = _library(scores), _greatest(scores)
+    total = library.sum(library.exp(scores - best), axis=-1, keepdims=True)
+    return best + library.log(total)
 
 
 def _library(scores: Array) -> Any:

@@ -2,7 +2,8 @@
 
 The bits are Philox-4x64-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC
 2011) under the key (seed, 0): word `x % 4` of the block at counter (1 + x // 4, position, 0, 0)
-belongs to token id x. They are made on the host, so that every device sees the same ones.
+belongs to token id x. They are made on the host, so that every device sees the same ones. The block
+at counter (0, position, 0, 0) belongs to no token: its first word is a position's own draw.
 """
 
 from collections.abc import Sequence
@@ -36,6 +37,13 @@ class RandomBits:
         self._start["state"]["counter"][:] = 0, position, 0, 0
         self._generator.state = self._start
         return self._generator.random_raw(vocab_size)
+
+    def word(self, position: int) -> int:
+        """64 bits that belong to a position and to none of its tokens."""
+        before = (position << 64) - 1  # the generator counts up before it makes a block
+        self._start["state"]["counter"][:] = [before >> bits & _WORD for bits in (0, 64, 128, 192)]
+        self._generator.state = self._start
+        return int(self._generator.random_raw())
 
 
 def as_int64(seed: int) -> int:
@@ -73,15 +81,15 @@ class NoiseRows:
     def __init__(self, seed: int, vocab_size: int, device: torch.device | str = "cpu") -> None:
         self.seed = seed
         self.vocab_size = vocab_size
-        make = RandomBits(seed).row
-        bits = lru_cache(_KEPT_POSITIONS)(partial(make, vocab_size=vocab_size))
+        source = RandomBits(seed)
+        bits = lru_cache(_KEPT_POSITIONS)(partial(source.row, vocab_size=vocab_size))
 
         @lru_cache(_KEPT_POSITIONS)
         def row(position: int) -> Tensor:
             return torch.from_numpy(gumbel(bits(position))).to(device)
 
         # Neither knows this object, so they go with it.
-        self._bits, self._row = bits, row
+        self._bits, self._row, self._word = bits, row, source.word
 
     def row(self, position: int) -> Tensor:
         """The noise of one position: float32, shape (vocab_size,)."""
@@ -90,6 +98,10 @@ class NoiseRows:
     def bits(self, position: int) -> NDArray[np.uint64]:
         """The 64 bits of every token at one position, of which `gumbel` makes its noise."""
         return self._bits(position)
+
+    def draw(self, position: int) -> float:
+        """A number of [0, 1) that belongs to a position, and to none of its tokens' noise."""
+        return (self._word(position) >> 11) * 2.0**-53
 
 
 def noise_rows(sources: Sequence[NoiseRows], positions: Sequence[int]) -> Tensor:

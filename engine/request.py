@@ -20,6 +20,10 @@ class SamplingParams:
     """How the target's token is chosen; `temperature` 0 is greedy, `top_k` 0 keeps every token.
 
     `seed` is any 64-bit integer. The same seed gives the same text with speculation on or off.
+
+    Edits of the logits come first, at any temperature, then filters, and noise decides. What each
+    does, in which order, and what of it differs elsewhere is told in `docs/sampling.md`. Words and
+    breakers are token ids; a `dry_penalty_last_n` of -1 is the whole text.
     """
 
     temperature: float = 1.0
@@ -27,6 +31,22 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[int, ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    min_tokens: int = 0
 
     @property
     def is_greedy(self) -> bool:
@@ -36,7 +56,24 @@ class SamplingParams:
     @property
     def is_filtered(self) -> bool:
         """Whether any token may be left out for being unlikely."""
-        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+        is_cut = self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+        return is_cut or self.typical_p < 1.0 or self.top_n_sigma > 0.0
+
+    @property
+    def is_excluding(self) -> bool:
+        """Whether XTC may leave out tokens for being likely; no two are above half of all."""
+        return self.xtc_probability > 0.0 and self.xtc_threshold <= 0.5
+
+    @property
+    def is_penalised(self) -> bool:
+        """Whether a token's own logit depends on how often it is there already."""
+        is_counted = self.frequency_penalty != 0.0 or self.presence_penalty != 0.0
+        return is_counted or self.repetition_penalty != 1.0
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether what would go on with a repetition is penalised."""
+        return self.dry_multiplier > 0.0 and self.dry_penalty_last_n != 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from engine.candidates import Candidates
-from engine.filters import EVERY, Array, Filters, keep, kth
+from engine.edits import edits_of
+from engine.filters import EVERY, Array, Filters, above_sigma, keep, kth
 from engine.kernels import triton_noise
 from engine.noise import NoiseRows, as_int64, noise_rows, noise_values
 from engine.request import SamplingParams
@@ -28,18 +29,46 @@ _GREEDY, _WHOLE, _FILTERED = range(3)
 
 
 class Sampling:
-    """How the tokens of one text are chosen, by the target and every draft stage alike."""
+    """How the tokens of one text are chosen, by the target and every draft stage alike.
+
+    `edits` change its logits beforehand. Its first `num_prompt` tokens are a prompt, and what it
+    may not say before its `min_tokens` are `stop_ids`.
+    """
 
     def __init__(
-        self, params: SamplingParams, vocab_size: int, device: torch.device | str = "cpu"
+        self,
+        params: SamplingParams,
+        vocab_size: int,
+        device: torch.device | str = "cpu",
+        num_prompt: int = 0,
+        stop_ids: frozenset[int] = frozenset(),
     ) -> None:
         self.params = params
         self.vocab_size = vocab_size
         self.noise = NoiseRows(params.seed, vocab_size, device)
+        self.edits = edits_of(params, vocab_size, num_prompt, stop_ids)
         self.filters = Filters.of([params], vocab_size)
         self.kind = _GREEDY if params.is_greedy else _FILTERED if params.is_filtered else _WHOLE
-        # 0 where min-p tells it, row by row.
-        self.width = params.top_k + _SPARE if params.top_k else 0 if params.min_p else _WIDTH
+        self.width = _WIDTH
+        if params.top_k:
+            self.width = params.top_k + _SPARE
+        elif params.typical_p < 1:
+            self.width = vocab_size
+        elif params.min_p:
+            self.width = 0  # that of a row is asked of the row
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether temperature, top-k, top-p and min-p are all that is asked for."""
+        params = self.params
+        is_rare = params.is_excluding or params.typical_p < 1 or params.top_n_sigma > 0
+        return not self.edits and (params.is_greedy or not is_rare)
+
+    def xtc_threshold(self, position: int) -> float:
+        """The logarithm of the share that XTC looks for there, infinity where it is not at work."""
+        params = self.params
+        is_at_work = params.is_excluding and self.noise.draw(position) < params.xtc_probability
+        return math.log(max(params.xtc_threshold, 1e-30)) if is_at_work else math.inf
 
 
 def rank(samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor) -> Candidates:
@@ -68,9 +97,13 @@ def _greedy(samplings: Sequence[Sampling], positions: Sequence[int], logits: Ten
 
 
 def _whole(samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor) -> Candidates:
-    """Rows of which every token is a candidate."""
+    """Rows of which every token is a candidate, but for what XTC leaves out."""
     noise = _noise(samplings, positions, logits.device)[:, : logits.shape[-1]]
-    return Candidates(_scaled(logits, _filters(samplings)) + noise)
+    filters = _filters(samplings, positions)
+    scores = _scaled(logits, filters)
+    if filters.xtc_threshold is not None:
+        scores = keep(scores, Filters(xtc_threshold=_there(filters.xtc_threshold, logits)))
+    return Candidates(scores + noise)
 
 
 def _filtered(
@@ -81,7 +114,9 @@ def _filtered(
     They are looked for among more and more of the likeliest, until all that may count is there.
     """
     size = logits.shape[-1]
-    filters = _filters(samplings)
+    filters = _filters(samplings, positions)
+    if filters.top_n_sigma is not None:
+        logits = above_sigma(logits, _there(filters.top_n_sigma, logits))
     log_total = _log_total(filters, logits)
     width = _width(samplings, filters, logits)
     while True:
@@ -102,12 +137,17 @@ def _filtered(
 _RANKED = {_GREEDY: _greedy, _WHOLE: _whole, _FILTERED: _filtered}
 
 
-def _filters(samplings: Sequence[Sampling]) -> Filters:
+def _filters(samplings: Sequence[Sampling], positions: Sequence[int]) -> Filters:
     """The columns of these rows; numbers where one text has them all."""
     first = samplings[0]
-    if len(samplings) == 1 or all(sampling is first for sampling in samplings):
-        return first.filters
-    return Filters.of([sampling.params for sampling in samplings], first.vocab_size)
+    filters = first.filters
+    if any(sampling is not first for sampling in samplings):
+        filters = Filters.of([sampling.params for sampling in samplings], first.vocab_size)
+    if not any(sampling.params.is_excluding for sampling in samplings):
+        return filters
+    places = zip(samplings, positions, strict=True)
+    thresholds = [sampling.xtc_threshold(position) for sampling, position in places]
+    return filters._replace(xtc_threshold=np.array(thresholds, np.float32)[:, None])
 
 
 def _scaled(logits: Tensor, filters: Filters) -> Tensor:
@@ -126,7 +166,8 @@ def _there(column: Array, logits: Tensor) -> Array:
 
 def _log_total(filters: Filters, logits: Tensor) -> Array | None:
     """The logarithm of the sum of whole rows' exponentials, if top-p needs it: (rows, 1)."""
-    if filters.top_p is None or (filters.top_k is not None and np.all(filters.top_k < EVERY)):
+    is_ended = filters.top_k is not None and np.all(filters.top_k < EVERY)
+    if filters.top_p is None or filters.typical_p is not None or is_ended:
         return None
     return _scaled(logits, filters).logsumexp(dim=-1, keepdim=True).cpu().numpy()
 

@@ -45,7 +45,9 @@ class Text:
         """The text of a request that has been checked, its prompt alone."""
         eos = () if request.ignore_eos else eos_token_ids
         stop_ids = frozenset((*request.stop_token_ids, *eos))
-        return cls(request, Sampling(request.sampling, vocab_size, device), stop_ids)
+        num_prompt = len(request.prompt)
+        sampling = Sampling(request.sampling, vocab_size, device, num_prompt, stop_ids)
+        return cls(request, sampling, stop_ids)
 
     @property
     def is_greedy(self) -> bool:

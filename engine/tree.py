@@ -141,10 +141,6 @@ class TokenTree:
             seen[node] = seen.get(self.parents[node], 0) | 1 << place
         return list(seen.values())
 
-    def is_chain(self) -> bool:
-        """Whether no node has two children, so that causal attention is tree attention."""
-        return all(parent == node for node, parent in enumerate(self.parents[1:]))
-
 
 def bushy_tree(root_token: int, num_nodes: int) -> TokenTree:
     """A binary tree of so many nodes, for timing what a tree of that size costs."""

@@ -11,7 +11,7 @@ untrained Llama shapes are measured for their cost alone. Markdown and JSON come
 **Whose acceptance, whose cost.** Minutes train 762M weights on too little text to say anything
 well, and then acceptance is that of a target which knows no more than its draft. So a target of
 147M is trained instead, and grown to the shape of GPT-2-L without changing its outputs
-(`engine/benchmark/growth.py`): acceptance is that of the 147M target, cost that of 762M. The head
+(`engine.benchmark.grown`): acceptance is that of the 147M target, cost that of 762M. The head
 is trained beside the grown target, whose width it has.
 
 Every stage leaves its result in the folder, and every run of a mode is written down when it is

@@ -9,7 +9,7 @@ It needs torch, transformers and numpy alone.
 
 from engine.benchmark.doctor import WIDTHS, Examination, PassCosts, examine
 from engine.benchmark.figures import Divergence, Result, Run, ratio_interval, result_of
-from engine.benchmark.growth import SIZES, LlamaShape, grow_checkpoint, grown
+from engine.benchmark.grown_checkpoint import SIZES, LlamaShape, grow_checkpoint, grown
 from engine.benchmark.hardware import machine, measured_bandwidth
 from engine.benchmark.inputs import SAMPLINGS, read_prompts
 from engine.benchmark.measure import (

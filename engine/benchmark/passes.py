@@ -3,10 +3,8 @@
 import time
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from engine.scorer import TreeScorer
-from engine.tree import TokenTree
+from engine.tree import TokenTree, bushy_tree
 
 _REPEATS = 3
 
@@ -19,9 +17,7 @@ def pass_times(
     A pass is timed from lists of tokens to its logits; a GPU is waited for. A head reads features
     of its target, which must hold the rows of the text (`TreeScorer.commit`).
     """
-    tree = TokenTree(text[-1])
-    for node in range(1, max(widths)):
-        tree.add((node - 1) // 2, node)
+    tree = bushy_tree(text[-1], max(widths))
     times: dict[tuple[str, int], float] = {}
     for name, scorer in scorers.items():
         scorer.reset(text)
@@ -35,13 +31,8 @@ def pass_times(
 
 def _pass(scorer: TreeScorer, text: Sequence[int], tree: TokenTree, width: int) -> float:
     scorer.rollback()
-    _wait_for(scorer.device)
+    scorer.wait()
     started = time.perf_counter()
     scorer.score(text, tree, range(width))
-    _wait_for(scorer.device)
+    scorer.wait()
     return (time.perf_counter() - started) * 1e3
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -107,7 +107,7 @@ class DevicePasses:
             device,
             figures=(long, (6, 1)),
             stops=(long, (_NUM_STOPS,)),
-            sampling=(torch.float32, (len(Filters._fields) + 1, 1)),
+            sampling=(torch.float32, (5, 1)),
             rows=(long, (4, MAX_WIDTH)),
             scores=(torch.float32, (MAX_WIDTH,)),
             worths=(torch.float32, (self.children,)),
@@ -140,7 +140,8 @@ class DevicePasses:
     def fits(self, step: Step, nodes: Sequence[int]) -> bool:
         """Whether passes can go on from a first one over these nodes.
 
-        Not from wide ones or full trees, nor where a tree is deeper than a layer's window.
+        Not from wide ones or full trees, nor where a tree is deeper than a layer's window, nor for
+        a text whose logits are edited along paths, or filtered by what is not known here.
         """
         num_columns = self._model.num_tree_rows + len(nodes) + self.most_passes * self._width
         deepest = max(step.tree.depths[node] for node in nodes) + self.most_passes
@@ -148,6 +149,7 @@ class DevicePasses:
             len(nodes) <= MAX_WIDTH
             and num_columns <= 8 * NUM_BYTES - MAX_WIDTH
             and len(step.text.stop_ids) <= _NUM_STOPS
+            and step.text.sampling.is_plain
             and not 0 < self._model.limits.window <= deepest
         )
 
@@ -341,7 +343,7 @@ class DevicePasses:
 
 
 def _sampling(params: SamplingParams) -> tuple[float, ...]:
-    """How much noise there is, and the columns of `Filters`."""
+    """How much noise there is, the temperature, top-k, top-p, and min-p as a logarithm."""
     if params.is_greedy:
         return 0.0, 1.0, EVERY, math.inf, -math.inf
     return (

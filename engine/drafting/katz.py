@@ -5,15 +5,12 @@
 
 Back-off after Katz, *Estimation of Probabilities from Sparse Data for the Language Model Component
 of a Speech Recognizer* (1987), as the drafter of a draft (Spector & Ré, section 3.2). `katz_build`
-counts and prunes; here a finished table is read. The file is in safetensors layout: a length, a
-JSON header, flat arrays. Knows token ids and nothing of text, models or trees.
+counts and prunes, `katz_file` keeps what comes of it; here a finished table is asked. Knows token
+ids and nothing of text, models or trees.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -21,15 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from engine.drafting.katz_build import LEVEL_LOGPROBS, Array, Tokens, build_arrays
+from engine.drafting.katz_file import FILE_NAME, file_of, read, write
 from engine.errors import ModelLoadError
 
-FILE_NAME = "katz.safetensors"
-
-_FORMAT = "stagetree-katz-1"
-_DTYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "F32": np.float32}
 _CACHED_CONTEXTS = 1 << 16
 _LOGPROBS: tuple[float, ...] = tuple(LEVEL_LOGPROBS.tolist())
 
@@ -126,10 +119,9 @@ class KatzTable:
 
         Raises ModelLoadError when there is none or when the file is not one.
         """
-        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+        file = file_of(path)
         try:
-            arrays, metadata = _read(file)
-            _check(arrays)
+            arrays, metadata = read(file)
             return cls(arrays, int(metadata["max_continuations"]), max_vocab)
         except Exception as error:  # whatever a foreign file may cause
             raise ModelLoadError(
@@ -139,9 +131,7 @@ class KatzTable:
 
     def save(self, path: str | Path) -> None:
         """Write the table to a file, or as `katz.safetensors` into a folder that exists."""
-        file = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
-        metadata = {"format": _FORMAT, "max_continuations": str(self.max_continuations)}
-        save_file(self._arrays, file, metadata)
+        write(self._arrays, file_of(path), max_continuations=str(self.max_continuations))
 
     @property
     def num_bytes(self) -> int:
@@ -185,62 +175,26 @@ class KatzTable:
 
     def _rank_after_two(self, before: int, last: int) -> Continuations:
         row = self._seen_after_two(before, last)
-        return self._rank(row, self._after_one(last), self.max_continuations)
+        return _best(row, self._after_one(last), self.max_continuations, self._num_named)
 
     def _rank_after_one(self, last: int) -> Continuations:
         row = self._seen_after_one(last)
-        return self._rank(row, self._frequent, 2 * self.max_continuations)
+        return _best(row, self._frequent, 2 * self.max_continuations, self._num_named)
 
-    def _rank(self, row: _Row, lower: Continuations, limit: int) -> Continuations:
-        """The best of a row and of the order below it, weighed down by the row's back-off."""
-        if not row.tokens:
-            return Continuations(lower.tokens[:limit], lower.logprobs[:limit])
-        reach = limit + len(row.tokens)
-        backed_off = [row.backoff + logprob for logprob in lower.logprobs[:reach]]
-        scores = dict(zip(lower.tokens, backed_off, strict=False))
-        scores.update(zip(row.tokens, row.logprobs, strict=True))
-        named = [token for token in scores if token < self._num_named]
-        tokens = sorted(named, key=scores.__getitem__, reverse=True)[:limit]
-        return Continuations(tuple(tokens), tuple(map(scores.__getitem__, tokens)))
+
+def _best(row: _Row, lower: Continuations, limit: int, num_named: int) -> Continuations:
+    """The best of a row and of the order below it, weighed down by the row's back-off."""
+    if not row.tokens:
+        return Continuations(lower.tokens[:limit], lower.logprobs[:limit])
+    reach = limit + len(row.tokens)
+    backed_off = [row.backoff + logprob for logprob in lower.logprobs[:reach]]
+    scores = dict(zip(lower.tokens, backed_off, strict=False))
+    scores.update(zip(row.tokens, row.logprobs, strict=True))
+    named = [token for token in scores if token < num_named]
+    tokens = sorted(named, key=scores.__getitem__, reverse=True)[:limit]
+    return Continuations(tuple(tokens), tuple(map(scores.__getitem__, tokens)))
 
 
 def _most_frequent(unigram: Array, count: int) -> Continuations:
     order = np.argsort(-unigram, kind="stable")[:count]
     return Continuations(tuple(order.tolist()), tuple(unigram[order].tolist()))
-
-
-def _check(arrays: Mapping[str, Array]) -> None:
-    """Raise ValueError unless what counts and points is in range: nothing asks that again."""
-    vocab_size, starts = len(arrays["unigram"]), arrays["trigram_starts"]
-    num_contexts = {"bigram": vocab_size, "trigram": len(arrays["trigram_befores"])}
-    is_right = len(starts) == vocab_size + 1 and starts[-1] == num_contexts["trigram"]
-    is_right = is_right and bool((starts[1:] >= starts[:-1]).all())
-    for order, count in num_contexts.items():
-        counts, backoffs = arrays[f"{order}_counts"], arrays[f"{order}_backoffs"]
-        tokens, levels = arrays[f"{order}_tokens"], arrays[f"{order}_levels"]
-        is_right = is_right and count == len(counts) == len(backoffs)
-        is_right = is_right and counts.sum(dtype=np.int64) == len(tokens) == len(levels)
-        is_right = is_right and tokens.max(initial=0) < vocab_size
-        is_right = is_right and levels.max(initial=0) < len(_LOGPROBS)
-    if not is_right:
-        raise ValueError("its numbers contradict each other")
-
-
-def _read(file: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    with file.open("rb") as source:
-        (length,) = struct.unpack("<Q", source.read(8))
-        if length > file.stat().st_size:
-            raise ValueError("it is not in safetensors layout")
-        header = json.loads(source.read(length))
-    metadata = header.pop("__metadata__", {})
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
-    data = np.memmap(file, np.uint8, mode="r", offset=8 + length)
-    arrays = {}
-    for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        flat = np.asarray(data[start:end]).view(_DTYPES[entry["dtype"]])
-        if len(flat) != math.prod(entry["shape"]):
-            raise ValueError(f"{name} is cut short")
-        arrays[name] = flat
-    return arrays, metadata

@@ -156,8 +156,8 @@ class NgramDrafter:
         last_two = [*place.text.tokens[-2:], *path][-2:]
         before, last = last_two if len(last_two) == 2 else (-1, last_two[-1])
         tokens, logprobs = self._table.continuations(before, last)
-        if not place.text.is_greedy:
-            return _under_noise(place, tokens, logprobs, self._children)
+        if place.text.sampling.edits or not place.text.is_greedy:
+            return _ranked(place, tokens, logprobs, self._children)
         return dict(zip(tokens[: self._children], logprobs, strict=False))
 
 
@@ -165,19 +165,20 @@ def _cost(candidate: _Candidate) -> float:
     return candidate.cost
 
 
-def _under_noise(
+def _ranked(
     place: Place, tokens: Sequence[int], logprobs: Sequence[float], count: int
 ) -> dict[int, float]:
-    """The best few of some likely tokens once the position's noise is known, with estimates.
+    """The best few of some likely tokens by what is asked for at a place, with estimates.
 
-    The noise decides among tokens: the estimate is the softmax of the perturbed log-probabilities.
+    Where noise decides among them, the estimate is the softmax of the perturbed log-probabilities.
     The best of the tokens not listed is itself Gumbel, around the logarithm of their mass.
     """
-    perturbed = scores_of(place, tokens, logprobs)
-    missing = max(1e-6, 1.0 - sum(math.exp(lp) for lp in logprobs))
-    rest = math.log(missing) / place.text.sampling.params.temperature + _EULER
-    top = max(rest, *perturbed)
-    total = math.exp(rest - top) + sum(math.exp(score - top) for score in perturbed)
+    scores = scores_of(place, tokens, logprobs)
+    rest = math.log(max(1e-6, 1.0 - sum(math.exp(lp) for lp in logprobs)))
+    if not (params := place.text.sampling.params).is_greedy:
+        rest = rest / params.temperature + _EULER
+    top = max(rest, *scores)
+    total = math.exp(rest - top) + sum(math.exp(score - top) for score in scores)
     normaliser = top + math.log(total)
-    best = sorted(zip(perturbed, tokens, strict=True), reverse=True)[:count]
-    return {token: score - normaliser for score, token in best}
+    best = sorted(zip(scores, tokens, strict=True), reverse=True)[:count]
+    return {token: score - normaliser for score, token in best if score > -math.inf}

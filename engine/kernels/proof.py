@@ -1,16 +1,10 @@
 """Whether kernels for GPUs do on the one of this process what they should."""
 
-import importlib.util
 import logging
 from collections.abc import Callable
 from functools import cache
 
 _log = logging.getLogger(__name__)
-
-
-def is_available() -> bool:
-    """Whether Triton is installed; that there is a GPU is the caller's to know."""
-    return importlib.util.find_spec("triton") is not None
 
 
 @cache

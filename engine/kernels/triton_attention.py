@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from engine.kernels.proof import holds
-from engine.kernels.proof import is_available as is_available
 
 _LOG2_E = 1.4426950408889634
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from engine.kernels.proof import holds
-from engine.kernels.proof import is_available as is_available
 
 _BLOCK = 256
 

@@ -91,7 +91,7 @@ def _scorer(builder: StageBuilder, name: str, target: Model, context: Sequence[i
     if not names_head(name):
         return builder.model(name)
     head = builder.head(name)
-    target.keep_features(head.network.shape.layers)
+    target.keep_features(head.layers_read)
     target.reset(context)
     target.score(context, TokenTree(context[-1]))
     target.rollback()

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from engine.drafting.head_checkpoint import save_head
 from engine.tokenizer import load_tokenizer
-from engine.training.compare import DrafterFigures, check_drafters, compare_drafters
+from engine.training.compare import DrafterFigures, compare_drafters
 from engine.training.jobs import Course, save_model, train_draft, train_head, train_target
 from engine.training.recipe import Recipe
 from engine.training.sample import SamplePlan, sample_texts
@@ -151,10 +151,6 @@ class Workshop:
         table.save(out)
         (out / "figures.json").write_text(json.dumps(asdict(facts), indent=2) + "\n")
         return facts
-
-    def check(self, names: Sequence[str]) -> None:
-        """Raise ModelLoadError for a drafter that could not be compared with another."""
-        check_drafters(names, self.target)
 
     def compare(self, names: Sequence[str], num_steps: int) -> list[DrafterFigures]:
         """Drafters of the target on text held out, best first."""

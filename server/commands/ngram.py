@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from engine.training.workshop import Workshop
+from engine.training import Workshop
 from server.commands.train import beside, check_out, own_texts, print_texts, resumable
 from server.commands.watch import Watch, tell
 

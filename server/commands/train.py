@@ -12,13 +12,23 @@ from rich.console import Console
 from rich.table import Table
 
 from engine import ConfigError
-from engine.training.compare import CHAIN, DrafterFigures
-from engine.training.family import Family, FamilyPlan, family_plan
-from engine.training.recipe import LONG_LENGTHS, Lengths, Recipe
-from engine.training.streams import StreamFacts
-from engine.training.texts import Texts, read_prompts
-from engine.training.trainer import Progress
-from engine.training.workshop import Workshop, make_target
+from engine.training import (
+    CHAIN,
+    LONG_LENGTHS,
+    DrafterFigures,
+    Family,
+    FamilyPlan,
+    Lengths,
+    Progress,
+    Recipe,
+    StreamFacts,
+    Texts,
+    Workshop,
+    check_drafters,
+    family_plan,
+    make_target,
+    read_prompts,
+)
 from server.commands.watch import Watch, percentages, tell
 
 _INTERRUPTED = 130
@@ -156,7 +166,7 @@ def train_draft(options: TrainOptions, drafter: DrafterOptions, console: Console
     recipe = options.recipe(LONG_LENGTHS)
     with resumable(options.folder, console), Watch(console) as watch:
         shop = Workshop(drafter.target, options.texts, options.folder, watch.say)
-        shop.check(drafter.others)
+        check_drafters(drafter.others, shop.target)
         progress = shop.make_draft(
             options.out,
             (drafter.hidden_size, drafter.layers),
@@ -177,7 +187,7 @@ def train_head(options: TrainOptions, drafter: DrafterOptions, console: Console)
     recipe = options.recipe(LONG_LENGTHS)
     with resumable(options.folder, console), Watch(console) as watch:
         shop = Workshop(drafter.target, options.texts, options.folder, watch.say)
-        shop.check(drafter.others)
+        check_drafters(drafter.others, shop.target)
         report = watch.reporter("head", recipe)
         progress = shop.make_head(options.out, drafter.steps, drafter.draft_vocab, recipe, report)
         figures = shop.compare([str(options.out), *drafter.others], drafter.steps)

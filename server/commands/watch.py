@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.table import Column
 
-from engine.training.recipe import Recipe
-from engine.training.trainer import Progress as Training
+from engine.training import Progress as Training
+from engine.training import Recipe
 
 _RECENT = 50
 

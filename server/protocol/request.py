@@ -44,9 +44,9 @@ def refusal(param: str, reason: str) -> PydanticCustomError:
 
 
 class SamplingFields(Wire):
-    """How tokens are chosen: a field by the name of each of `engine.SamplingParams`.
+    """How tokens are chosen: fields by the names that `engine.SamplingParams` has for them.
 
-    What is added there and here, with its limits, reaches the engine without another line.
+    What is added here reaches the engine without another line, as what is validated.
     """
 
     temperature: float = Field(default=1.0, ge=0, le=2)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from engine import GenerateRequest, ModelInfo, SamplingParams, check
 from server.errors import BadRequestError
@@ -93,6 +93,6 @@ class Planner:
 
 
 def sampling_of(body: SamplingFields, seed: int) -> SamplingParams:
-    """The fields of a body that are named like the engine's, with this seed."""
-    names = [field.name for field in fields(SamplingParams)]
-    return SamplingParams(**{**{name: getattr(body, name) for name in names}, "seed": seed})
+    """What a body says of the choice of tokens, with this seed."""
+    given = {name: getattr(body, name) for name in SamplingFields.model_fields}
+    return SamplingParams(**{**given, "seed": seed})

@@ -163,7 +163,7 @@ def test_alternatives_are_loaded_by_nobody_but_a_benchmark(target: Path) -> None
     """Red when serving needs the weights of a drafter that it does not use."""
     absent = [{"kind": "head", "model": str(target / "absent")}]
     config = EngineConfig.from_mapping({"model": str(target), "alternatives": absent})
-    assert Engine.load(config).stages == ()
+    assert Engine.load(config).config.stages == ()
 
 
 def test_a_head_is_measured_as_the_alternative_to_a_draft(engine: Engine, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import heapq
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -439,6 +439,25 @@ SIZES = {"width": 2, "passes": 4, "children": 2}
 def passes_of(drafter: ModelDrafter) -> DevicePasses:
     assert isinstance(drafter._expander, OnDevice)
     return drafter._expander._passes
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"presence_penalty": 1.0},
+        {"logit_bias": ((3, 1.0),)},
+        {"temperature": 1.0, "typical_p": 0.9},
+        {"temperature": 1.0, "top_n_sigma": 1.0},
+        {"temperature": 1.0, "xtc_probability": 0.5},
+    ],
+)
+def test_texts_that_are_edited_or_rarely_filtered_are_left_to_the_host(
+    asked: dict[str, object],
+) -> None:
+    """Red when the device would draft what the target will hardly choose."""
+    passes = passes_of(stage_over(make_draft("llama", "cpu"), NoStage(), **SIZES))
+    for params, is_fit in ((GREEDY, True), (replace(GREEDY, **asked), False)):
+        assert passes.fits(step_of(text_of([1, 2], params), 9), [0]) is is_fit
 
 
 def test_a_cpu_goes_back_to_the_host_for_every_pass() -> None:

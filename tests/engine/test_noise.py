@@ -118,3 +118,13 @@ def test_neighbours_are_independent(name: str) -> None:
 @pytest.mark.gpu
 def test_a_gpu_sees_the_same_bits() -> None:
     assert torch.equal(NoiseRows(5, 5000, "cuda").row(9).cpu(), NoiseRows(5, 5000).row(9))
+
+
+@pytest.mark.parametrize(("seed", "position"), [(0, 0), (1, 7), (2**63 + 5, 100_000), (-1, 3)])
+def test_a_position_has_a_draw_that_no_token_has(seed: int, position: int) -> None:
+    """Red when it is another word, depends on what was asked before, or is of another position."""
+    word = philox4x64_10([0, position, 0, 0], [seed & _WORD, 0])[0]
+    noise = NoiseRows(seed, 40)
+    noise.row(position + 1)
+    assert noise.draw(position) == (word >> 11) / 2**53
+    assert word not in noise.bits(position).tolist()

@@ -108,7 +108,7 @@ def proposals(acceptance: float, seed: int = 0, start: int = 1) -> list[int]:
     drafter = ReplayDrafter(stage, VOCAB_SIZE)
     step = step_of(text_of([1, 2, *[0] * start], num_written=start), max_depth=50)
     nodes = drafter.grow(step, [0], drafter.budget)
-    assert step.tree.is_chain()
+    assert step.tree.parents == list(range(-1, len(nodes)))
     return [step.tree.tokens[node] for node in nodes]
 
 

@@ -112,9 +112,3 @@ def test_pruning_keeps_tokens_paths_estimates_and_origins(tree: TokenTree, budge
         assert pruned.path_tokens(place) == tree.path_tokens(node)
         assert pruned.estimates[place] == tree.estimates[node]
         assert pruned.origins[place] == tree.origins[node]
-
-
-def test_a_tree_knows_whether_it_is_a_chain() -> None:
-    assert TokenTree(3).is_chain()
-    assert TokenTree.from_parents([3, 4, 5], [-1, 0, 1]).is_chain()
-    assert not TokenTree.from_parents([3, 4, 5], [-1, 0, 0]).is_chain()

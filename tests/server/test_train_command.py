@@ -17,9 +17,8 @@ from typer.testing import CliRunner, Result
 
 from engine import EngineConfig, Finished, GenerateRequest, Output, Speculation
 from engine.api import Engine
-from engine.training import corpus
+from engine.training import corpus, family_plan
 from engine.training.corpus import Source
-from engine.training.family import family_plan
 from engine.training.recipe import Recipe
 from engine.training.sample import SamplePlan
 from engine.training.shapes import HeadPlan, llama

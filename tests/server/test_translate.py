@@ -126,9 +126,8 @@ def test_figures_of_two_choices_are_folded() -> None:
 
 
 def test_a_sampling_field_has_one_name_from_the_wire_to_the_engine() -> None:
-    """Red when a field is added to one of the two and not to the other."""
-    names = {field.name for field in fields(SamplingParams)}
-    assert names == set(SamplingFields.model_fields)
+    """Red when a field of the wire has a name of its own, or is not handed on."""
     asked = {"temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.5, "seed": 5}
-    assert asked.keys() == names
+    assert asked.keys() <= SamplingFields.model_fields.keys()
+    assert SamplingFields.model_fields.keys() <= {each.name for each in fields(SamplingParams)}
     assert plan(**asked).sequences[0].sampling == SamplingParams(**asked)  # type: ignore[arg-type]

@@ -10,9 +10,8 @@ from transformers import AutoModelForCausalLM
 from engine.api import Engine
 from engine.config import EngineConfig
 from engine.drafting.katz import KatzTable
-from engine.training import corpus
+from engine.training import Family, FamilyPlan, corpus, family_plan
 from engine.training.corpus import Source
-from engine.training.family import Family, FamilyPlan, family_plan
 from engine.training.recipe import Recipe
 from engine.training.sample import SamplePlan
 from engine.training.shapes import HeadPlan

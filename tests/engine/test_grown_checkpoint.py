@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from engine.benchmark.growth import SIZES, LlamaShape, grow_checkpoint, grown
+from engine.benchmark.grown_checkpoint import SIZES, LlamaShape, grow_checkpoint, grown
 from engine.errors import ConfigError
 from tests.checkpoints import VOCAB_SIZE, save_checkpoint
 
