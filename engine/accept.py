@@ -1,6 +1,6 @@
 """The accept rule: follow the target's own tokens for as long as the tree foresaw them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from engine.request import TARGET
@@ -22,16 +22,24 @@ class Acceptance(NamedTuple):
         return [*(tree.origins[node] for node in self.path), TARGET]
 
 
-def accept(tree: TokenTree, choose: Callable[[int], int]) -> Acceptance:
-    """Walk from the root while the target's token at a node is a child of it.
+def accept(tree: TokenTree, choose: Callable[[Sequence[int]], Sequence[int]]) -> list[Acceptance]:
+    """Walk from every root while the target's token at a node is a child of it.
 
-    `choose(node)` is the token that the target chooses after a node; only nodes of the path are
-    asked for. The tokens emitted, those of the path and the bonus token, are what the target alone
-    would have written: the tree decides how many of them come at once, and nothing else.
+    `choose(nodes)` are the tokens that the target chooses after these nodes, at most one of each
+    text; only nodes of the paths are asked for. The tokens emitted, those of a path and the bonus
+    token, are what the target alone would have written: the tree decides how many of them come at
+    once, and nothing else.
     """
-    path: list[int] = []
-    node = 0
-    while (child := tree.child(node, token := choose(node))) is not None:
-        path.append(child)
-        node = child
-    return Acceptance(tuple(path), token)
+    paths: list[list[int]] = [[] for _ in tree.roots]
+    bonus = [0] * len(paths)
+    walking = tree.roots
+    while walking:
+        reached: list[int] = []
+        for node, token in zip(walking, choose(walking), strict=True):
+            if (child := tree.child(node, token)) is None:
+                bonus[tree.texts[node]] = token
+            else:
+                paths[tree.texts[node]].append(child)
+                reached.append(child)
+        walking = reached
+    return [Acceptance(tuple(path), token) for path, token in zip(paths, bonus, strict=True)]

@@ -39,9 +39,9 @@ class Place(NamedTuple):
         return EditedRow(self.text.sampling.edits, self.text.tokens, path)
 
 
-def places(text: Text, tree: TokenTree, nodes: Sequence[int]) -> list[Place]:
-    """The places after nodes of one text's tree."""
-    return [Place(text, tree, node) for node in nodes]
+def places(texts: Sequence[Text], tree: TokenTree, nodes: Sequence[int]) -> list[Place]:
+    """The places after nodes of a tree that hangs on these texts."""
+    return [Place(texts[tree.texts[node]], tree, node) for node in nodes]
 
 
 def candidates(places: Sequence[Place], logits: Tensor) -> Candidates:
@@ -69,19 +69,25 @@ def scores_of(place: Place, tokens: Sequence[int], logprobs: Sequence[float]) ->
     return [lp / temperature + g for lp, g in zip(logprobs, noise, strict=True)]
 
 
-def chooser(text: Text, tree: TokenTree, logits: Tensor) -> Callable[[int], int]:
-    """The target's token after a node of the tree, whose logits are a row (nodes, vocabulary).
+def chooser(
+    texts: Sequence[Text], tree: TokenTree, logits: Tensor
+) -> Callable[[Sequence[int]], Sequence[int]]:
+    """The target's tokens after nodes of the tree, whose logits are rows (nodes, vocabulary).
 
     A CPU chooses for the nodes that are asked for alone; a GPU for all at once, to be waited for
     once.
     """
     if logits.is_cpu:
-        return partial(_choose, text, tree, logits)
-    return candidates(places(text, tree, range(len(tree))), logits).best().__getitem__
+        return partial(_choose, texts, tree, logits)
+    chosen = candidates(places(texts, tree, range(len(tree))), logits).best()
+    return lambda nodes: [chosen[node] for node in nodes]
 
 
-def _choose(text: Text, tree: TokenTree, logits: Tensor, node: int) -> int:
-    return candidates([Place(text, tree, node)], logits[node : node + 1]).best()[0]
+def _choose(
+    texts: Sequence[Text], tree: TokenTree, logits: Tensor, nodes: Sequence[int]
+) -> list[int]:
+    rows = logits[nodes[0] : nodes[0] + 1] if len(nodes) == 1 else logits[list(nodes)]
+    return candidates(places(texts, tree, nodes), rows).best()
 
 
 def describe(

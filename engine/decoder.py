@@ -1,8 +1,6 @@
 """The loop: grow a tree, score it in one pass, accept what the target agrees with, commit it."""
 
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 from engine.accept import accept
 from engine.checks import check
@@ -12,71 +10,67 @@ from engine.economy import Economy
 from engine.errors import EngineError, InvalidRequestError
 from engine.model import Model
 from engine.rehearsal import rehearse
-from engine.request import Finished, GenerateRequest, Output
+from engine.request import EmittedToken, Finished, GenerateRequest, Output
+from engine.seats import Seats
+from engine.stats import StepStats
 from engine.text import Text
 
 
-@dataclass(slots=True)
 class Decoder:
-    """A target and its drafter, which write one text at a time; speculation never changes it.
+    """Texts in their seats: a step grows one tree with a root for every text, and scores it once.
 
-    A text that is added waits for its turn. Each step reads one chunk of its prompt, or grows a
-    tree and scores it.
+    Speculation never changes a text, and neither does company. What is added waits for a seat.
     """
 
-    target: Model
-    drafter: Drafter = field(default_factory=NoStage)
-    economy: Economy = field(default_factory=Economy)
-    _waiting: deque[Text] = field(default_factory=deque)
-    _seated: Text | None = None
-    _cancelled: list[Finished] = field(default_factory=list)
+    def __init__(
+        self,
+        target: Model,
+        drafter: Drafter | None = None,
+        economy: Economy | None = None,
+    ) -> None:
+        self.target = target
+        self.drafter = drafter or NoStage()
+        self.economy = economy or Economy()
+        self._seats = Seats(target)
+        self._cancelled: list[Output | Finished] = []
 
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to do in a step."""
-        return bool(self._seated or self._waiting or self._cancelled)
+        return bool(self._cancelled or any(True for _ in self._seats))
 
     def add(self, request: GenerateRequest) -> None:
-        """Let a request wait for its turn.
+        """Let a request wait for a seat.
 
         Raises InvalidRequestError for one that cannot run, and for one whose id another has.
         """
         limits = self.target.limits
         check(request, self.target.max_model_len, limits.vocab_size)
-        if any(text.request.request_id == request.request_id for text in self._texts):
+        if any(text.request.request_id == request.request_id for text in self._seats):
             raise InvalidRequestError(f"another request has the id {request.request_id!r}.")
         device = self.target.device
-        self._waiting.append(Text.of(request, limits.eos_token_ids, limits.vocab_size, device))
+        self._seats.queue(Text.of(request, limits.eos_token_ids, limits.vocab_size, device))
 
     def cancel(self, request_id: str) -> None:
         """End a request, which the next step tells; one that is not there is no matter."""
-        for text in self._texts:
+        for text in self._seats:
             if text.request.request_id == request_id:
+                self._seats.vacate(text)
                 self._cancelled.append(Finished(request_id, "cancelled", text.stats))
-                if text is self._seated:
-                    self._seated = None
-                else:
-                    self._waiting.remove(text)
 
     def step(self) -> list[Output | Finished]:
-        """Go on with the text whose turn it is: what has come of it, nothing while it is read."""
-        if self._cancelled:
-            told: list[Output | Finished] = [*self._cancelled]
-            self._cancelled.clear()
-            return told
-        if self._seated is None and self._waiting:
-            self._seated = self._waiting.popleft()
-            self.target.reset(self._seated.tokens)
-            self._seated.num_cached = len(self.target.rows.tokens)
-        text = self._seated
-        if text is None or self.target.read(text.tokens):
-            return []
-        output = self._write(text)
-        if text.reason is None:
-            return [output]
-        self._seated = None
-        stop = text.tokens[-1] if text.reason == "stop" else None
-        return [output, Finished(text.request.request_id, text.reason, text.stats, stop)]
+        """Read a chunk of one prompt, and write all texts that have been read; what comes of it.
+
+        With the last of its prompt, alone, a text gets its first token.
+        """
+        told, self._cancelled = self._cancelled, []
+        self._seats.fill()
+        texts = self._seats.writing
+        reading = self._seats.next_to_read()
+        if reading is not None and not self.target.read(reading):
+            self._seats.begin(reading)
+            told += self._write([reading])
+        return told + self._write(texts) if texts else told
 
     def generate(self, request: GenerateRequest) -> Iterator[Output | Finished]:
         """Continue a prompt: steps of one or more tokens, then how it ended.
@@ -102,31 +96,45 @@ class Decoder:
         """
         rehearse(self.target, self.drafter, self.economy, seconds)
 
-    @property
-    def _texts(self) -> list[Text]:
-        return [*([self._seated] if self._seated else []), *self._waiting]
-
-    def _write(self, text: Text) -> Output:
-        """One step of a text that has been read: grow, score, accept, commit."""
-        request, is_first = text.request, not text.num_written
-        # The last token of a reply is always a bonus. The first one is sent before anything is
-        # drafted, or a draft reads the prompt.
-        max_depth = min(text.num_left - 1, self.target.max_depth(text.tokens))
-        drafter = NoStage() if is_first or request.speculation == "off" else self.drafter
-        step = self.economy.step(text, max_depth)
-        tree = step.choose(drafter.grow(step, [0], drafter.budget))
-        num_rows = self.target.rows.num_missing(text.tokens) + len(tree)
+    def _write(self, texts: Sequence[Text]) -> list[Output | Finished]:
+        """One step of texts that have been read: grow, score, accept, commit."""
+        # The last token of a reply is always a bonus.
+        max_depths = [min(t.num_left - 1, self.target.max_depth(t.tokens)) for t in texts]
+        step = self.economy.step(texts, max_depths)
+        leaves = step.leaves
+        tree = step.choose(self.drafter.grow(step, leaves, self.drafter.budget) if leaves else ())
+        num_rows = sum([self.target.num_missing(text) for text in texts]) + len(tree)
         step.clock.lap("growing")
-        logits = self.target.score(text.tokens, tree)
+        logits = self.target.score(texts, tree)
         self.target.wait()
         step.clock.lap("scoring")
-        accepted = accept(tree, chooser(text, tree, logits))
+        accepted = accept(tree, chooser(texts, tree, logits))
         step.clock.lap("choosing")
-        emitted, path = accepted.tokens(tree), accepted.path
-        num_kept = text.take(emitted)
-        self.target.commit(tree, path[:num_kept])
-        rows, origins = [0, *path][:num_kept], accepted.origins(tree)
-        tokens = describe(logits, rows, emitted, origins, request.num_logprobs)
+        kept, told = [], []
+        for text, root, each in zip(texts, tree.roots, accepted, strict=True):
+            emitted = each.tokens(tree)
+            rows = [root, *each.path][: text.take(emitted)]
+            kept.append(rows)
+            num_logprobs = text.request.num_logprobs
+            told.append(describe(logits, rows, emitted, each.origins(tree), num_logprobs))
+        self.target.commit(texts, tree, kept)
         stats = step.close(tree, accepted, num_rows)
+        return [
+            event
+            for text, tokens, figures in zip(texts, told, stats, strict=True)
+            for event in self._tell(text, tokens, figures)
+        ]
+
+    def _tell(
+        self, text: Text, tokens: tuple[EmittedToken, ...], stats: StepStats
+    ) -> list[Output | Finished]:
+        """What a step has brought a text, and its end, if that is it."""
+        request_id = text.request.request_id
+        num_cached = 0 if text.stats.num_steps else text.num_cached
         text.stats.add(stats)
-        return Output(request.request_id, tokens, stats, text.num_cached if is_first else 0)
+        output = Output(request_id, tokens, stats, num_cached)
+        if text.reason is None:
+            return [output]
+        self._seats.vacate(text)
+        stop = text.tokens[-1] if text.reason == "stop" else None
+        return [output, Finished(request_id, text.reason, text.stats, stop)]

@@ -17,6 +17,7 @@ from engine.kv_cache import Cache, PassRows
 from engine.masks import DenseMasks, Extent, PackedMasks
 from engine.parts import Part, num_logits, of_nodes, split
 from engine.passes import PassFunction, PassInputs
+from engine.rows import Tokens
 from engine.scorer import ModelLimits, TreeScorer
 from engine.seam import check_far
 from engine.tree import TokenTree
@@ -91,9 +92,15 @@ class Model(TreeScorer):
     function: CausalPass
 
     def __init__(
-        self, network: PreTrainedModel, limits: ModelLimits, max_model_len: int, chunk: int = 512
+        self,
+        network: PreTrainedModel,
+        limits: ModelLimits,
+        max_model_len: int,
+        chunk: int = 512,
+        num_seats: int = 1,
     ) -> None:
-        super().__init__(CausalPass(network, limits.window, ()), limits, max_model_len, chunk)
+        function = CausalPass(network, limits.window, ())
+        super().__init__(function, limits, max_model_len, chunk, num_seats)
         self.precision = "as given"
         """Why the weights have the precision that they have."""
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -132,20 +139,21 @@ class Model(TreeScorer):
         """
         if tuple(layers) != self.function.feature_layers:
             self.function = CausalPass(self.network, self.limits.window, layers)
-            self.reset([0])
+            self.strips.forget()
 
-    def features(self, start: int, end: int) -> Tensor:
-        """Features of the committed tokens `start` to `end`: (end - start, layers * hidden)."""
-        if not 0 <= start <= end <= len(self.rows.tokens):
+    def features(self, seat: int, start: int, end: int) -> Tensor:
+        """Features of committed tokens `start` to `end` of a seat: (rows, layers * hidden)."""
+        rows = self.strips.seats[seat]
+        if not 0 <= start <= end <= len(rows.tokens):
             raise ValueError(f"no features of rows {start} to {end} are kept")
-        return self._cache.features(self.rows.first + start, self.rows.first + end)
+        return self.strips.cache.features(rows.first + start, rows.first + end)
 
     def _forward(self, parts: Sequence[Part], inputs: PassInputs) -> Tensor:
         extents = [part.extent for part in parts]
         logits, *features = self.runner.run(inputs, (), num_logits(parts), extents)
         if features:
             for part, states in zip(parts, split(parts, features[0]), strict=True):
-                self._cache.write_features(part.slots[0], states)
+                self.strips.cache.write_features(part.slots[0], states)
         return of_nodes(parts, logits)
 
     def check_seam(self) -> Self:
@@ -164,7 +172,7 @@ class Model(TreeScorer):
         # What a network that knows only of causal order would make of the tree.
         blind_chain = TokenTree.from_parents(tree.tokens, [-1, 0, 1, 2])
         blind = self._scored(context, blind_chain)
-        self.reset([0])
+        self.strips.forget()
         if not straight.isfinite().all():
             raise ModelLoadError(
                 f"{type(self.network).__name__} scores tokens with numbers that "
@@ -183,6 +191,5 @@ class Model(TreeScorer):
 
     def _scored(self, context: Sequence[int], tree: TokenTree) -> Tensor:
         """The last node's logits, in float32, from a fresh cache."""
-        self.reset([0])
-        self.reset(context)
-        return self.score(context, tree)[-1].float()
+        self.strips.forget()
+        return self.score([Tokens([*context])], tree)[-1].float()

@@ -24,7 +24,7 @@ class Part:
     """One text's share of a pass: ids and positions of its next rows, and what each of them sees.
 
     That are all rows of committed tokens and, behind these, row j if bit j of the row's `sight` is
-    set. The last of the rows are `nodes` of `tree`.
+    set. The first of the rows are `pending` tokens, the last are `nodes` of `tree`.
     """
 
     rows: Rows
@@ -33,6 +33,7 @@ class Part:
     sight: Sequence[int]
     tree: TokenTree
     nodes: Sequence[int] = ()
+    pending: Sequence[int] = ()
 
     @classmethod
     def of_text(
@@ -54,7 +55,7 @@ class Part:
             everybody = (1 << num_pending) - 1
             causal = [(2 << row) - 1 for row in range(num_pending)]
             sight = [*causal, *[ancestors << num_pending | everybody for ancestors in sight]]
-        return cls(rows, ids, positions, sight, tree, nodes)
+        return cls(rows, ids, positions, sight, tree, nodes, pending)
 
     @classmethod
     def padding(cls, rows: Rows, num_rows: int, position: int) -> Self:

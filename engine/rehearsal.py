@@ -26,7 +26,7 @@ def rehearse(target: Model, drafter: Drafter, economy: Economy, seconds: float) 
         share = seconds / 2 / len(runs)
         measured = {name: time_passes(run, share) for name, run in runs.items()}
         economy.time(sampling.is_greedy, measured)
-    target.reset([0])
+    target.strips.forget()
 
 
 class _Rehearsal:
@@ -34,14 +34,13 @@ class _Rehearsal:
 
     def __init__(self, target: Model, text: Text) -> None:
         self._target, self._text = target, text
-        target.reset(text.tokens)
-        target.score(text.tokens[:-1], TokenTree(0))
-        target.commit(TokenTree(0), [])
+        target.score([text], TokenTree(0))
+        target.strips.rollback()
 
     def run(self, num_rows: int) -> None:
-        self._target.score(self._text.tokens, bushy_tree(0, num_rows))
+        self._target.score([self._text], bushy_tree(0, num_rows))
         self._target.wait()
-        self._target.rollback()
+        self._target.strips.rollback()
 
 
 def _text(target: Model, sampling: SamplingParams) -> Text:

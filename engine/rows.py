@@ -7,10 +7,27 @@ What is kept are the tokens and the nodes; where they lie follows from their num
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from engine.tree import TokenTree
+
+
+class Seated(Protocol):
+    """A text as a network sees it: tokens, which only ever grow, and the number of its seat."""
+
+    tokens: list[int]
+    seat: int
+
+
+@dataclass(eq=False, slots=True)
+class Tokens:
+    """A text that is no more than its tokens."""
+
+    tokens: list[int]
+    seat: int = 0
 
 
 class Rows:
@@ -20,12 +37,19 @@ class Rows:
     `offset` have no row; `nodes` are those of a tree that it has scored since the last commit or
     rollback. `carried` is, by node, what its row hands down to its children's beside what is in the
     cache. A text of more than `boundary` tokens with rows `is_long`: all of them are others then.
+    `text` is whose they are: of a text that has ended they are kept until the place is needed.
     """
 
     def __init__(
-        self, first: int, capacity: int, offset: int = 0, boundary: int | None = None
+        self,
+        first: int,
+        capacity: int,
+        offset: int = 0,
+        boundary: int | None = None,
+        seat: int = 0,
     ) -> None:
-        self.first = first
+        self.first, self.seat = first, seat
+        self.text: Seated | None = None
         self.tokens: list[int] = []
         self.nodes: list[int] = []
         self.carried: dict[int, Tensor] = {}
@@ -84,16 +108,29 @@ class Rows:
         self.tokens.extend(tokens)
         self.nodes.extend(nodes)
 
-    def commit(self, tree: TokenTree, path: Sequence[int]) -> tuple[list[int], range]:
-        """Make the root and the nodes of `path`, which must have been scored, committed tokens.
+    def copy(self, other: "Rows", count: int) -> tuple[range, range]:
+        """Begin with the first `count` tokens of other rows; those rows, and where they belong."""
+        self.rollback()
+        self.tokens[:], self.is_long = other.tokens[:count], other.is_long
+        num_rows = max(0, count - self._offset)
+        return range(other.first, other.first + num_rows), range(self.first, self.first + num_rows)
+
+    def commit(self, tree: TokenTree, kept: Sequence[int]) -> tuple[list[int], range]:
+        """Make `kept`, a root and nodes of a path below it, all scored, committed tokens.
 
         All others are forgotten. Returns the rows that stay, and where they now belong.
         """
-        start, kept = self.prefix, [0, *path]
+        start = self.prefix
         sources = [start + self.nodes.index(node) for node in kept]
         self.tokens.extend([tree.tokens[node] for node in kept])
         self.rollback()
         return sources, range(start, start + len(kept))
+
+    def forget(self) -> None:
+        """Nobody's rows, and none that are of use."""
+        self.text = None
+        self.tokens.clear()
+        self.rollback()
 
     def rollback(self) -> None:
         """Forget the tree's rows."""

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.geometry import SPARE_ROWS, strip_rows
-from engine.kv_cache import KVCache
 from engine.parts import Examples, Part, join
 from engine.passes import EagerRunner, PassFunction, PassInputs
-from engine.rows import Rows
+from engine.rows import Seated
+from engine.strips import Strips
 from engine.tree import TokenTree
 
 
@@ -34,11 +33,11 @@ class ModelLimits:
 
 
 class TreeScorer(ABC):
-    """A network, its cache, and where in it the rows of a text lie.
+    """A network, its cache, and where in it the rows of texts lie.
 
-    Rows come in two parts: those of the committed text without its last token, and behind them
-    those of the tree being scored. `score` adds tree rows, `commit` turns an accepted path into
-    committed ones, `rollback` drops them, `reset` starts another text.
+    Rows of a text come in two parts: those of the committed text without its last token, and behind
+    them those of the tree being scored. `score` adds tree rows, `commit` turns accepted paths into
+    committed ones, `rollback` drops them. A text that is new at its seat keeps what rows are known.
     """
 
     runner_kind: type[EagerRunner] = EagerRunner
@@ -52,6 +51,7 @@ class TreeScorer(ABC):
         limits: ModelLimits,
         max_model_len: int,
         chunk: int,
+        num_seats: int = 1,
         offset: int = 0,
     ) -> None:
         self.network, self.function = function.network, function
@@ -60,14 +60,14 @@ class TreeScorer(ABC):
         self.limits = limits
         self.max_model_len = min(max_model_len, limits.max_positions)
         self.num_passes = 0
-        capacity = strip_rows(self.max_model_len)
-        self.rows = Rows(0, capacity, offset, limits.rope_boundary)
-        self.spare = Rows(capacity, SPARE_ROWS)
-        """Where the rows lie that nobody reads."""
-        self._cache = KVCache.of(capacity + SPARE_ROWS, function.probe)
+        self.chunk = chunk
+        """How many tokens of a prompt are read at once."""
+        self.strips = Strips(
+            num_seats, self.max_model_len, function.probe, offset, limits.rope_boundary
+        )
         sizes = (limits.vocab_size, self.max_model_len, limits.window)
-        self._example = Examples(self._cache.rows, function.extra, *sizes)
-        self._chunk, self._offset = chunk, offset
+        self._example = Examples(self.strips.cache.rows, function.extra, *sizes)
+        self._offset = offset
         self._runners: dict[str, EagerRunner] = {}
 
     @abstractmethod
@@ -91,48 +91,66 @@ class TreeScorer(ABC):
             runner = self._runners[name] = self.runner_kind(self.function, self._example)
         return runner
 
-    def reset(self, prompt: Sequence[int]) -> None:
-        """Start another text: keep the rows of the longest common prefix with the last one."""
-        self.rows.keep(prompt)
+    def num_missing(self, text: Seated) -> int:
+        """How many committed tokens of a text have no row yet, the root not counted."""
+        return self.strips.of(text).num_missing(text.tokens)
 
-    def read(self, context: Sequence[int]) -> bool:
+    def read(self, text: Seated) -> bool:
         """Feed a chunk of the committed tokens, unless one pass can take all with a tree.
 
-        Whether there was one to feed: a long text is read by calling this until it says no.
+        Whether there was one to feed: a long text is read by calling this until it says no. Chunks
+        end where their number of tokens is a multiple of their size, whatever was known before.
         """
-        self.rows.fit(context)
-        missing = self.rows.missing(context)
-        if len(missing) <= self._chunk:
+        rows = self.strips.of(text)
+        rows.fit(text.tokens)
+        if rows.num_missing(text.tokens) <= self.chunk:
             return False
-        self._feed(missing[: self._chunk], TokenTree(0), [])
+        start = len(rows.tokens)
+        pending = text.tokens[start : (start // self.chunk + 1) * self.chunk]
+        self._feed([Part.of_text(rows, pending, TokenTree(0), [])])
         return True
 
     def score(
-        self, context: Sequence[int], tree: TokenTree, nodes: Sequence[int] | None = None
+        self, texts: Sequence[Seated], tree: TokenTree, nodes: Sequence[int] | None = None
     ) -> Tensor:
-        """Score nodes of the tree in one pass: logits of shape (len(nodes), vocabulary).
+        """Score nodes of a tree, whose roots are these texts' last tokens, in one pass.
 
-        `context` is the committed text; its last token is the tree's root. Committed tokens that
-        the cache lacks are fed in the same pass. `nodes` (all, if None) must come after their
-        parents, which are among them or were scored since the last commit or rollback.
+        Returns logits of shape (len(nodes), vocabulary). Committed tokens that the cache lacks of
+        texts that have nodes are fed in the same pass. `nodes` (all, if None), which lie text by
+        text, must come after their parents, which are among them or were scored since the last
+        commit or rollback.
         """
-        while self.read(context):
-            pass
-        nodes = range(len(tree)) if nodes is None else nodes
-        return self._feed(self.rows.missing(context), tree, nodes)
+        own: list[list[int]] = [[] for _ in texts]
+        for node in range(len(tree)) if nodes is None else nodes:
+            own[tree.texts[node]].append(node)
+        parts: list[Part] = []
+        for text, group in zip(texts, own, strict=True):
+            if group:
+                while self.read(text):
+                    pass
+                rows = self.strips.of(text)
+                parts.append(Part.of_text(rows, rows.missing(text.tokens), tree, group))
+        if self.limits.rope_boundary is None or len({part.rows.is_long for part in parts}) == 1:
+            return self._feed(parts)
+        # Rotary factors are those of a whole pass, and long texts have others.
+        return torch.cat([self._feed([part]) for part in parts])
 
     def wait(self) -> None:
         """Let the device finish: until then a GPU's pass has only been asked for."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def commit(self, tree: TokenTree, path: Sequence[int]) -> None:
-        """Keep the rows of the root and of `path`, which must have been scored; drop the others."""
-        self._cache.move(*self.rows.commit(tree, path))
-
-    def rollback(self) -> None:
-        """Drop the tree's rows."""
-        self.rows.rollback()
+    def commit(
+        self, texts: Sequence[Seated], tree: TokenTree, kept: Sequence[Sequence[int]]
+    ) -> None:
+        """Keep the rows of these nodes, a root and a path of each text; drop all others."""
+        sources: list[int] = []
+        targets: list[int] = []
+        for text, nodes in zip(texts, kept, strict=True):
+            places = self.strips.of(text).commit(tree, nodes)
+            sources += places[0]
+            targets += places[1]
+        self.strips.cache.move(sources, targets)
 
     def max_depth(self, context: Sequence[int]) -> int:
         """The deepest node that a tree below this context may have; none below a rowless token."""
@@ -143,18 +161,20 @@ class TreeScorer(ABC):
             limit = min(limit, boundary)
         return max(0, limit - 1 - root) if root >= 0 else 0
 
-    def _feed(self, pending: Sequence[int], tree: TokenTree, nodes: Sequence[int]) -> Tensor:
-        """One forward pass over committed tokens and then nodes; logits of the nodes."""
-        part = Part.of_text(self.rows, pending, tree, nodes)
-        num_padding, place = self.runner.num_padding(len(part.ids)), 0
-        if self.rows.is_long and max(part.positions) < (boundary := self.limits.rope_boundary or 0):
-            # A row that nobody reads, behind the boundary, so that all have a long text's factors.
-            num_padding, place = max(1, num_padding), boundary
-        parts = [part]
+    def _feed(self, parts: Sequence[Part]) -> Tensor:
+        """One forward pass over these parts; logits of their nodes."""
+        num_padding, place = self.runner.num_padding(sum([len(part.ids) for part in parts])), 0
+        if parts[0].rows.is_long:
+            boundary = self.limits.rope_boundary or 0
+            if max(max(part.positions) for part in parts) < boundary:
+                # A row that nobody reads, behind the boundary, for a long text's factors.
+                num_padding, place = max(1, num_padding), boundary
+        fed = parts
         if num_padding:
-            parts = [Part.padding(self.spare, num_padding, place), part]
+            fed = [Part.padding(self.strips.spare, num_padding, place), *parts]
         with torch.inference_mode():
-            logits = self._forward(parts, join(parts, self.limits.window))
-        self.rows.add(pending, nodes)
+            logits = self._forward(fed, join(fed, self.limits.window))
+        for part in parts:
+            part.rows.add(part.pending, part.nodes)
         self.num_passes += 1
         return logits

@@ -43,7 +43,8 @@ class StepStats:
 
     The step emitted `num_accepted_drafts` tokens and the bonus token. The counts are of
     the work that was run, even where an end of text inside the step cut its tokens. What was
-    expected is the economy's forecast for the tree that it chose.
+    expected is the economy's forecast for the tree that it chose. Where `num_texts` shared the
+    step, times are this text's share of them by nodes, so that those of all texts add up.
     """
 
     num_nodes: int
@@ -53,6 +54,7 @@ class StepStats:
     stages: tuple[StageStats, ...] = ()
     expected_tokens: float = 1.0
     expected_milliseconds: float = 0.0
+    num_texts: int = 1
 
     @property
     def num_draft_tokens(self) -> int:

@@ -14,18 +14,19 @@ from engine.sampling import Sampling
 from engine.stats import SpeculationStats
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Text:
     """A request that is being written: its tokens, its rule of choice, and where it ends.
 
     The last token is the root of the next tree. A node that holds one of `stop_ids` gets no
     children, since the text would end there. `num_cached` of the prompt's tokens had their rows
-    already; `reason` tells why the text has ended, None while it goes on.
+    already where it sits; `reason` tells why the text has ended, None while it goes on.
     """
 
     request: GenerateRequest
     sampling: Sampling
     stop_ids: frozenset[int] = frozenset()
+    seat: int = 0
     num_cached: int = 0
     reason: FinishReason | None = None
     stats: SpeculationStats = field(default_factory=SpeculationStats)
@@ -58,6 +59,11 @@ class Text:
     def is_free(self) -> bool:
         """Whether stages are to use their limits fully, whatever that costs."""
         return self.request.speculation == "always"
+
+    @property
+    def is_drafted_for(self) -> bool:
+        """Whether anything is to be proposed now: not before the first token has been sent."""
+        return self.request.speculation != "off" and self.num_written > 0
 
     @property
     def root_position(self) -> int:

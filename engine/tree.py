@@ -21,6 +21,8 @@ ancestors and itself, never a sibling or a cousin (row = node, column = what it 
 At node 0 the target may choose "in", at node 1 "enumerate", at node 3 "(": the accepted path is
 1, 3 and "(" is the bonus token. Node index and depth differ off the spine (node 3 is at depth 2),
 which is why nothing here may confuse the two.
+
+Several texts that share a pass are one tree with several roots, one for each text.
 """
 
 import heapq
@@ -31,21 +33,28 @@ from typing import Self
 class TokenTree:
     """Tokens and parents, grown node by node; everything else is derived from them.
 
-    Invariant: node 0 is the root, `parents[i] < i` for every other node, siblings differ.
-    `estimates[i]` is the log probability that the target, at i's parent, chooses i; a node's score
-    (`scores()`) is the sum of the estimates along its path, its log reach probability.
-    `origins[i]` names the stage that first proposed the node.
+    Invariant: roots have no parent (-1), every other parent comes before its child, siblings
+    differ. `texts[i]` is the number of node i's root among `roots`. `estimates[i]` is the log
+    probability that the target, at i's parent, chooses i; a node's score (`scores()`) is the sum of
+    the estimates along its path, its log reach probability. `origins[i]` names the stage that
+    first proposed the node.
     """
 
-    __slots__ = ("_children", "depths", "estimates", "origins", "parents", "tokens")
+    __slots__ = (
+        *("_children", "depths", "estimates", "origins"),
+        *("parents", "roots", "texts", "tokens"),
+    )
 
-    def __init__(self, root_token: int) -> None:
-        self.tokens = [root_token]
-        self.parents = [-1]
-        self.depths = [0]
-        self.estimates = [0.0]
-        self.origins = [""]
-        self._children: list[dict[int, int]] = [{}]
+    def __init__(self, *root_tokens: int) -> None:
+        count = len(root_tokens)
+        self.tokens = list(root_tokens)
+        self.parents = [-1] * count
+        self.depths = [0] * count
+        self.texts = list(range(count))
+        self.roots = list(range(count))
+        self.estimates = [0.0] * count
+        self.origins = [""] * count
+        self._children: list[dict[int, int]] = [{} for _ in root_tokens]
 
     @classmethod
     def from_parents(cls, tokens: Sequence[int], parents: Sequence[int]) -> Self:
@@ -71,6 +80,7 @@ class TokenTree:
         self.tokens.append(token)
         self.parents.append(parent)
         self.depths.append(self.depths[parent] + 1)
+        self.texts.append(self.texts[parent])
         self.estimates.append(estimate)
         self.origins.append(origin)
         self._children.append({})
@@ -85,11 +95,11 @@ class TokenTree:
         return list(self._children[node].values())
 
     def path(self, node: int) -> list[int]:
-        """The nodes from just below the root down to `node`; empty for the root."""
+        """The nodes from just below the root down to `node`; empty for a root."""
         path = []
-        while node:
+        while (parent := self.parents[node]) >= 0:
             path.append(node)
-            node = self.parents[node]
+            node = parent
         return path[::-1]
 
     def path_tokens(self, node: int) -> list[int]:
@@ -99,37 +109,52 @@ class TokenTree:
     def scores(self) -> list[float]:
         """The log reach probability of every node."""
         scores = [0.0] * len(self)
-        for node in range(1, len(self)):
-            scores[node] = scores[self.parents[node]] + self.estimates[node]
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                scores[node] = scores[parent] + self.estimates[node]
         return scores
 
     def best(self, budget: int, below: Iterable[int] = (0,)) -> list[int]:
-        """The at most `budget` best-scored nodes under any node of `below`, ancestors first.
+        """Of every text the at most `budget` best-scored nodes under any node of `below`.
 
-        A parent never scores less than its child and comes before it, so with whatever lies
-        between them and `below`, the chosen nodes form a tree.
+        Ancestors come first. A parent never scores less than its child and comes before it, so
+        with whatever lies between them and `below`, the chosen nodes form a tree.
         """
-        scores = self.scores()
-        tops = set(below)
+        scores, tops = self.scores(), set(below)
         inside = [False] * len(self)
-        for node in range(1, len(self)):
-            inside[node] = (parent := self.parents[node]) in tops or inside[parent]
-        candidates = (node for node, is_inside in enumerate(inside) if is_inside)
-        chosen = heapq.nsmallest(budget, candidates, key=lambda node: (-scores[node], node))
-        return sorted(chosen)
+        candidates: list[list[int]] = [[] for _ in self.roots]
+        for node, parent in enumerate(self.parents):
+            if parent >= 0 and (parent in tops or inside[parent]):
+                inside[node] = True
+                candidates[self.texts[node]].append(node)
+        chosen = (
+            heapq.nsmallest(budget, nodes, key=lambda node: (-scores[node], node))
+            for nodes in candidates
+        )
+        return sorted(node for nodes in chosen for node in nodes)
 
-    def prune(self, nodes: Iterable[int]) -> Self:
-        """A new tree of the root and these nodes, among which the parent of each must be."""
-        pruned = type(self)(self.tokens[0])
-        place = {0: 0}
-        for node in sorted(nodes):
-            place[node] = pruned.add(
-                place[self.parents[node]],
-                self.tokens[node],
-                self.estimates[node],
-                self.origins[node],
-            )
-        return pruned
+    def prune(self, nodes: Iterable[int]) -> tuple[Self, list[int]]:
+        """A new tree of the roots and these nodes, among which the parent of each must be.
+
+        It is laid out text by text: a root, its nodes, the next root. With it comes what the number
+        of each of its nodes is here.
+        """
+        places = sorted([*self.roots, *nodes], key=lambda node: (self.texts[node], node))
+        pruned, place = type(self)(), {-1: -1}
+        for new, node in enumerate(places):
+            place[node] = new
+            pruned.tokens.append(self.tokens[node])
+            pruned.parents.append(parent := place[self.parents[node]])
+            pruned.depths.append(self.depths[node])
+            pruned.texts.append(self.texts[node])
+            pruned.estimates.append(self.estimates[node])
+            pruned.origins.append(self.origins[node])
+            pruned._children.append({})
+            if parent < 0:
+                pruned.roots.append(new)
+            else:
+                pruned._children[parent][self.tokens[node]] = new
+        return pruned, places
 
     def ancestor_mask(self, columns: Sequence[int]) -> list[int]:
         """What each of these nodes sees, itself and its ancestors: bit j stands for `columns[j]`.

@@ -67,7 +67,7 @@ class ReplayDrafter:
 
     def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
         """A chain of the next `budget` tokens below the first leaf."""
-        turn, text, tree = step.turn(self.name), step.text, step.tree
+        turn, text, tree = step.turn(self.name), step.texts[0], step.tree
         started = time.perf_counter()
         if text.request.prompt != self._prompt:
             self._listen(text.request.prompt)

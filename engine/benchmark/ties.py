@@ -12,6 +12,7 @@ from engine.api import Engine
 from engine.model import Model
 from engine.noise import NoiseRows, noise_values
 from engine.request import GenerateRequest, Output
+from engine.rows import Tokens
 from engine.tree import TokenTree
 
 _WIDTH = 16
@@ -50,12 +51,11 @@ def rounding(model: Model, prompts: Sequence[Sequence[int]]) -> list[float]:
         tree = TokenTree(prompt[-1])
         for token in range(_WIDTH - 1):
             tree.add(0, token)
-        model.reset(prompt)
-        while model.read(prompt):
-            pass
-        model.score(prompt, TokenTree(prompt[-1]), [])
-        alone = model.score(prompt, tree, [0])[0].float()
-        model.rollback()
-        among = model.score(prompt, tree)[0].float()
+        text = Tokens([*prompt])
+        model.score([text], tree, [0])  # the prompt's rows, which stay
+        model.strips.rollback()
+        alone = model.score([text], tree, [0])[0].float()
+        model.strips.rollback()
+        among = model.score([text], tree)[0].float()
         differences += (alone - among).abs().tolist()
     return differences

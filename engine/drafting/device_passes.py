@@ -30,6 +30,7 @@ from engine.noise import as_int64
 from engine.parts import packed
 from engine.passes import DeviceArrays, PassInputs, Record
 from engine.request import SamplingParams
+from engine.rows import Rows
 from engine.scorer import TreeScorer
 
 Noise = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -144,17 +145,25 @@ class DevicePasses:
         """Whether passes can go on from a first one over these nodes.
 
         Not from wide ones or full trees, nor where a tree is deeper than a layer's window, nor for
-        a text whose logits are edited along paths, or filtered by what is not known here.
+        a text whose logits are edited along paths, or filtered by what is not known here, nor for
+        several texts.
         """
-        num_columns = len(self._model.rows.nodes) + len(nodes) + self.most_passes * self._width
+        if len(step.texts) > 1:
+            return False
+        own, text = self._own(step), step.texts[0]
+        num_columns = len(own.nodes) + len(nodes) + self.most_passes * self._width
         deepest = max(step.tree.depths[node] for node in nodes) + self.most_passes
         return (
             len(nodes) <= MAX_WIDTH
             and num_columns <= 8 * NUM_BYTES - MAX_WIDTH
-            and len(step.text.stop_ids) <= _NUM_STOPS
-            and step.text.sampling.is_plain
+            and len(text.stop_ids) <= _NUM_STOPS
+            and text.sampling.is_plain
             and not 0 < self._model.limits.window <= deepest
         )
+
+    def _own(self, step: Step) -> Rows:
+        """The rows of the step's text."""
+        return self._model.strips.of(step.texts[0])
 
     @torch.inference_mode()
     def run(
@@ -176,7 +185,7 @@ class DevicePasses:
         width = min(width for width in _FIRST_WIDTHS if width >= len(nodes))
         self._logits[: len(nodes)].copy_(logits[:, : self._vocab_size])
         if self._model.function.carry_size:
-            carried = self._model.rows.carried
+            carried = self._own(step).carried
             self._carried[: len(nodes)].copy_(torch.stack([carried[node] for node in nodes]))
         self._tell(step, nodes, expanded, max_depth)
         self._told.here["worths"][:] = np.log(worths)
@@ -194,9 +203,9 @@ class DevicePasses:
         max_depth: int,
     ) -> None:
         """What the device has to know of this text, this tree and the rows of the first pass."""
-        text, tree = step.text, step.tree
+        text, tree = step.texts[0], step.tree
         here, count, params = self._told.here, len(nodes), text.sampling.params
-        own = self._model.rows
+        own = self._own(step)
         first = len(own.nodes) - count
         here["figures"][:, 0] = (
             own.prefix,
@@ -273,7 +282,7 @@ class DevicePasses:
         seen = torch.where(is_idle[:, None], self._first_only, sight)
         ids = found["tokens"].flatten()[chosen].masked_fill(is_idle, 0)
         positions = prefix - begin + depths.masked_fill(is_idle, 0)
-        slots = (prefix + columns).masked_fill(is_idle, self._model.spare.first)
+        slots = (prefix + columns).masked_fill(is_idle, self._model.strips.spare.first)
         places = (begin.expand_as(ids), prefix.expand_as(ids))
         inputs = PassInputs(torch.stack([ids, slots, positions, *places]), seen, seen)
         logits, carried = self._model.forward_on_device(inputs, self._carried[above])

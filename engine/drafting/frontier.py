@@ -9,34 +9,47 @@ from engine.economy import Step, Turn
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """The nodes after which the network has yet to say what comes, none at `max_depth` or below."""
+    """The nodes after which the network has yet to say what comes.
+
+    None of a text is as deep as its `max_depths`, which are those of the network.
+    """
 
     step: Step
     turn: Turn
-    max_depth: int
+    max_depths: Sequence[int]
 
     def open_among(self, nodes: Iterable[int]) -> list[int]:
         """Those of these nodes that the network may evaluate."""
-        depths, evaluated, step = self.step.tree.depths, self.turn.evaluated, self.step
+        step, evaluated, max_depths = self.step, self.turn.evaluated, self.max_depths
+        depths, texts = step.tree.depths, step.tree.texts
         return [
             node
             for node in nodes
-            if depths[node] < self.max_depth and node not in evaluated and step.can_extend(node)
+            if depths[node] < max_depths[texts[node]]
+            and node not in evaluated
+            and step.can_extend(node)
         ]
 
     def best(self, leaves: Sequence[int], budget: int, width: int) -> list[int]:
-        """The `width` best below `leaves`, of the `budget` nodes now worth recommending."""
+        """Of every text the `width` best below `leaves`, of `budget` nodes worth recommending."""
         tree = self.step.tree
-        waiting = self.open_among(tree.best(budget, below=leaves))
-        return heapq.nlargest(width, waiting, key=tree.scores().__getitem__)
+        waiting: list[list[int]] = [[] for _ in tree.roots]
+        for node in self.open_among(tree.best(budget, below=leaves)):
+            waiting[tree.texts[node]].append(node)
+        key = tree.scores().__getitem__
+        return [node for nodes in waiting for node in heapq.nlargest(width, nodes, key=key)]
 
     def with_ancestors(self, nodes: Iterable[int]) -> list[int]:
-        """The nodes and those of their ancestors that have not been evaluated, in order."""
-        parents, evaluated = self.step.tree.parents, self.turn.evaluated
+        """The nodes and those of their ancestors that have not been evaluated, text by text."""
+        texts, parents, evaluated = (
+            self.step.tree.texts,
+            self.step.tree.parents,
+            self.turn.evaluated,
+        )
         needed: set[int] = set()
         for start in nodes:
             node = start
             while node >= 0 and node not in needed and node not in evaluated:
                 needed.add(node)
                 node = parents[node]
-        return sorted(needed)
+        return sorted(needed, key=lambda node: (texts[node], node))

@@ -81,7 +81,8 @@ class HeadModel(TreeScorer):
             config.max_position_embeddings + 1,
             rope_boundary=rope_boundary(config),
         )
-        super().__init__(HeadPass(network), limits, target.max_model_len, chunk, offset=1)
+        num_seats = len(target.strips.seats)
+        super().__init__(HeadPass(network), limits, target.max_model_len, chunk, num_seats, 1)
         self.layers_read = network.shape.layers
         self._target = target
         is_whole = network.shape.draft_vocab_size >= self.limits.vocab_size
@@ -103,21 +104,22 @@ class HeadModel(TreeScorer):
 
     def _features(self, part: Part) -> Tensor:
         """What a part's rows hold beside their tokens: (rows, hidden); padding holds nothing."""
-        if part.rows is self.spare:
+        if part.rows is self.strips.spare:
             shape = (len(part.ids), self.function.carry_size)
             return torch.zeros(shape, device=self.device, dtype=self.dtype)
         start = part.rows.prefix - part.rows.first
-        num_true = len(part.ids) - len(part.nodes) + (0 in part.nodes)
-        true = self.network.fuse(self._target.features(start, start + num_true))
+        parents = part.tree.parents
+        num_true = len(part.pending) + any(parents[node] < 0 for node in part.nodes)
+        end = start + num_true
+        true = self.network.fuse(self._target.features(part.rows.seat, start, end))
         held: dict[int, Tensor] = {}
         for node in part.nodes:
-            if node == 0:
+            if (parent := parents[node]) < 0:
                 held[node] = true[-1]
             else:
-                parent = part.tree.parents[node]
                 above = part.rows.carried.get(parent)
                 held[node] = held[parent] if above is None else above
-        below = [held[node][None] for node in part.nodes if node]
+        below = [held[node][None] for node in part.nodes if parents[node] >= 0]
         return torch.cat([true, *below])
 
     def _over_all_tokens(self, logits: Tensor) -> Tensor:

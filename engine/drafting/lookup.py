@@ -7,22 +7,24 @@ output so far and, within bounds, earlier requests. It repeats what was said; it
 from collections.abc import Sequence
 from typing import NamedTuple
 
-_SEPARATOR = -1
+History = list[int]
+"""The tokens of one text."""
 
 
 class Match(NamedTuple):
-    """The token at a place of the history, before which `length` tokens are those at hand."""
+    """The token at a place of a history, before which `length` tokens are those at hand."""
 
     token: int
     length: int
+    history: History
     place: int
 
 
 class SuffixLookup:
     """An index of every run of `min_match` tokens, compared backwards to find the longest match.
 
-    Of each run the latest `max_places` places are tried. `capacity` bounds the history in tokens;
-    it is enforced between texts, so that no step pays for it.
+    Of each run the latest `max_places` places are tried. `capacity` bounds the tokens of all
+    histories; it is enforced when one begins, so that no step pays for it.
     """
 
     def __init__(
@@ -36,52 +38,62 @@ class SuffixLookup:
         self._min_match = min_match
         self._max_places = max_places
         self._capacity = capacity
-        self._history: list[int] = []
-        self._places: dict[tuple[int, ...], list[int]] = {}
+        self._histories: list[History] = []
+        self._places: dict[tuple[int, ...], list[tuple[History, int]]] = {}
 
-    def start_text(self, tokens: Sequence[int]) -> None:
-        """Begin another text, which no match may span; of too many, forget the oldest."""
-        if len(self._history) > self._capacity:
-            kept = self._history[-self._capacity // 2 :]
-            self._history, self._places = [], {}
-            self.extend(kept)
-        self.extend([_SEPARATOR, *tokens])
+    def begin(self, tokens: Sequence[int]) -> History:
+        """The history of another text; of too many tokens in all, forget the oldest texts."""
+        if sum(map(len, self._histories)) > self._capacity:
+            kept, size = self._histories[::-1], 0
+            self._histories, self._places = [], {}
+            for history in kept:
+                if (size := size + len(history)) > self._capacity // 2:
+                    break
+                self._histories.insert(0, history)
+            for history in self._histories:
+                self._index(history, 0)
+        self._histories.append(begun := History())
+        self.extend(begun, tokens)
+        return begun
 
-    def extend(self, tokens: Sequence[int]) -> None:
-        """Add tokens that the text now has."""
-        history, size = self._history, self._min_match
-        for token in tokens:
-            history.append(token)
-            run = tuple(history[-size:])
-            if len(run) == size and _SEPARATOR not in run:
-                places = self._places.setdefault(run, [])
-                places.append(len(history))
-                if len(places) > 2 * self._max_places:
-                    del places[: self._max_places]
+    def extend(self, history: History, tokens: Sequence[int]) -> None:
+        """Add tokens that a text now has."""
+        start = len(history)
+        history.extend(tokens)
+        self._index(history, start)
 
     def find(self, tail: Sequence[int]) -> Match | None:
         """The token after the longest earlier match of `tail`'s end."""
-        history, best, longest = self._history, 0, 0
+        best: tuple[History, int] | None = None
+        longest = 0
         places = self._places.get(tuple(tail[-self._min_match :]), ())
-        for place in reversed(places[-self._max_places :]):
-            if place >= len(history) or history[place] == _SEPARATOR:
+        for history, place in reversed(places[-self._max_places :]):
+            if place >= len(history):
                 continue
-            length = self._match_length(place, tail)
+            length = self._match_length(history, place, tail)
             if length > longest:
-                best, longest = place, length
+                best, longest = (history, place), length
                 if length >= self.max_match:
                     break
-        return Match(history[best], longest, best) if longest else None
+        return None if best is None else Match(best[0][best[1]], longest, *best)
 
     def follow(self, match: Match) -> Match | None:
         """What came after a match, whose own token then matches too."""
-        place = match.place + 1
-        if place >= len(self._history) or self._history[place] == _SEPARATOR:
+        history, place = match.history, match.place + 1
+        if place >= len(history):
             return None
-        return Match(self._history[place], min(match.length + 1, self.max_match), place)
+        return Match(history[place], min(match.length + 1, self.max_match), history, place)
 
-    def _match_length(self, place: int, tail: Sequence[int]) -> int:
-        history = self._history
+    def _index(self, history: History, start: int) -> None:
+        """Note where every run ends that ends at or behind this place."""
+        size, limit = self._min_match, self._max_places
+        for end in range(max(start + 1, size), len(history) + 1):
+            places = self._places.setdefault(tuple(history[end - size : end]), [])
+            places.append((history, end))
+            if len(places) > 2 * limit:
+                del places[:limit]
+
+    def _match_length(self, history: History, place: int, tail: Sequence[int]) -> int:
         length, limit = self._min_match, min(self.max_match, len(tail), place)
         while length < limit and history[place - 1 - length] == tail[-1 - length]:
             length += 1

@@ -6,7 +6,7 @@ itself is a level of the tree for which it needs no further pass.
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from engine.config import ModelStageConfig
 from engine.drafting.frontier import Frontier
@@ -43,31 +43,32 @@ class ModelDrafter:
         self._below = below
         self._on_host = OnHost(config, model, name, vocab_size)
         self._expander: Expander = self._on_host
-        self._text: Text | None = None
         self._may_go_on = model.device.type == "cuda" and config.passes > 1
         self._prepare_device()
 
     def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
-        """Expand the best nodes below `leaves` while a pass pays; recommend the best `budget`.
+        """Expand the best nodes below `leaves` while a pass pays; recommend each text's `budget`.
 
         A step in which no pass is expected to pay is left to the stage below, and so is a text that
         has outgrown the model's window.
         """
-        text, turn, below = step.text, step.turn(self.name), self._below
-        self._sit(text)
-        frontier = Frontier(step, turn, self._model.max_depth(text.tokens))
-        if frontier.max_depth < 1 or not turn.may_ask(self._model.rows.num_missing(text.tokens)):
+        turn, below, texts = step.turn(self.name), self._below, step.tree.texts
+        max_depths = [self._model.max_depth(text.tokens) for text in step.texts]
+        frontier = Frontier(step, turn, max_depths)
+        own = [leaf for leaf in leaves if max_depths[texts[leaf]] > 0]
+        if not own or not turn.may_ask(self._num_missing(step, own)):
             return below.grow(step, leaves, min(budget, below.budget))
+        if len(own) < len(leaves):
+            below.grow(step, list(set(leaves).difference(own)), min(budget, below.budget))
         if not turn.evaluated:
-            self._model.rollback()
-        left, nodes = self._config.passes, frontier.open_among(leaves)
-        while left > 0 and (nodes := nodes or frontier.best(leaves, budget, self._config.width)):
+            self._model.strips.rollback()
+        left, nodes = self._config.passes, frontier.open_among(own)
+        while left > 0 and (nodes := nodes or frontier.best(own, budget, self._config.width)):
             guesses = below.grow(step, nodes, below.budget)
             waiting = {*nodes, *frontier.open_among(guesses)}
-            num_missing = self._model.rows.num_missing(text.tokens)
+            num_missing = self._num_missing(step, waiting)
             rows = turn.worth_evaluating(list(waiting), num_missing, budget)
-            # A text that is read by chunks, one a step, goes on without this stage meanwhile.
-            if not rows or self._reads_on(step):
+            if not (rows := self._of_texts_read(step, rows)):
                 break
             expansion = self._expander.expand(frontier, rows, left)
             left, nodes = left - expansion.num_passes, []
@@ -80,14 +81,13 @@ class ModelDrafter:
         """A pass of this stage's network, then those of the stages below."""
 
         def rehearse(num_rows: int) -> None:
-            self._model.reset(text.tokens)
-            step = Economy().step(text, num_rows)  # which learns for nobody
+            self._model.strips.rollback()
+            step = Economy().step([text], [num_rows])  # which learns for nobody
             step.tree = bushy_tree(text.tokens[-1], num_rows)
-            frontier = Frontier(step, step.turn(self.name), num_rows)
+            frontier = Frontier(step, step.turn(self.name), [num_rows])
             self._expander.expand(frontier, range(num_rows), most=1)
 
         self._prepare_device()
-        self._text = None
         return {self.name: rehearse, **self._below.rehearsals(text)}
 
     def scorers(self) -> Mapping[str, TreeScorer]:
@@ -116,15 +116,24 @@ class ModelDrafter:
             self._may_go_on = False
             _log.warning("the %s goes back to the host for each pass: %s", self.name, error)
 
-    def _sit(self, text: Text) -> None:
-        """Have the model hold rows of this text, and what it has in common with the last one."""
-        if text is not self._text:
-            self._text = text
-            self._model.reset(text.tokens)
+    def _num_missing(self, step: Step, nodes: Iterable[int]) -> int:
+        """How many committed tokens the model lacks of the texts of these nodes."""
+        fed = {step.tree.texts[node] for node in nodes}
+        return sum([self._model.num_missing(step.texts[text]) for text in fed])
 
-    def _reads_on(self, step: Step) -> bool:
-        """Read a chunk of the text, if the model lacks more than one pass can take with a tree."""
+    def _of_texts_read(self, step: Step, nodes: Sequence[int]) -> list[int]:
+        """Those of these nodes whose texts the model has read, but for what goes with a tree.
+
+        Of one that it has not it reads a chunk, one a step; meanwhile it drafts for the others.
+        """
         started = time.perf_counter()
-        is_behind = self._model.read(step.text.tokens)
-        step.turn(self.name).milliseconds += (time.perf_counter() - started) * 1e3
-        return is_behind
+        texts = step.tree.texts
+        behind = {
+            text
+            for text in {texts[node] for node in nodes}
+            if self._model.num_missing(step.texts[text]) > self._model.chunk
+        }
+        if behind:
+            self._model.read(step.texts[min(behind)])
+            step.turn(self.name).milliseconds += (time.perf_counter() - started) * 1e3
+        return [node for node in nodes if texts[node] not in behind]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from engine.choosing import Place, scores_of
 from engine.config import NgramStageConfig
 from engine.drafting.katz import KatzTable
-from engine.drafting.lookup import Match, SuffixLookup
+from engine.drafting.lookup import History, Match, SuffixLookup
 from engine.economy import Step
 from engine.scorer import TreeScorer
 from engine.text import Text
@@ -47,29 +47,32 @@ class NgramDrafter:
         self._children = config.children
         self._table = table
         self._lookup = SuffixLookup() if config.lookup else None
-        self._text: Text | None = None
-        self._num_read = 0
+        self._read: dict[int, tuple[Text, History]] = {}
 
     def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
-        """Add the at most `budget` likeliest nodes below `leaves` and recommend them all.
+        """Add of each text the at most `budget` likeliest nodes below `leaves`; recommend them all.
 
         Nodes that are too unlikely to pay are left out, and all are while guessing does not pay.
         """
         turn = step.turn(self.name)
         if not turn.may_ask():
             return []
-        self._read(step.text)
+        for text in step.texts:
+            self._catch_up(text)
         started = time.perf_counter()
-        prospects, tree, scores = step.prospects(budget), step.tree, step.tree.scores()
+        tree, scores = step.tree, step.tree.scores()
+        prospects = step.prospects(budget * len(step.texts))
         queue: list[_Candidate] = []
         for leaf in leaves:
             queue += self._candidates(step, leaf, -scores[leaf], None)
         heapq.heapify(queue)
         proposed: dict[int, None] = {}
-        expected = 1.0
-        while queue and len(proposed) < budget:
+        expected, left = float(len(step.texts)), [budget] * len(step.texts)
+        while queue:
             best = heapq.heappop(queue)
-            chance = math.exp(-best.cost)
+            chance, place = math.exp(-best.cost), tree.texts[best.parent]
+            if not left[place]:
+                continue
             if not prospects.are_good(chance, len(proposed), expected):
                 break
             node = tree.add(best.parent, best.token, best.estimate, self.name)
@@ -77,7 +80,8 @@ class NgramDrafter:
                 continue
             proposed[node] = None
             expected += chance
-            if len(proposed) < budget:
+            left[place] -= 1
+            if left[place]:
                 for candidate in self._candidates(step, node, best.cost, best.match):
                     heapq.heappush(queue, candidate)
         turn.guess((time.perf_counter() - started) * 1e3)
@@ -91,17 +95,15 @@ class NgramDrafter:
         """None: it has no network."""
         return {}
 
-    def _read(self, text: Text) -> None:
-        """Index what the text has got since it was last read; earlier texts stay within reach."""
+    def _catch_up(self, text: Text) -> None:
+        """Index what a text has got since it was last read; earlier texts stay within reach."""
         if self._lookup is None:
             return
-        if text is not self._text:
-            if self._text is not None:
-                self._lookup.extend(self._text.tokens[self._num_read :])
-            self._lookup.start_text(text.tokens)
-        else:
-            self._lookup.extend(text.tokens[self._num_read :])
-        self._text, self._num_read = text, len(text.tokens)
+        known, history = self._read.get(text.seat, (None, None))
+        if history is not None and known is not None:
+            self._lookup.extend(history, known.tokens[len(history) :])
+        if known is not text:
+            self._read[text.seat] = text, self._lookup.begin(text.tokens)
 
     def _candidates(
         self, step: Step, node: int, cost: float, match: Match | None
@@ -113,18 +115,19 @@ class NgramDrafter:
         if not step.can_extend(node):
             return []
         tree, depth = step.tree, step.tree.depths[node]
+        text = step.texts[tree.texts[node]]
         step.turn(self.name).num_passes += 1
         # A long match is followed without searching, or asking the table, at every token.
         match = self._followed(match)
         table: dict[int, float] = {}
         if match is None:
             path = tree.path_tokens(node)
-            match = self._found(step.text, path)
-            table = self._from_table(Place(step.text, tree, node), path)
+            match = self._found(text, path)
+            table = self._from_table(Place(text, tree, node), path)
         believe, name = step.claims.believe, self.name
         found: list[_Candidate] = []
         if match is not None:
-            token, length, _ = match
+            token, length, *_ = match
             trust = math.log(length / (length + _MATCH_DOUBT))
             kind = (name, "look-up", length.bit_length(), token in table)
             estimate = believe(node, token, kind, max(trust, table.get(token, trust)))

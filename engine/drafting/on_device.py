@@ -26,15 +26,15 @@ class OnDevice(Expander):
     def expand(self, frontier: Frontier, expanded: Sequence[int], most: int) -> Expansion:
         """Evaluate nodes and what is best below them; nobody waits for a pass but at the end."""
         started = time.perf_counter()
-        step, turn, text = frontier.step, frontier.turn, frontier.step.text
+        step, turn = frontier.step, frontier.turn
         nodes = frontier.with_ancestors(expanded)
         if not self._passes.fits(step, nodes):
             return self._host.expand(frontier, expanded, most)
         count = turn.num_to_go_on(min(most - 1, self._passes.most_passes))
-        num_rows = self._model.rows.num_missing(text.tokens) + len(nodes)
+        num_rows = self._model.num_missing(step.texts[0]) + len(nodes)
         before = self._model.num_passes
-        logits = self._model.score(text.tokens, step.tree, nodes)
-        max_depth = min(step.max_depth, frontier.max_depth)
+        logits = self._model.score(step.texts, step.tree, nodes)
+        max_depth = min(step.max_depths[0], frontier.max_depths[0])
         kinds = [claim_kind(self._name, rank) for rank in range(self._passes.children)]
         worths = [step.claims.worth(kind) for kind in kinds]
         found = self._passes.run(step, nodes, expanded, logits, max_depth, worths, count)
@@ -73,7 +73,7 @@ class OnDevice(Expander):
                 confirmed |= children.put(node, row.tokens, row.values, opinions)
         places = [row.index for row in found.rows]
         evaluated = [node_of[place] for place in places]
-        rows = self._model.rows
+        rows = self._model.strips.of(step.texts[0])
         self._model.num_passes += len(found.passes)
         rows.add((), evaluated)
         if self._model.function.carry_size:

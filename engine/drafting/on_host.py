@@ -46,21 +46,18 @@ class OnHost:
     def expand(self, frontier: Frontier, expanded: Sequence[int], most: int) -> Expansion:
         """One draft pass over nodes, some of them guesses, then children for each of them."""
         started = time.perf_counter()
-        step, turn, text, tree = (
-            frontier.step,
-            frontier.turn,
-            frontier.step.text,
-            frontier.step.tree,
-        )
+        step, turn = frontier.step, frontier.turn
+        texts, tree = step.texts, step.tree
         nodes = frontier.with_ancestors(expanded)
-        num_rows = self.model.rows.num_missing(text.tokens) + len(nodes)
+        fed = {tree.texts[node] for node in nodes}
+        num_rows = sum(self.model.num_missing(texts[text]) for text in fed) + len(nodes)
         before = self.model.num_passes
-        logits = self.model.score(text.tokens, tree, nodes)[:, : self.vocab_size]
+        logits = self.model.score(texts, tree, nodes)[:, : self.vocab_size]
         turn.num_passes += self.model.num_passes - before
         turn.evaluated.update(nodes)
         rows = [nodes.index(node) for node in expanded]
         numbers = logits[rows].nan_to_num_(_NEVER, posinf=-_NEVER, neginf=_NEVER)
-        estimates = candidates(places(text, tree, expanded), numbers).normalised()
+        estimates = candidates(places(texts, tree, expanded), numbers).normalised()
         opinions = _opinions_of_guesses(tree, expanded, estimates)
         best = zip(expanded, *estimates.top(self.config.children), strict=True)
         children = Children(step, self.name)

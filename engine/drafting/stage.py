@@ -12,10 +12,11 @@ class Drafter(Protocol):
     """A draft stage with the stages below it folded in; it holds no text and no step.
 
     `grow` proposes: it adds nodes below `leaves` to the step's tree, which is shared by all stages,
-    and returns those it recommends, at most `budget`; with the leaves' own ancestors they form a
-    tree. It may add others, whose scores then speak for them. It changes nothing else of the tree
-    but the estimates of nodes that it knows better than the stage that proposed them. An estimate
-    is what the step believes of the stage's claim. What the stage lacks of the text it reads there.
+    and returns those it recommends, at most `budget` of each text; with the leaves' own ancestors
+    they form a tree. It may add others, whose scores then speak for them. It changes nothing else
+    of the tree but the estimates of nodes that it knows better than the stage that proposed them.
+    An estimate is what the step believes of the stage's claim. What a stage lacks of a text it
+    reads there.
     """
 
     name: str

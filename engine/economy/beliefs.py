@@ -114,9 +114,9 @@ class Claims:
             self._expected[key] = expected
         return expected
 
-    def is_right(self, stage: str, token: int) -> bool:
-        """Whether the stage's first choice below the root was this token."""
-        _, tokens = self._ranked.get((stage, 0), (0, ()))
+    def is_right(self, stage: str, root: int, token: int) -> bool:
+        """Whether the stage's first choice below a root was this token."""
+        _, tokens = self._ranked.get((stage, root), (0, ()))
         return token in tokens[:1]
 
     def settle(self, reached: Iterable[tuple[int, int]]) -> None:

@@ -8,10 +8,13 @@ NOTHING = 1e-9
 
 
 class Choice(NamedTuple):
-    """The nodes to verify, and what the step is then expected to emit and to take."""
+    """What each node to verify is in the tree as it grew, roots among them, and a forecast.
+
+    `tokens` are those that each text is expected to emit, `milliseconds` what the step should take.
+    """
 
     nodes: list[int]
-    tokens: float
+    tokens: list[float]
     milliseconds: float
 
 
@@ -40,13 +43,16 @@ class Prospects(NamedTuple):
         )
 
 
-def best_size(reach: Iterable[float], milliseconds: Sequence[float]) -> tuple[int, float]:
+def best_size(
+    reach: Iterable[float], milliseconds: Sequence[float], certain: float = 1.0
+) -> tuple[int, float]:
     """How many of the likeliest nodes to verify, and the tokens per millisecond that promises.
 
     `reach` are the nodes' reach probabilities, falling, so that no node comes before its parent;
-    `milliseconds[n]` is what the step takes with n of them.
+    `milliseconds[n]` is what the step takes with n of them. So many tokens are `certain` to come
+    without any: one of every text.
     """
-    size, tokens, best = 0, 1.0, 1 / max(milliseconds[0], NOTHING)
+    size, tokens, best = 0, certain, certain / max(milliseconds[0], NOTHING)
     for count, chance in enumerate(reach, start=1):
         tokens += chance
         if (rate := tokens / max(milliseconds[count], NOTHING)) > best:

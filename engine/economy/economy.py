@@ -7,7 +7,7 @@ left out. Plain decoding, a tree of the n-grams' guesses, a chain and a wide tre
 trees with so many nodes and passes, so they compete without any rule that tells them apart.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from engine.economy.costs import Costs
 from engine.economy.experience import Experience
@@ -25,12 +25,15 @@ class Economy:
     def __init__(self) -> None:
         self._experiences = {is_greedy: Experience() for is_greedy in (True, False)}
 
-    def step(self, text: Text, max_depth: int) -> Step:
-        """A step of a text, none of whose nodes may lie deeper than this."""
-        experience = self._experiences[text.is_greedy]
-        if not text.num_written:
+    def step(self, texts: Sequence[Text], max_depths: Sequence[int]) -> Step:
+        """A step of texts, none of whose nodes may lie deeper than these.
+
+        A step of several is one of sampled texts if any of them is.
+        """
+        experience = self._experiences[all([text.is_greedy for text in texts])]
+        if any([not text.num_written for text in texts]):
             experience.start_text()
-        return Step(text, max_depth, experience)
+        return Step(texts, max_depths, experience)
 
     def costs(self, is_greedy: bool = True) -> Costs:
         """What passes cost in greedy texts, or in sampled ones."""

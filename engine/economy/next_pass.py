@@ -33,11 +33,15 @@ class NextPass:
     ) -> tuple[int, float]:
         """Over how many of these nodes it should go, the best first, and the milliseconds it saves.
 
-        0 if it does not pay. At most `budget` nodes of the tree can be verified.
+        0 if it does not pay. At most `budget` nodes of each text can be verified.
         """
         scores = tree.scores()
-        known = sorted(map(math.exp, scores[1:]), reverse=True)[:budget]
-        now = best_size(known, self.prices.step(len(known)))[1]
+        drafts = range(len(tree.roots), len(tree))
+        known = sorted([math.exp(scores[node]) for node in drafts], reverse=True)
+        num_texts = self.prices.num_texts
+        budget *= num_texts
+        known = known[:budget]
+        now = best_size(known, self.prices.step(len(known)), num_texts)[1]
         found = self._found(claims, tree, rows, scores)
         count = self._best_count(found, now)
         if not count:
@@ -46,7 +50,7 @@ class NextPass:
         after = sorted([*known, *news], reverse=True)[:budget]
         price = self._milliseconds(count)
         steps = [ms + price for ms in self.prices.step(len(after))]
-        size, rate = best_size(after, steps)
+        size, rate = best_size(after, steps, num_texts)
         return (count, steps[size] * (rate / now - 1)) if rate >= now * (1 - 1e-9) else (0, 0.0)
 
     def _found(

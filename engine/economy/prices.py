@@ -21,6 +21,7 @@ class Prices:
     """
 
     costs: Costs
+    num_texts: int = 1
     is_free: bool = False
     spent: float = 0.0
     drafting: float = 0.0
@@ -34,9 +35,9 @@ class Prices:
         return [0.0] * count if self.is_free else self.costs.curve(name).table(start, count)
 
     def step(self, budget: int) -> list[float]:
-        """The whole step by the number of draft nodes verified, from 0 on."""
-        target = self.table(TARGET_PASS, 1, budget + 1)
-        host = self.table(HOST, 1, budget + 1)
+        """The whole step by the number of draft nodes verified of all texts, from 0 on."""
+        target = self.table(TARGET_PASS, self.num_texts, budget + 1)
+        host = self.table(HOST, self.num_texts, budget + 1)
         spent = self.spent
         return [spent + ours + others for ours, others in zip(target, host, strict=True)]
 
@@ -47,7 +48,7 @@ class Prices:
     @property
     def plain(self) -> float:
         """A step without any draft."""
-        return max(self.verifying(1), NOTHING)
+        return max(self.verifying(self.num_texts), NOTHING)
 
     def prospects(self, budget: int) -> Prospects:
         """What it costs to grow a tree to at most so many draft nodes, up to now alone."""

@@ -17,91 +17,118 @@ from engine.tree import TokenTree
 
 
 class Step:
-    """A step of a text, whose stages take turns to grow one tree from its last token.
+    """A step of texts, whose stages take turns to grow one tree from their last tokens.
 
-    No node may lie deeper than `max_depth`. `choice` is made when all that pays has been proposed.
+    No node of a text may lie deeper than its `max_depths`. `choice` is made when all that pays has
+    been proposed.
     """
 
     __slots__ = (
-        *("_experience", "choice", "claims", "clock", "max_depth"),
-        *("prices", "text", "tree", "turns"),
+        *("_experience", "choice", "claims", "clock", "max_depths"),
+        *("prices", "texts", "tree", "turns"),
     )
 
-    def __init__(self, text: Text, max_depth: int, experience: Experience) -> None:
+    def __init__(
+        self, texts: Sequence[Text], max_depths: Sequence[int], experience: Experience
+    ) -> None:
         self.clock = Stopwatch()
-        self.text = text
-        self.tree = TokenTree(text.tokens[-1])
-        self.max_depth = max_depth
+        self.texts = texts
+        self.tree = TokenTree(*[text.tokens[-1] for text in texts])
+        self.max_depths = max_depths
         self.claims = Claims(experience.beliefs)
-        self.prices = Prices(experience.costs, text.is_free)
+        is_free = all(text.is_free for text in texts)
+        self.prices = Prices(experience.costs, len(texts), is_free)
         self.turns: dict[str, Turn] = {}
-        self.choice = Choice([], 1.0, 0.0)
+        self.choice = Choice([], [], 0.0)
         self._experience = experience
+
+    @property
+    def leaves(self) -> list[int]:
+        """The roots of texts that are to be drafted for.
+
+        Not for the first token, which is sent before anything is drafted, or a draft reads the
+        prompt.
+        """
+        texts = self.texts
+        return [root for root in self.tree.roots if texts[root].is_drafted_for]
 
     def turn(self, name: str) -> Turn:
         """The turn of the stage of this name."""
         if (turn := self.turns.get(name)) is None:
             account = self._experience.account(name)
-            turn = Turn(name, account, self.prices, self.claims, self.text, self.tree)
+            turn = Turn(name, account, self.prices, self.claims, self.texts, self.tree)
             self.turns[name] = turn
         return turn
 
     def can_extend(self, node: int) -> bool:
         """Whether anything may be proposed below this node: not at the end of a text."""
-        tree = self.tree
-        is_end = node > 0 and tree.tokens[node] in self.text.stop_ids
-        return tree.depths[node] < self.max_depth and not is_end
+        tree, text = self.tree, self.tree.texts[node]
+        depth = tree.depths[node]
+        is_end = depth > 0 and tree.tokens[node] in self.texts[text].stop_ids
+        return depth < self.max_depths[text] and not is_end
 
     def prospects(self, budget: int) -> Prospects:
         """What it costs to grow the tree to at most so many draft nodes, up to now alone."""
         return self.prices.prospects(budget)
 
     def choose(self, nodes: Sequence[int]) -> TokenTree:
-        """The tree to verify: of the nodes proposed those worth it, with them their ancestors."""
+        """The tree to verify: of the nodes proposed those worth it, with them their ancestors.
+
+        There is one order of the nodes of all texts. What is free is always among them.
+        """
+        base, tree, prices = len(self.texts), self.tree, self.prices
         order: Sequence[int] = ()
         reach: list[float] = []
         size = 0
         if nodes:
-            scores = self.tree.scores()
-            order = sorted(nodes, key=lambda node: (-scores[node], node))
+            scores, texts = tree.scores(), tree.texts
+            is_free = [text.is_free for text in self.texts]
+            order = sorted(nodes, key=lambda node: (not is_free[texts[node]], -scores[node], node))
             reach = [math.exp(scores[node]) for node in order]
-            size = best_size(reach, self.prices.step(len(order)))[0]
-        tokens, costs = 1 + sum(reach[:size]), self.prices.costs
-        passes = costs.curve(TARGET_PASS)(1 + size) + costs.curve(HOST)(1 + size)
-        choosing = self._experience.choosing * tokens
-        milliseconds = (self.prices.spent + passes + choosing) * costs.load
-        self.choice = Choice(sorted(order[:size]), tokens, milliseconds)
-        return self.tree.prune(self.choice.nodes)
+            size = sum([is_free[texts[node]] for node in nodes])
+            steps = prices.step(len(order))[size:]
+            size += best_size(reach[size:], steps, base + sum(reach[:size]))[0]
+        tokens = [1.0] * base
+        for node, chance in zip(order[:size], reach, strict=False):
+            tokens[tree.texts[node]] += chance
+        curves = prices.costs.curve(TARGET_PASS), prices.costs.curve(HOST)
+        passes = sum([curve(base + size) for curve in curves])
+        choosing = self._experience.choosing * sum(tokens)
+        milliseconds = (prices.spent + passes + choosing) * prices.costs.load
+        pruned, places = tree.prune(order[:size])
+        self.choice = Choice(places, tokens, milliseconds)
+        return pruned
 
-    def close(self, tree: TokenTree, accepted: Acceptance, num_rows: int) -> StepStats:
+    def close(
+        self, tree: TokenTree, accepted: Sequence[Acceptance], num_rows: int
+    ) -> list[StepStats]:
         """The step is over: whatever lives longer learns from it, and this is what came of it.
 
-        Of `tree`, which was chosen, so much was accepted; its pass had so many rows. The clock has
-        laps of "scoring", the pass, and "choosing", the target's tokens.
+        Of `tree`, which was chosen, so much was accepted of each text; its pass had so many rows.
+        The clock has laps of "scoring", the pass, and "choosing", the target's tokens.
         """
-        laps, origins = self.clock.laps, accepted.origins(tree)
-        stages = tuple(
-            turn.stats(tree.origins.count(name), origins.count(name))
-            for name, turn in self.turns.items()
-        )
-        places = [0, *self.choice.nodes]
-        reached = [places[node] for node in (0, *accepted.path)]
+        laps, places, tokens = self.clock.laps, self.choice.nodes, tree.tokens
+        paths = [node for each in accepted for node in each.path]
+        at_roots = [
+            (places[root], tokens[each.path[0]] if each.path else each.bonus_token)
+            for root, each in zip(tree.roots, accepted, strict=True)
+        ]
+        below = [
+            (places[node], token)
+            for each in accepted
+            for node, token in zip(each.path, each.tokens(tree)[1:], strict=True)
+        ]
         self.learn(
             Outcome(
-                list(zip(reached, accepted.tokens(tree), strict=True)),
+                [*at_roots, *below],
                 *(self.clock.total, laps["scoring"], laps["choosing"], num_rows, len(tree)),
-                *(tree.origins[1:], origins[:-1]),
+                proposed=[origin for origin in tree.origins if origin],
+                accepted=[tree.origins[node] for node in paths],
+                parents=[places[tree.parents[node]] for node in paths],
+                num_texts=len(accepted),
             )
         )
-        return StepStats(
-            num_nodes=len(tree),
-            num_accepted_drafts=len(accepted.path),
-            milliseconds=self.clock.total,
-            target_milliseconds=laps["scoring"] + laps["choosing"],
-            stages=stages,
-            expected_tokens=self.choice.tokens,
-            expected_milliseconds=self.choice.milliseconds,
-        )
+        return [self._stats(tree, text, each) for text, each in enumerate(accepted)]
 
     def learn(self, outcome: Outcome) -> None:
         """Learn from what came of the step."""
@@ -115,3 +142,25 @@ class Step:
                 turn.settle(outcome)
             else:
                 account.rest(outcome.total)
+
+    def _stats(self, tree: TokenTree, text: int, accepted: Acceptance) -> StepStats:
+        """Of one text, which bears its nodes' share of what the step took."""
+        end = tree.roots[text + 1] if text + 1 < len(tree.roots) else len(tree)
+        proposed = tree.origins[tree.roots[text] : end]
+        agreed = [tree.origins[node] for node in accepted.path]
+        share, laps = len(proposed) / len(tree), self.clock.laps
+        return StepStats(
+            num_nodes=len(proposed),
+            num_accepted_drafts=len(agreed),
+            milliseconds=share * self.clock.total,
+            target_milliseconds=share * (laps["scoring"] + laps["choosing"]),
+            stages=tuple(
+                [
+                    turn.stats(share, proposed.count(name), agreed.count(name))
+                    for name, turn in self.turns.items()
+                ]
+            ),
+            expected_tokens=self.choice.tokens[text],
+            expected_milliseconds=share * self.choice.milliseconds,
+            num_texts=len(tree.roots),
+        )

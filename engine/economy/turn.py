@@ -27,7 +27,7 @@ class Turn:
     account: Account
     prices: Prices
     claims: Claims
-    text: Text
+    texts: Sequence[Text]
     tree: TokenTree
     evaluated: set[int] = field(default_factory=set)
     num_guesses: int = 0
@@ -52,7 +52,7 @@ class Turn:
 
         `backlog` is the number of committed tokens that would go with a pass of its network.
         """
-        if self.prices.is_free:
+        if any(text.is_free for text in self.texts):
             return True
         if self._is_due is None:
             self._is_asked_on_trial = self.account.saved < 0 and self.account.is_asking_due
@@ -63,21 +63,25 @@ class Turn:
         """The nodes, of those waiting, that the stage's next pass should evaluate.
 
         None if no pass pays, unless it is time to try. `backlog` is the number of committed tokens
-        that would go with the pass, `budget` the most nodes that can be verified.
+        that would go with the pass, `budget` the most nodes of each text that can be verified. What
+        is free is always evaluated.
         """
         if self.prices.is_free or not waiting:
             return sorted(waiting)
         started = time.perf_counter()
-        tree, text = self.tree, self.text
+        tree, texts = self.tree, self.texts
         scores = tree.scores()
-        rows = sorted(waiting, key=lambda node: (-scores[node], node))
-        next_pass = NextPass(self.name, self.prices, backlog, text.num_written, text.num_left)
+        free = [node for node in waiting if texts[tree.texts[node]].is_free]
+        rows = sorted(set(waiting).difference(free), key=lambda node: (-scores[node], node))
+        num_written = max(text.num_written for text in texts)
+        num_left = max(text.num_left for text in texts)
+        next_pass = NextPass(self.name, self.prices, backlog, num_written, num_left)
         count, saving = next_pass.weigh(self.claims, tree, rows, budget)
         self._saving += saving
         self._pays = self._pays or saving > 0
         self.weighing += (time.perf_counter() - started) * 1e3
-        if count or self._has_run or not self._is_trial_due(backlog):
-            return sorted(rows[:count])
+        if count or free or self._has_run or not self._is_trial_due(backlog):
+            return sorted([*free, *rows[:count]])
         self._guessed = frozenset(tree.tokens[child] for child in tree.children(rows[0]))
         return rows[:1]
 
@@ -117,8 +121,10 @@ class Turn:
     def settle(self, outcome: Outcome) -> None:
         """The step is over: the account learns what came of it."""
         account, load = self.account, self.prices.costs.load
-        _, token = outcome.reached[0]
-        is_right = self.claims.is_right(self.name, token) and token not in self._guessed
+        is_right = any(
+            self.claims.is_right(self.name, root, token) and token not in self._guessed
+            for root, token in outcome.at_roots
+        )
         account.drafting.settle(outcome.total, self._has_run, self._is_trial, is_right, self._pays)
         self._settle_asking(outcome, load)
         per_token = outcome.total / load / len(outcome.reached)
@@ -131,8 +137,11 @@ class Turn:
                 outcome.total / load, bool(tried), self._goes_on_trial, sum(tried) > 0, pays=False
             )
 
-    def stats(self, num_proposed: int, num_accepted: int) -> StageStats:
-        """As the noun that leaves the engine, with what became of the stage's proposals."""
+    def stats(self, share: float, num_proposed: int, num_accepted: int) -> StageStats:
+        """As the noun that leaves the engine, with what became of the stage's proposals.
+
+        Of a text that bears such a share of the time; guesses and passes are those of all texts.
+        """
         return StageStats(
             self.name,
             num_proposed,
@@ -140,7 +149,7 @@ class Turn:
             self.num_guesses,
             self.num_confirmed,
             self.num_passes,
-            self.milliseconds,
+            share * self.milliseconds,
         )
 
     def _settle_asking(self, outcome: Outcome, load: float) -> None:
@@ -149,8 +158,10 @@ class Turn:
         if self._guessing:
             hits = outcome.accepted.count(self.name)
             share = outcome.proposed.count(self.name) / max(1, len(outcome.proposed))
-            extra = self.prices.verifying(outcome.num_nodes) - self.prices.plain
-            price, saved, pays = self._guessing, hits * self.prices.plain - extra * share, hits > 0
+            plain = self.prices.plain
+            extra = self.prices.verifying(outcome.num_nodes) - plain
+            worth = hits * plain / self.prices.num_texts
+            price, saved, pays = self._guessing, worth - extra * share, hits > 0
         account, is_asked = self.account, price > 0 and not self.prices.is_free
         if is_asked:
             account.settle_asking(price / load, saved - price / load)

@@ -12,6 +12,7 @@ from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
 from engine.drafting.head_checkpoint import names_head
 from engine.model import Model
+from engine.rows import Tokens
 from engine.scorer import TreeScorer
 from engine.training.head import TrainingTimeTest
 from engine.training.measure import expected_accepted, model_agreement, pass_milliseconds
@@ -92,9 +93,8 @@ def _scorer(builder: StageBuilder, name: str, target: Model, context: Sequence[i
         return builder.model(name)
     head = builder.head(name)
     target.keep_features(head.layers_read)
-    target.reset(context)
-    target.score(context, TokenTree(context[-1]))
-    target.rollback()
+    target.score([Tokens([*context])], TokenTree(context[-1]))
+    target.strips.rollback()
     return head
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from engine.drafting.katz import KatzTable
+from engine.rows import Tokens
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 
@@ -31,12 +32,11 @@ def expected_accepted(agreement: Sequence[float], length: int) -> float:
 
 def pass_milliseconds(scorer: TreeScorer, context: Sequence[int], num_passes: int = 40) -> float:
     """The median time of scoring one token behind a text in the cache, and of its first choice."""
-    scorer.reset(context)
-    times = []
+    text, times = Tokens([*context]), []
     for _ in range(_WARM_UP_PASSES + num_passes):
-        scorer.rollback()
+        scorer.strips.rollback()
         started = time.perf_counter()
-        scorer.score(context, TokenTree(context[-1]))[-1].argmax().item()
+        scorer.score([text], TokenTree(context[-1]))[-1].argmax().item()
         times.append((time.perf_counter() - started) * 1e3)
     return statistics.median(times[_WARM_UP_PASSES:])
 
