@@ -60,7 +60,7 @@ class OracleDrafter(NoStage):
         """The next `budget` tokens of the known text."""
         step.turn(self.name)
         node, proposed = leaves[0], []
-        for token in self._text[len(step.text.tokens) :][:budget]:
+        for token in self._text[len(step.texts[0].tokens) :][:budget]:
             if not step.can_extend(node):
                 break
             estimate = step.claims.believe(node, token, (self.name,), -0.1)

@@ -31,6 +31,7 @@ from engine.loading import load_model
 from engine.model import Model
 from engine.request import GenerateRequest, SamplingParams
 from engine.tree import TokenTree
+from tests.alone import Alone
 from tests.engine.setups import run, token_ids
 from tests.fakes import AdversarialDrafter
 
@@ -248,10 +249,10 @@ def _save(config: PretrainedConfig, folder: Path) -> None:
 def _difference(model: Model, stock: PreTrainedModel) -> str:
     """In what it is not stock transformers; nothing if it is the same."""
     context = [*TEXT, TREE.tokens[0]]
-    model.reset(TEXT[:14])
-    model.score(TEXT[:14], TokenTree(TEXT[13]))
-    model.reset(context)
-    logits = model.score(context, TREE)
+    Alone(model).reset(TEXT[:14])
+    Alone(model).score(TEXT[:14], TokenTree(TEXT[13]))
+    Alone(model).reset(context)
+    logits = Alone(model).score(context, TREE)
     expected = torch.stack(
         [_stock_logits(stock, context + TREE.path_tokens(node)) for node in range(len(TREE))]
     )

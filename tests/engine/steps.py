@@ -33,4 +33,4 @@ def text_of(
 
 def step_of(text: Text, max_depth: int = 1000, economy: Economy | None = None) -> Step:
     """A step of the text, by an economy that knows nothing if none is given."""
-    return (economy or Economy()).step(text, max_depth)
+    return (economy or Economy()).step([text], [max_depth])

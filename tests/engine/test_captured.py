@@ -28,6 +28,7 @@ from engine.request import GenerateRequest, Output, SamplingParams
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 from engine.weights import lay_out
+from tests.alone import Alone
 from tests.checkpoints import VOCAB_SIZE, make_network
 from tests.engine.setups import STAGE_LISTS, fitted_head, in_float32, target_model
 from tests.engine.setups import compiling_config as config
@@ -74,19 +75,21 @@ def assert_alike(make: Callable[[], TreeScorer], prepare: Callable[[list[int]], 
     for _ in range(4):
         context = [rng.randrange(VOCAB_SIZE) for _ in range(rng.randrange(2, 60))]
         for scorer in (captured, eager):
-            scorer.reset(context)
+            Alone(scorer).reset(context)
         for _ in range(6):
             prepare(context)
             tree = random_tree(rng, context[-1], rng.randrange(1, 70))
             cut = rng.randrange(1, len(tree) + 1)
             for nodes in (range(cut), range(cut, len(tree))):
                 if nodes:
-                    got, wanted = (each.score(context, tree, nodes) for each in (captured, eager))
+                    got, wanted = (
+                        Alone(each).score(context, tree, nodes) for each in (captured, eager)
+                    )
                     assert got.shape == wanted.shape
                     assert torch.allclose(got, wanted, atol=2e-4), f"{len(nodes)} rows"
             path = tree.path(rng.randrange(len(tree)))
             for scorer in (captured, eager):
-                scorer.commit(tree, path)
+                Alone(scorer).commit(tree, path)
             context += [*(tree.tokens[node] for node in path), rng.randrange(VOCAB_SIZE)]
 
 
@@ -110,8 +113,8 @@ def test_a_captured_head_reads_the_features_of_this_pass(device: str) -> None:
     target.keep_features((0, 1, 2))
 
     def read(context: list[int]) -> None:
-        target.reset(context)
-        target.score(context, TokenTree(context[-1]))
+        Alone(target).reset(context)
+        Alone(target).score(context, TokenTree(context[-1]))
 
     assert_alike(lambda: HeadModel(copy.deepcopy(fitted_head()).to(device), target), read)
 
@@ -171,8 +174,8 @@ def test_a_function_that_cannot_be_recorded_is_run_eagerly(
     assert model.runner.form == "eager"
     assert "passes stay eager: they could not be captured" in caplog.text
     assert "operation not permitted when stream is capturing" in caplog.text
-    model.reset([1, 2, 3])
-    assert model.score([1, 2, 3], TokenTree(3)).isfinite().all()
+    Alone(model).reset([1, 2, 3])
+    assert Alone(model).score([1, 2, 3], TokenTree(3)).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -184,11 +187,11 @@ def test_what_is_captured_can_be_compiled_first(kind: str, monkeypatch: pytest.M
     model = Model(network, read_limits(network.config), 512, chunk=100)
     assert run_by(model, CapturedRunner).capture(0.0, again, is_fused=True)
     context = [3, 1, 4, 1, 5]
-    model.reset(context)
+    Alone(model).reset(context)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for token in range(3):
-            model.score(context, TokenTree(context[-1]))
-            model.commit(TokenTree(context[-1]), [])
+            Alone(model).score(context, TokenTree(context[-1]))
+            Alone(model).commit(TokenTree(context[-1]), [])
             context.append(token)
 
 
@@ -225,7 +228,7 @@ def test_a_deep_network_is_compiled_as_few_layers(
     for output, wanted in zip(outputs, expected, strict=True):
         assert torch.equal(output, wanted)
     assert compiler.frame_count <= (4 if kind == "gemma2" else 2)
-    model.score([1, 2, 3], TokenTree(3))
+    Alone(model).score([1, 2, 3], TokenTree(3))
     assert compiler.frame_count <= 4, "a prompt was compiled"
 
 
@@ -312,12 +315,12 @@ def test_memory_does_not_grow_over_two_thousand_steps_of_changing_widths() -> No
     for step in range(2000):
         if step % 40 == 0:
             context = [rng.randrange(VOCAB_SIZE) for _ in range(10)]
-            model.reset(context)
+            Alone(model).reset(context)
         tree = random_tree(rng, context[-1], rng.randrange(1, 64))
-        logits: Tensor = model.score(context, tree)
+        logits: Tensor = Alone(model).score(context, tree)
         assert logits.isfinite().all()
         path = tree.path(rng.randrange(len(tree)))[:8]
-        model.commit(tree, path)
+        Alone(model).commit(tree, path)
         context += [*(tree.tokens[node] for node in path), rng.randrange(VOCAB_SIZE)]
         if step % 100 == 99:
             used.append(torch.cuda.memory_allocated())

@@ -13,6 +13,7 @@ from engine.drafting.stage import NoStage
 from engine.errors import EngineError, InvalidRequestError
 from engine.request import TARGET, Finished, GenerateRequest, Output, SamplingParams
 from engine.tree import TokenTree
+from tests.alone import Alone
 from tests.checkpoints import make_model
 from tests.engine.setups import (
     STAGE_LISTS,
@@ -127,8 +128,8 @@ def test_logprobs_are_the_targets_own_and_unfiltered() -> None:
     model = make_model(hidden_size=48)
     for place, token in enumerate(tokens):
         text = [*PROMPT, *(t.token_id for t in tokens[:place])]
-        model.reset(text)
-        expected = model.score(text, TokenTree(text[-1]))[0].log_softmax(-1)
+        Alone(model).reset(text)
+        expected = Alone(model).score(text, TokenTree(text[-1]))[0].log_softmax(-1)
         assert token.logprob == pytest.approx(expected[token.token_id].item(), abs=1e-4)
         best = expected.topk(5)
         assert [token_id for token_id, _ in token.top_logprobs] == best.indices.tolist()

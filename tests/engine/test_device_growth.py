@@ -37,6 +37,7 @@ from engine.sampling import rank
 from engine.scorer import TreeScorer
 from engine.stats import StageStats
 from engine.tree import TokenTree
+from tests.alone import Alone
 from tests.checkpoints import VOCAB_SIZE, make_network
 from tests.engine.setups import (
     STAGE_LISTS,
@@ -143,14 +144,14 @@ class Reference:
             scores |= {path: candidates[path] for path in batch}
 
     def is_open(self, path: Path) -> bool:
-        is_end = any(token in self.context.text.stop_ids for token in path)
-        return len(path) < self.context.max_depth and not is_end
+        is_end = any(token in self.context.texts[0].stop_ids for token in path)
+        return len(path) < self.context.max_depths[0] and not is_end
 
     def chances(self, path: Path) -> Tensor:
-        text = [*self.context.text.tokens, *path]
-        self.model.reset([])
-        logits = self.model.score(text, TokenTree(text[-1]))
-        candidates = rank([self.context.text.sampling], [len(text)], logits).normalised()
+        text = [*self.context.texts[0].tokens, *path]
+        Alone(self.model).reset([])
+        logits = Alone(self.model).score(text, TokenTree(text[-1]))
+        candidates = rank([self.context.texts[0].sampling], [len(text)], logits).normalised()
         tokens = range(VOCAB_SIZE)
         return torch.tensor(candidates.of([0] * len(tokens), tokens))
 
@@ -172,8 +173,7 @@ def random_context(rng: random.Random, params: SamplingParams) -> Step:
 
 
 def grown(drafter: ModelDrafter, context: Step) -> TokenTree:
-    drafter._sit(context.text)
-    while drafter._model.read(context.text.tokens):
+    while drafter._model.read(context.texts[0]):
         pass
     drafter.grow(context, [0], drafter.budget)
     return context.tree
@@ -181,11 +181,11 @@ def grown(drafter: ModelDrafter, context: Step) -> TokenTree:
 
 def assert_found(drafter: ModelDrafter, tree: TokenTree, wanted: Reference) -> None:
     """The rows and the children of the drafter are those of the reference."""
-    rows = [tuple(tree.path_tokens(node)) for node in drafter._model.rows.nodes]
+    rows = [tuple(tree.path_tokens(node)) for node in Alone(drafter._model).rows.nodes]
     num_first = 1 + sum(wanted.is_open(path) for path in wanted.guesses)
     assert set(rows[:num_first]) == set(wanted.rows[:num_first])
     assert rows[num_first:] == wanted.rows[num_first:]
-    for path, node in zip(rows, drafter._model.rows.nodes, strict=True):
+    for path, node in zip(rows, Alone(drafter._model).rows.nodes, strict=True):
         listed = {
             tree.tokens[child]: tree.estimates[child]
             for child in tree.children(node)
@@ -233,7 +233,7 @@ def test_a_guess_that_the_draft_confirms_is_not_evaluated_twice() -> None:
     drafter = stage_over(make_draft("llama", "cpu"), script, width=3, passes=3, children=3)
     step = step_of(text, 9)
     grown(drafter, step)
-    nodes = drafter._model.rows.nodes
+    nodes = Alone(drafter._model).rows.nodes
     assert len(nodes) == len(set(nodes)) == 3 + 2 * 3
     assert step.turn("draft").num_passes == 3
     guesses = step.turn("script")
@@ -247,7 +247,7 @@ def test_rows_too_unlikely_to_pay_get_no_children(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Step, "prospects", lambda self, budget: prospects)
     drafter = stage_over(model, NoStage(), width=5, passes=5, children=3)
     tree = grown(drafter, step_of(text_of([3, 1, 4], GREEDY), 9))
-    scores, nodes = tree.scores(), model.rows.nodes
+    scores, nodes = tree.scores(), Alone(model).rows.nodes
     assert len(nodes) == len(set(nodes)) == 1 + 3 + 3 * 5
     likely = [node for node in nodes if math.exp(scores[node]) >= floor]
     assert [node for node in nodes if tree.children(node) and node in likely] == likely
@@ -255,9 +255,9 @@ def test_rows_too_unlikely_to_pay_get_no_children(monkeypatch: pytest.MonkeyPatc
     unlikely = [node for node in nodes if node not in likely]
     listed = [child for node in unlikely for child in tree.children(node)]
     assert set(listed) <= set(unlikely), "only what was evaluated itself"
-    model.commit(tree, tree.path(nodes[-1]))
+    Alone(model).commit(tree, tree.path(nodes[-1]))
     text = [3, 1, 4, *tree.path_tokens(nodes[-1]), 9]
-    got = model.score(text, TokenTree(9))
+    got = Alone(model).score(text, TokenTree(9))
     assert torch.allclose(got, make_draft("llama", "cpu").score(text, TokenTree(9)), atol=2e-4)
 
 
@@ -272,11 +272,11 @@ def test_rows_written_on_the_device_can_be_committed(device: str) -> None:
     for _ in range(12):
         context = random_context(rng, GREEDY)
         tree = grown(drafter, context)
-        path = tree.path(rng.choice(model.rows.nodes))
-        model.commit(tree, path)
-        text = [*context.text.tokens, *(tree.tokens[node] for node in path), 9]
-        plain.reset([])
-        got, wanted = (each.score(text, TokenTree(9)).cpu() for each in (model, plain))
+        path = tree.path(rng.choice(Alone(model).rows.nodes))
+        Alone(model).commit(tree, path)
+        text = [*context.texts[0].tokens, *(tree.tokens[node] for node in path), 9]
+        Alone(plain).reset([])
+        got, wanted = (Alone(each).score(text, TokenTree(9)).cpu() for each in (model, plain))
         assert torch.allclose(got, wanted, atol=2e-4)
 
 
@@ -287,18 +287,18 @@ def test_a_head_reads_its_parents_output_on_the_device() -> None:
         head, eager = (HeadModel(fitted_head(), target, chunk=16) for _ in range(2))
         drafter = stage_over(head, NoStage(), width=3, passes=4, children=3)
         context = random_context(rng, GREEDY)
-        context.max_depth, tokens = 6, context.text.tokens
-        target.reset(tokens)
-        target.score(tokens, TokenTree(tokens[-1]))
+        context.max_depths, tokens = [6], context.texts[0].tokens
+        Alone(target).reset(tokens)
+        Alone(target).score(tokens, TokenTree(tokens[-1]))
         tree = grown(drafter, context)
-        eager.reset(tokens)
-        for node in head.rows.nodes:
-            logits = eager.score(tokens, tree, [node]).log_softmax(dim=-1)[0]
+        Alone(eager).reset(tokens)
+        for node in Alone(head).rows.nodes:
+            logits = Alone(eager).score(tokens, tree, [node]).log_softmax(dim=-1)[0]
             for child in tree.children(node):
                 said = logits[tree.tokens[child]].item()
                 assert tree.estimates[child] == pytest.approx(said, abs=2e-3)
-        leaf = tree.children(head.rows.nodes[-1])[0]
-        got, wanted = (each.score(tokens, tree, [leaf]) for each in (head, eager))
+        leaf = tree.children(Alone(head).rows.nodes[-1])[0]
+        got, wanted = (Alone(each).score(tokens, tree, [leaf]) for each in (head, eager))
         assert torch.allclose(got, wanted, atol=2e-4)
 
 
@@ -429,7 +429,7 @@ def test_trees_that_are_too_wide_or_deeper_than_a_window_are_left_to_the_host() 
     for token in range(1, 64):
         context.tree.add(0, token)
     assert wide.fits(context, range(64))
-    context.text.stop_ids = frozenset(range(33))
+    context.texts[0].stop_ids = frozenset(range(33))
     assert not wide.fits(context, range(64))
 
 
@@ -489,7 +489,7 @@ class Steps:
 
     def run(self, num_right: int, most: int = 6) -> int:
         """One step; how many passes there were after the first."""
-        step = self.economy.step(self.text, 1000)
+        step = self.economy.step([self.text], [1000])
         turn = step.turn("draft")
         count = turn.num_to_go_on(most)
         turn.run(1, self.price * count, [[number + 1] for number in range(count)])
@@ -498,7 +498,10 @@ class Steps:
         total = self.milliseconds + self.price * count
         proposed, accepted = ["draft"] * (count + 1), ["draft"] * num_accepted
         step.learn(
-            Outcome(reached, total, self.milliseconds, 0.0, 1, count + 2, proposed, accepted)
+            Outcome(
+                *(reached, total, self.milliseconds, 0.0, 1, count + 2, proposed, accepted),
+                parents=range(num_accepted),
+            )
         )
         return count
 

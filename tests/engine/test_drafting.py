@@ -19,6 +19,7 @@ from engine.errors import ModelLoadError
 from engine.request import GenerateRequest, SamplingParams
 from engine.sampling import rank
 from engine.tree import TokenTree
+from tests.alone import Alone
 from tests.checkpoints import (
     VOCAB_SIZE,
     make_head_weights,
@@ -52,14 +53,14 @@ def test_every_drafter_keeps_the_contract(stages: str, temperature: float, budge
     text = text_of(PROMPT, SamplingParams(temperature=temperature, seed=3), stop)
     tokens, economy = text.tokens, Economy()
     for number in range(4):
-        step = economy.step(text, max_depth=number * 2)
-        target_model().reset(tokens)
-        target_model().score(tokens, TokenTree(tokens[-1]))  # what a head reads
+        step = economy.step([text], [number * 2])
+        Alone(target_model()).reset(tokens)
+        Alone(target_model()).score(tokens, TokenTree(tokens[-1]))  # what a head reads
         nodes = drafter.grow(step, [0], budget)
         assert len(nodes) == len(set(nodes)) <= budget
-        pruned = step.tree.prune(nodes)
+        pruned = step.tree.prune(nodes)[0]
         assert pruned.tokens[0] == tokens[-1]
-        assert max(pruned.depths) <= step.max_depth
+        assert max(pruned.depths) <= step.max_depths[0]
         assert all(pruned.tokens[p] not in stop for p in pruned.parents[1:] if p > 0)
         assert all(0 <= token < VOCAB_SIZE for token in pruned.tokens)
         assert all(estimate <= 1e-6 for estimate in pruned.estimates)
@@ -72,11 +73,11 @@ def test_a_draft_model_ranks_children_by_the_shared_noise() -> None:
     drafter = model_stage(NoStage(), "draft", passes=1)
     for temperature in (0.0, 0.7, 1.5):
         step = step_after(PROMPT, temperature)
-        text, tree = step.text, step.tree
+        text, tree = step.texts[0], step.tree
         nodes = drafter.grow(step, [0], 3)
         model = drafter._model
-        model.reset(PROMPT)
-        logits = model.score(PROMPT, TokenTree(PROMPT[-1]))
+        Alone(model).reset(PROMPT)
+        logits = Alone(model).score(PROMPT, TokenTree(PROMPT[-1]))
         candidates = rank([text.sampling], [len(PROMPT)], logits)
         (tokens,), (estimates,) = candidates.normalised().top(3)
         assert tokens[:1] == rank([text.sampling], [len(PROMPT)], logits).best()

@@ -148,7 +148,7 @@ def test_what_a_pass_finds_is_learnt_by_rank_and_by_how_sure_the_node_was() -> N
         claims = Claims(beliefs)
         claims.rank("draft", 0, 1.0, [4, 5])
         claims.rank("draft", 3, 0.1, [6, 7])
-        assert claims.is_right("draft", 4) and not claims.is_right("draft", 5)
+        assert claims.is_right("draft", 0, 4) and not claims.is_right("draft", 0, 5)
         claims.settle([(0, 4), (3, 7)])
     claims = Claims(beliefs)
     assert claims.expect("draft", 1.0)[0] > 0.9 > 0.1 > claims.expect("draft", 1.0)[1]
@@ -290,7 +290,7 @@ def step_of_some_text(
 ) -> Step:
     """A step of a text that has begun, in which the stages grow this tree."""
     text = text_of([1, 2], num_written=1, max_tokens=num_left, speculation=speculation)
-    step = economy.step(text, 1000)
+    step = economy.step([text], [1000])
     if tree is not None:
         step.tree = tree
     return step
@@ -303,7 +303,8 @@ def test_no_tree_of_the_candidates_promises_more_than_the_chosen_one(
     """And it is a tree: with every node comes its parent."""
     step = step_of_some_text(priced({1: 1.0, 65: 1.0 + 64 * slope}), tree)
     step.choose(range(1, len(tree)))
-    chosen, tokens, _ = step.choice
+    places, (tokens,), _ = step.choice
+    chosen = places[1:]
     assert all(tree.parents[node] in {0, *chosen} for node in chosen)
     reach = [math.exp(score) for score in tree.scores()]
     promised = (1 + sum(reach[node] for node in chosen)) / (1 + len(chosen) * slope)

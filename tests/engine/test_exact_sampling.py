@@ -13,6 +13,7 @@ from engine.decoder import Decoder
 from engine.drafting.stage import NoStage
 from engine.request import GenerateRequest, SamplingParams
 from engine.tree import TokenTree
+from tests.alone import Alone
 from tests.checkpoints import make_model
 from tests.engine.filters import filter_logits
 from tests.engine.setups import model_stage, run, target_model, token_ids
@@ -31,8 +32,8 @@ def expected_probabilities() -> dict[tuple[int, ...], float]:
         longer = {}
         for text, probability in texts.items():
             context = [*PROMPT, *text]
-            model.reset(context)
-            logits = model.score(context, TokenTree(context[-1]))
+            Alone(model).reset(context)
+            logits = Alone(model).score(context, TokenTree(context[-1]))
             for token, share in enumerate(filter_logits(logits, PARAMS).softmax(-1)[0].tolist()):
                 if share > 0:
                     longer[*text, token] = probability * share

@@ -16,6 +16,7 @@ from engine.drafting.head_checkpoint import load_head, names_head, save_head
 from engine.errors import ConfigError, ModelLoadError
 from engine.model import Model
 from engine.tree import TokenTree
+from tests.alone import Alone
 from tests.checkpoints import (
     VOCAB_SIZE,
     make_head_weights,
@@ -128,14 +129,14 @@ def make_head(tmp_path: Path, config: dict[str, Any], weights: Weights) -> tuple
     head = load_head(str(folder), target, chunk=4)
     target.keep_features(head.network.shape.layers)
     read(target, CONTEXT)
-    head.reset(CONTEXT)
+    Alone(head).reset(CONTEXT)
     return target, head
 
 
 def read(target: Model, context: list[int]) -> None:
-    target.reset(context)
-    target.score(context, TokenTree(context[-1]))
-    target.rollback()
+    Alone(target).reset(context)
+    Alone(target).score(context, TokenTree(context[-1]))
+    Alone(target).rollback()
 
 
 def head_of(draft_ids: list[int] | None = None, **shape: int) -> tuple[dict[str, Any], Weights]:
@@ -165,8 +166,8 @@ def test_a_head_equals_the_reference_token_by_token(
     expected = reference_logits(config, weights, path)
     tree = chain(path)
     for node in range(len(tree)):
-        assert close(head.score(CONTEXT, tree, [node])[0], expected[node])
-    assert head.rows.tokens == CONTEXT[:-1]
+        assert close(Alone(head).score(CONTEXT, tree, [node])[0], expected[node])
+    assert Alone(head).rows.tokens == CONTEXT[:-1]
 
 
 def test_nodes_that_share_a_pass_with_their_parents_hold_the_feature_above_both(
@@ -177,9 +178,9 @@ def test_nodes_that_share_a_pass_with_their_parents_hold_the_feature_above_both(
     path = [20, 21, 22, 23]
     expected = reference_logits(config, weights, path, num_fresh=2)
     tree = chain(path)
-    head.score(CONTEXT, tree, [0])
-    head.score(CONTEXT, tree, [1])
-    below = head.score(CONTEXT, tree, [2, 3, 4])
+    Alone(head).score(CONTEXT, tree, [0])
+    Alone(head).score(CONTEXT, tree, [1])
+    below = Alone(head).score(CONTEXT, tree, [2, 3, 4])
     assert close(below, expected[2:])
 
 
@@ -187,9 +188,9 @@ def test_siblings_do_not_see_each_other(tmp_path: Path) -> None:
     config, weights = head_of()
     _, head = make_head(tmp_path, config, weights)
     tree = TokenTree.from_parents([CONTEXT[-1], 20, 30, 31], [-1, 0, 0, 2])
-    head.score(CONTEXT, tree, [0])
-    head.score(CONTEXT, tree, [1, 2])
-    last = head.score(CONTEXT, tree, [3])[0]
+    Alone(head).score(CONTEXT, tree, [0])
+    Alone(head).score(CONTEXT, tree, [1, 2])
+    last = Alone(head).score(CONTEXT, tree, [3])[0]
     assert close(last, reference_logits(config, weights, [30, 31])[2])
 
 
@@ -199,13 +200,13 @@ def test_what_is_committed_gets_true_features_again(tmp_path: Path) -> None:
     target, head = make_head(tmp_path, config, weights)
     begun = CONTEXT[:12]
     read(target, begun)
-    head.reset(begun)
+    Alone(head).reset(begun)
     tree = TokenTree.from_parents(begun[-1:] + CONTEXT[12:15], [-1, 0, 1, 2])
     for node in range(len(tree)):
-        head.score(begun, tree, [node])
-    head.rollback()
+        Alone(head).score(begun, tree, [node])
+    Alone(head).rollback()
     read(target, CONTEXT)
-    scored = head.score(CONTEXT, TokenTree(CONTEXT[-1]))
+    scored = Alone(head).score(CONTEXT, TokenTree(CONTEXT[-1]))
     assert close(scored, reference_logits(config, weights, []))
 
 
@@ -216,8 +217,8 @@ def test_another_first_token_makes_every_row_stale(tmp_path: Path) -> None:
     other = [CONTEXT[0] + 1, *CONTEXT[1:]]
     for text in (other, CONTEXT):
         read(target, text)
-        head.reset(text)
-        scored = head.score(text, TokenTree(text[-1]))
+        Alone(head).reset(text)
+        scored = Alone(head).score(text, TokenTree(text[-1]))
     assert close(scored, reference_logits(config, weights, []))
 
 
@@ -225,7 +226,7 @@ def test_a_head_with_its_own_embedding_uses_it(tmp_path: Path) -> None:
     config, weights = head_of()
     weights["embed_tokens.weight"] = torch.randn(VOCAB_SIZE, 32)
     _, head = make_head(tmp_path, config, weights)
-    scored = head.score(CONTEXT, TokenTree(CONTEXT[-1]))
+    scored = Alone(head).score(CONTEXT, TokenTree(CONTEXT[-1]))
     assert close(scored, reference_logits(config, weights, []))
 
 
@@ -237,7 +238,7 @@ def test_a_head_without_an_output_matrix_shares_its_targets(tmp_path: Path) -> N
     expected = reference_logits(config, weights, [])
     del weights["lm_head.weight"]
     _, head = make_head(tmp_path, config, weights)
-    assert close(head.score(CONTEXT, TokenTree(CONTEXT[-1])), expected)
+    assert close(Alone(head).score(CONTEXT, TokenTree(CONTEXT[-1])), expected)
 
 
 def test_speculators_layout_is_the_same_head(tmp_path: Path) -> None:
@@ -261,8 +262,8 @@ def test_speculators_layout_is_the_same_head(tmp_path: Path) -> None:
     head = load_head(str(folder), target, chunk=16)
     target.keep_features(head.network.shape.layers)
     read(target, CONTEXT)
-    head.reset(CONTEXT)
-    assert close(head.score(CONTEXT, TokenTree(CONTEXT[-1])), expected)
+    Alone(head).reset(CONTEXT)
+    assert close(Alone(head).score(CONTEXT, TokenTree(CONTEXT[-1])), expected)
 
 
 def test_eagle3_chooses_its_layers_where_the_checkpoint_is_silent(tmp_path: Path) -> None:
@@ -280,13 +281,13 @@ def test_a_head_that_is_written_is_read_again(tmp_path: Path, is_sharing: bool) 
     if is_sharing:
         shared = target.output_matrix[torch.tensor(DRAFT_IDS)]
         head.network.lm_head.weight.data = shared.detach().clone()
-    before = head.score(CONTEXT, TokenTree(CONTEXT[-1]))
+    before = Alone(head).score(CONTEXT, TokenTree(CONTEXT[-1]))
     save_head(head.network, tmp_path / "again", is_sharing)
     assert names_head(str(tmp_path / "again"))
     again = load_head(str(tmp_path / "again"), target, 16)
     assert again.network.shape.layers == head.network.shape.layers
-    again.reset(CONTEXT)
-    after = again.score(CONTEXT, TokenTree(CONTEXT[-1]))
+    Alone(again).reset(CONTEXT)
+    after = Alone(again).score(CONTEXT, TokenTree(CONTEXT[-1]))
     finite = before.isfinite()
     assert torch.equal(finite, after.isfinite())
     # Weights are written in bfloat16.

@@ -30,6 +30,7 @@ from engine.request import GenerateRequest, SamplingParams
 from engine.rows import Rows
 from engine.tree import TokenTree
 from engine.weights import bytes_read
+from tests.alone import Alone
 from tests.checkpoints import ARCHITECTURES, VOCAB_SIZE, make_model, make_network
 from tests.engine.setups import noisy_copy, run, token_ids
 from tests.fakes import AdversarialDrafter
@@ -53,8 +54,8 @@ def reference_logits(architecture: str, texts: list[list[int]]) -> list[Tensor]:
 def test_a_scored_tree_equals_its_paths_fed_alone(architecture: str) -> None:
     """Would turn red if a mask, a position, a window or soft-capping were ignored."""
     model = make_model(architecture).check_seam()
-    model.reset(PROMPT)
-    logits = model.score(PROMPT, BRANCHED)
+    Alone(model).reset(PROMPT)
+    logits = Alone(model).score(PROMPT, BRANCHED)
     texts = [PROMPT + BRANCHED.path_tokens(node) for node in range(len(BRANCHED))]
     for scored, expected in zip(logits, reference_logits(architecture, texts), strict=True):
         assert (scored - expected).abs().max() < 2e-5 * expected.abs().max()
@@ -64,27 +65,27 @@ def test_a_scored_tree_equals_its_paths_fed_alone(architecture: str) -> None:
 def test_nodes_scored_over_several_passes_equal_one_pass(architecture: str) -> None:
     """As a draft model grows a tree: any order that has parents first gives the same logits."""
     model = make_model(architecture)
-    model.reset(PROMPT)
-    whole = model.score(PROMPT, BRANCHED)
-    model.reset(PROMPT)
+    Alone(model).reset(PROMPT)
+    whole = Alone(model).score(PROMPT, BRANCHED)
+    Alone(model).reset(PROMPT)
     order = [[0], [2, 5], [1], [3, 4, 6]]
     for nodes in order:
-        part = model.score(PROMPT, BRANCHED, nodes)
+        part = Alone(model).score(PROMPT, BRANCHED, nodes)
         assert torch.allclose(part, whole[nodes], atol=1e-5)
 
 
 def cache_rows(model: Model) -> list[Tensor]:
-    length = model.rows.prefix
-    return [rows[:, :, :length] for rows in model._cache.rows]
+    length = Alone(model).rows.prefix
+    return [rows[:, :, :length] for rows in model.strips.cache.rows]
 
 
 def assert_same_cache(model: Model, text: list[int]) -> None:
     """The committed rows are those of a model that has only ever seen `text`."""
     fresh = make_model(chunk=1000)
-    fresh.reset(text)
-    fresh.score(text, TokenTree(text[-1]))
-    fresh.rollback()
-    assert model.rows.tokens == fresh.rows.tokens == text[:-1]
+    Alone(fresh).reset(text)
+    Alone(fresh).score(text, TokenTree(text[-1]))
+    Alone(fresh).rollback()
+    assert Alone(model).rows.tokens == Alone(fresh).rows.tokens == text[:-1]
     for held, expected in zip(cache_rows(model), cache_rows(fresh), strict=True):
         # The fresh pass has written the last token's row too, and rolled it back.
         assert torch.allclose(held, expected, atol=1e-5)
@@ -98,20 +99,20 @@ def test_after_score_and_commit_the_cache_equals_a_fresh_one(
     """For any tree and any path of it, off-spine ones too, where row and depth differ."""
     context = [*PROMPT[:-1], tree.tokens[0]]
     model = make_model()
-    model.reset(context)
+    Alone(model).reset(context)
     for _ in range(2):
-        model.score(context, tree)
+        Alone(model).score(context, tree)
         path = tree.path(data.draw(st.integers(0, len(tree) - 1)))
-        model.commit(tree, path)
+        Alone(model).commit(tree, path)
         context += [*(tree.tokens[node] for node in path), tree.tokens[0]]
     assert_same_cache(model, context)
 
 
 def test_a_path_off_the_spine_is_compacted() -> None:
     model = make_model()
-    model.reset(PROMPT)
-    model.score(PROMPT, BRANCHED)
-    model.commit(BRANCHED, [2, 5, 6])
+    Alone(model).reset(PROMPT)
+    Alone(model).score(PROMPT, BRANCHED)
+    Alone(model).commit(BRANCHED, [2, 5, 6])
     assert_same_cache(model, [*PROMPT, 21, 24, 25, 0])
 
 
@@ -123,9 +124,9 @@ def test_a_prompt_in_chunks_with_a_kept_prefix_equals_a_prompt_at_once(architect
     second = first[:23] + [generator.randrange(VOCAB_SIZE) for _ in range(27)]
     model = make_model(architecture)
     for text in (first, second):
-        model.reset(text)
+        Alone(model).reset(text)
         passes = model.num_passes
-        logits = model.score(text, TokenTree(text[-1]))[0]
+        logits = Alone(model).score(text, TokenTree(text[-1]))[0]
         expected = reference_logits(architecture, [text])[0]
         assert (logits - expected).abs().max() < 2e-5 * expected.abs().max()
     assert model.num_passes - passes == 2, "the common prefix was fed again"
@@ -133,10 +134,10 @@ def test_a_prompt_in_chunks_with_a_kept_prefix_equals_a_prompt_at_once(architect
 
 def test_committed_tokens_are_not_fed_behind_a_trees_rows() -> None:
     model = make_model()
-    model.reset(PROMPT)
-    model.score(PROMPT, BRANCHED)
+    Alone(model).reset(PROMPT)
+    Alone(model).score(PROMPT, BRANCHED)
     with pytest.raises(ValueError, match="roll back first"):
-        model.score([*PROMPT, 1, 2], BRANCHED)
+        Alone(model).score([*PROMPT, 1, 2], BRANCHED)
 
 
 def test_depth_ends_at_the_window_and_at_a_rotary_boundary() -> None:
@@ -263,11 +264,11 @@ def test_a_text_on_either_side_of_a_rotary_boundary_equals_stock_transformers(
     text = [1 + i % 50 for i in range(40)]
     for length in [*range(3, 33, 2), 40, 12]:
         context = text[:length]
-        model.reset(context)
+        Alone(model).reset(context)
         depth = model.max_depth(context)
         parents = list(range(-1, min(depth, 3)))
         tree = TokenTree.from_parents([context[-1], 7, 8, 9][: len(parents)], parents)
-        logits = model.score(context, tree)
+        logits = Alone(model).score(context, tree)
         with torch.inference_mode():
             ids = [[*context, *tree.path_tokens(node)] for node in range(len(tree))]
             expected = [stock(input_ids=torch.tensor([path])).logits[0, -1] for path in ids]
@@ -337,8 +338,8 @@ def test_a_window_that_only_a_mask_knows_is_kept(architecture: str) -> None:
     model = Model(large(seeded(config, attention.NAME)), read_limits(config), 80, 16).check_seam()
     stock = large(seeded(config, "eager"))
     text = [1 + i % 50 for i in range(30)]
-    model.reset(text)
-    logits = model.score([*text[:-1], 7], BRANCHED)
+    Alone(model).reset(text)
+    logits = Alone(model).score([*text[:-1], 7], BRANCHED)
     with torch.inference_mode():
         texts = [[*text[:-1], 7, *BRANCHED.path_tokens(node)] for node in range(len(BRANCHED))]
         expected = [stock(input_ids=torch.tensor([path])).logits[0, -1] for path in texts]
@@ -433,30 +434,30 @@ def test_features_are_the_hidden_states_of_a_pass_over_the_text_alone(architectu
     model = make_model(architecture)
     model.keep_features((0, 1, 2))
     text = PROMPT * 3
-    model.reset(text)
-    model.score(text, BRANCHED)
-    model.commit(BRANCHED, [2, 5, 6])
+    Alone(model).reset(text)
+    Alone(model).score(text, BRANCHED)
+    Alone(model).commit(BRANCHED, [2, 5, 6])
     committed = [*text, 21, 24, 25]
     network = make_network(architecture)
     network.set_attn_implementation("eager")
     with torch.inference_mode():
         states = network(input_ids=torch.tensor([committed]), output_hidden_states=True)
     expected = torch.cat([states.hidden_states[layer][0] for layer in (0, 1, 2)], dim=-1)
-    features = model.features(0, len(committed))
+    features = model.features(0, 0, len(committed))
     assert (features - expected).abs().max() < 2e-5 * expected.abs().max()
     with pytest.raises(ValueError, match="no features"):
-        model.features(0, len(committed) + 1)
+        model.features(0, 0, len(committed) + 1)
 
 
 def test_a_change_of_features_forgets_rows_that_lack_them() -> None:
     model = make_model()
-    model.reset(PROMPT)
-    model.score(PROMPT, TokenTree(PROMPT[-1]))
-    model.commit(TokenTree(PROMPT[-1]), [])
+    Alone(model).reset(PROMPT)
+    Alone(model).score(PROMPT, TokenTree(PROMPT[-1]))
+    Alone(model).commit(TokenTree(PROMPT[-1]), [])
     model.keep_features(())
-    assert model.rows.tokens == PROMPT
+    assert Alone(model).rows.tokens == PROMPT
     model.keep_features((2,))
-    assert model.rows.tokens == []
+    assert Alone(model).rows.tokens == []
 
 
 def test_a_pass_reads_all_weights_but_embeddings_that_are_no_output_matrix() -> None:

@@ -28,6 +28,7 @@ from engine.request import GenerateRequest, Output, SamplingParams
 from engine.tree import TokenTree
 from engine.weights import PackedLinear, lay_out
 from engine.weights.kernel import KernelLinear
+from tests.alone import Alone
 from tests.checkpoints import VOCAB_SIZE, make_model, make_network, save_checkpoint
 from tests.engine.setups import ROUNDING, in_float32
 from tests.engine.setups import compiling_config as config
@@ -122,16 +123,16 @@ def test_compiled_passes_score_trees_as_eager_ones_do(checkpoint: Path, cache: P
     assert eager.runner.form == "eager"
     context = list(PROMPT)
     for scorer in scorers:
-        scorer.reset(context)
+        Alone(scorer).reset(context)
     for width in WIDTHS:
         tree = tree_of(width)
-        got, expected = (scorer.score(context, tree) for scorer in scorers)
+        got, expected = (Alone(scorer).score(context, tree) for scorer in scorers)
         assert got.shape == expected.shape
         error = (got - expected).norm() / expected.norm()
         assert error < ROUNDING[eager.dtype], f"{width} rows"
         path = tree.path(width - 1)
         for scorer in scorers:
-            scorer.commit(tree, path)
+            Alone(scorer).commit(tree, path)
         context += [*(tree.tokens[node] for node in path), PROMPT[-1]]
 
 
@@ -671,5 +672,5 @@ def test_weights_that_a_compiler_writes_into_its_code_are_in_a_packages_name() -
     for scale in (1.0, 2.0):
         with torch.no_grad():
             model.network.model.layers[0].self_attn.q_norm.weight.fill_(scale)
-        names.append(fingerprint(model.function, model._cache.rows))
+        names.append(fingerprint(model.function, model.strips.cache.rows))
     assert len(set(names)) == 2

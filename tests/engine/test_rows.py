@@ -18,7 +18,7 @@ def test_rows_are_appended_committed_and_dropped(first: int) -> None:
     rows.add([], [0, 2])
     rows.add([], [1, 4])
     assert rows.prefix == first + 2 and rows.slots(1) == range(first + 6, first + 7)
-    sources, targets = rows.commit(TREE, [2, 4])
+    sources, targets = rows.commit(TREE, [0, 2, 4])
     assert sources == [first + 2, first + 3, first + 5]
     assert targets == range(first + 2, first + 5)
     assert rows.tokens == [1, 2, 3, 21, 23] and rows.prefix == first + 5

@@ -37,7 +37,7 @@ def features_after(engine: Engine) -> torch.Tensor:
     """What a head would read of the second text."""
     list(engine.generate(SECOND))
     target = engine.scorers["target"]
-    return target.features(0, len(target.tokens))  # type: ignore[attr-defined]
+    return target.features(0, 0, len(target.strips.seats[0].tokens))  # type: ignore[attr-defined]
 
 
 def test_a_head_reads_this_text_after_a_sibling_without_one_has_written(

@@ -106,7 +106,8 @@ def test_the_best_nodes_below_some_leaves_lie_below_them(
 @given(token_trees(), st.integers(0, 30))
 def test_pruning_keeps_tokens_paths_estimates_and_origins(tree: TokenTree, budget: int) -> None:
     best = tree.best(budget)
-    pruned = tree.prune(best)
+    pruned, places = tree.prune(best)
+    assert places == [0, *best]
     assert len(pruned) == len(best) + 1
     for place, node in enumerate(best, start=1):
         assert pruned.path_tokens(place) == tree.path_tokens(node)

@@ -17,6 +17,7 @@ from engine.training.shapes import HeadPlan, draft_of, llama
 from engine.training.teacher import load_teacher, scoring
 from engine.training.tokens import windows
 from engine.tree import TokenTree
+from tests.alone import Alone
 from tests.checkpoints import (
     VOCAB_SIZE,
     make_head_weights,
@@ -103,11 +104,11 @@ def test_a_teacher_reads_texts_as_it_is_served(architecture: str, tmp_path: Path
     ids = TEXTS[0][:, :24]
     with scoring(teacher) as model:
         served = make_model(architecture)
-        served.reset(ids[0].tolist())
+        Alone(served).reset(ids[0].tolist())
         for each in (model, served):
-            while each.read(ids[0].tolist()):
+            while Alone(each).read(ids[0].tolist()):
                 pass
-        last = served.score(ids[0].tolist(), TokenTree(int(ids[0, -1])))[-1]
+        last = Alone(served).score(ids[0].tolist(), TokenTree(int(ids[0, -1])))[-1]
     torch.testing.assert_close(teacher(ids).logits[0, -1], last, atol=1e-4, rtol=1e-4)
 
 
