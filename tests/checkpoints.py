@@ -68,11 +68,12 @@ def make_model(
     seed: int = 0,
     max_model_len: int = 512,
     chunk: int = 16,
+    num_seats: int = 1,
     **shape: int,
 ) -> Model:
     """A random model with its cache, in this process."""
     network = make_network(architecture, seed, **shape)
-    return Model(network, read_limits(network.config), max_model_len, chunk)
+    return Model(network, read_limits(network.config), max_model_len, chunk, num_seats)
 
 
 def save_checkpoint(folder: Path, architecture: str = "llama", seed: int = 0, **shape: int) -> Path:

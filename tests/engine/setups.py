@@ -33,6 +33,7 @@ from tests.engine.tables import make_table
 from tests.fakes import AdversarialDrafter
 
 MAX_TOKENS = 24
+NUM_SEATS = 3
 
 in_float32 = pytest.mark.skipif(
     EngineConfig("").dtype not in ("auto", "float32"),
@@ -52,13 +53,14 @@ def noisy_copy(model: Model, amount: float, seed: int = 1) -> Model:
         for weight in network.parameters():
             scale = amount * weight.std() if weight.dim() > 1 else 0.0
             weight.add_(scale * torch.randn(weight.shape, generator=generator))
-    return Model(network, read_limits(network.config), 512, chunk=16)
+    num_seats = len(model.strips.seats)
+    return Model(network, read_limits(network.config), 512, chunk=16, num_seats=num_seats)
 
 
 @cache
 def target_model() -> Model:
     """The one target of all set-ups, which then share its cache; it keeps what a head reads."""
-    target = make_model(hidden_size=48)
+    target = make_model(num_seats=NUM_SEATS, hidden_size=48)
     target.keep_features((0, 1, 2))
     return target
 
