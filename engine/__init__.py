@@ -5,14 +5,18 @@ Importing it imports no torch. The same engine inside this process is `engine.ap
 
 from typing import TYPE_CHECKING
 
+from engine.checks import check
 from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
 from engine.errors import (
     ConfigError,
+    ContextLengthError,
     EngineDiedError,
     EngineError,
     InvalidRequestError,
     ModelLoadError,
+    did_you_mean,
     in_one_line,
+    nearest,
 )
 from engine.names import find_folder
 from engine.program import own_environment
@@ -28,6 +32,7 @@ from engine.request import (
     SamplingParams,
     Speculation,
     TokenizerState,
+    Update,
 )
 from engine.stats import SpeculationStats, StageStats, StepStats
 
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TARGET",
     "ConfigError",
+    "ContextLengthError",
     "EmittedToken",
     "EngineConfig",
     "EngineDiedError",
@@ -60,8 +66,12 @@ __all__ = [
     "StageStats",
     "StepStats",
     "TokenizerState",
+    "Update",
+    "check",
+    "did_you_mean",
     "find_folder",
     "in_one_line",
+    "nearest",
     "own_environment",
     "read_tokenizer",
 ]

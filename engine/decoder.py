@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from engine.accept import accept
+from engine.checks import check
 from engine.choosing import chooser, describe
 from engine.drafting.stage import Drafter, NoStage
 from engine.economy import Economy
@@ -12,7 +13,7 @@ from engine.errors import EngineError, InvalidRequestError
 from engine.model import Model
 from engine.rehearsal import rehearse
 from engine.request import Finished, GenerateRequest, Output
-from engine.text import Text, check
+from engine.text import Text
 
 
 @dataclass(slots=True)

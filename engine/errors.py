@@ -4,8 +4,12 @@ EngineError
 ├── ConfigError            a setting the engine cannot use
 ├── ModelLoadError         weights or tables that cannot be loaded
 ├── InvalidRequestError    a request that can never run on this engine
+│   └── ContextLengthError a prompt or a reply that its window cannot hold
 └── EngineDiedError        the engine process ended while a request was running
 """
+
+import difflib
+from collections.abc import Sequence
 
 
 class EngineError(Exception):
@@ -13,7 +17,11 @@ class EngineError(Exception):
 
 
 class ConfigError(EngineError):
-    """A configuration key or value that the engine cannot use."""
+    """A configuration key or value that the engine cannot use; `key` is the outermost at fault."""
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class ModelLoadError(EngineError):
@@ -21,7 +29,15 @@ class ModelLoadError(EngineError):
 
 
 class InvalidRequestError(EngineError):
-    """A request that this engine can never run, such as a prompt longer than its window."""
+    """A request that this engine can never run; `field` is the one of the request at fault."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class ContextLengthError(InvalidRequestError):
+    """A prompt, or a prompt and its reply, that the model's window cannot hold."""
 
 
 class EngineDiedError(EngineError):
@@ -43,3 +59,14 @@ def first_line(error: BaseException) -> str:
     said = " ".join(lines[: 2 if is_opening else 1]).rstrip(".")
     is_clear = said and not isinstance(error, KeyError | IndexError | AssertionError)
     return said if is_clear else f"{type(error).__name__} {said}".strip()
+
+
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The valid name that a misspelt one is most like, if one is like it at all (0 to 1)."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the nearest valid one, or all of them."""
+    meant = nearest(name, known)
+    return f"Did you mean {meant!r}?" if meant else f"Valid names: {', '.join(known)}."

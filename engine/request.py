@@ -137,6 +137,18 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """What a step has brought of one request: an output, its end, or the last output and its end.
+
+    So whoever reads the last tokens knows that they are, and which of them ended the text.
+    """
+
+    request_id: str
+    output: Output | None = None
+    finished: Finished | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a loaded engine says of itself; `max_model_len` bounds prompt plus reply, in tokens.
 

@@ -9,10 +9,8 @@ from typing import Self
 
 import torch
 
-from engine.errors import InvalidRequestError
 from engine.request import FinishReason, GenerateRequest
 from engine.sampling import Sampling
-from engine.sampling_checks import sampling_problems
 from engine.stats import SpeculationStats
 
 
@@ -87,33 +85,3 @@ class Text:
             self.reason = "length"
         self.tokens.extend(kept)
         return len(kept)
-
-
-def check(request: GenerateRequest, window: int, vocab_size: int) -> None:
-    """Raise InvalidRequestError for a request that cannot run where texts are so long at most."""
-    if (problem := _problem(request, window) or _sampling_problem(request, vocab_size)) is not None:
-        raise InvalidRequestError(problem)
-    if not all(0 <= token < vocab_size for token in request.prompt):
-        raise InvalidRequestError(f"token ids must be from 0 to {vocab_size - 1}.")
-
-
-def _problem(request: GenerateRequest, window: int) -> str | None:
-    """What is wrong with the prompt or the length that is asked for, if anything is."""
-    if not request.prompt:
-        return "the prompt is empty: give at least one token id."
-    if request.max_tokens < 1:
-        return f"max_tokens is {request.max_tokens}: ask for at least one."
-    if len(request.prompt) + request.max_tokens > window:
-        return (
-            f"a prompt of {len(request.prompt)} tokens and a reply of {request.max_tokens} "
-            f"exceed the window of {window}: shorten either, or raise max_model_len."
-        )
-    return None
-
-
-def _sampling_problem(request: GenerateRequest, vocab_size: int) -> str | None:
-    """What is wrong with the sampling that is asked for, if anything is."""
-    if not 0 <= (request.num_logprobs or 0) <= vocab_size:
-        return f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
-    problems = sampling_problems(request.sampling, vocab_size, request.max_tokens)
-    return next((told for _, told in problems), None)

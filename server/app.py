@@ -10,17 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from engine import EngineError
-from server.dispatch import Dispatcher
-from server.engine_client import EngineClient
-from server.engine_pool import EnginePool
+from server.engines import EngineClient, EnginePool
 from server.errors import ApiError, BadRequestError, error_response
 from server.metrics import Metrics
 from server.middleware import ApiKeyMiddleware, BodyLimitMiddleware, RequestIdMiddleware
 from server.protocol import ErrorReply
-from server.routes.completions import completions_router
-from server.routes.models import models_router
-from server.routes.operations import operations_router
+from server.routes import completions, models, operations
 from server.settings import Settings
+from server.state import State
 from server.version import VERSION
 
 _FAILURES: dict[int | str, dict[str, Any]] = {
@@ -29,26 +26,17 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
-    """The ASGI application; its lifespan starts and ends the engines. `state.dispatcher` drains."""
+    """The ASGI application; its lifespan starts and ends the engines."""
     metrics = Metrics(settings.model_id)
+    metrics.add_queue(lambda: pool.num_running, lambda: pool.num_waiting)
     for client in pool.clients:
         _show(client, metrics)
-    dispatcher = Dispatcher(pool, metrics, settings.max_queue, settings.queue_timeout)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        pool.start()
-        try:
-            yield
-        finally:
-            await pool.close()
-
-    app = FastAPI(title="stagetree", version=VERSION, lifespan=lifespan, responses=_FAILURES)
-    app.state.dispatcher = dispatcher
-    app.include_router(completions_router(settings, pool, dispatcher, metrics))
-    app.include_router(models_router(settings, pool))
-    app.include_router(operations_router(settings, pool, dispatcher, metrics))
-    _add_error_handlers(app)
+    app = FastAPI(title="stagetree", version=VERSION, lifespan=_lifespan, responses=_FAILURES)
+    app.state.server = State(settings, pool, metrics)
+    for family in (completions, models, operations):
+        app.include_router(family.router)
+    for kind in (ApiError, EngineError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     if settings.api_key is not None:
         app.add_middleware(ApiKeyMiddleware, api_key=settings.api_key.get_secret_value())
@@ -56,18 +44,24 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     return app
 
 
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    pool = app.state.server.pool
+    pool.start()
+    try:
+        yield
+    finally:
+        await pool.close()
+
+
 def _show(client: EngineClient, metrics: Metrics) -> None:
     metrics.add_engine(client.number, lambda: client.is_serving)
 
 
-def _add_error_handlers(app: FastAPI) -> None:
-    async def answer(_: Request, error: Exception) -> JSONResponse:
-        if isinstance(error, RequestValidationError):
-            error = _as_bad_request(error)
-        return error_response(error)
-
-    for kind in (ApiError, EngineError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, answer)
+async def _answer(_: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, RequestValidationError):
+        error = _as_bad_request(error)
+    return error_response(error)
 
 
 def _as_bad_request(invalid: RequestValidationError) -> BadRequestError:

@@ -1,136 +1,93 @@
-"""One choice of a reply: from emitted tokens to pieces of text, ids and log-probabilities.
+"""One choice of a reply: from the tokens of an engine to pieces of text.
 
-Tokens of an accepted block are taken one at a time, so that text, ids, log-probabilities and
-usage end at the same token, wherever in the block the end falls.
+The engine has decided where a text ends, but for stop strings, of which it knows nothing. Tokens of
+an accepted block are taken one at a time, so that text, tokens and usage end at the same one,
+wherever in the block a stop string falls.
 """
 
-import math
-from typing import Literal
-
-from engine import EmittedToken, GenerateRequest
-from server.protocol import Choice, Logprobs
+from engine import EmittedToken, Update
+from server.piece import Piece, TextEnd
 from server.text import Detokenizer, StopMatcher, Tokenizer, unmarked
-
-# JSON has no infinity; this is the floor that OpenAI-compatible servers agree on.
-LOWEST_LOGPROB = -9999.0
 
 
 class ChoiceWriter:
-    """Writes one choice piece by piece; mutable. `finish_reason` is set when it has ended."""
+    """Writes one choice piece by piece; mutable. `finish_reason` is set when it has ended.
+
+    `tells_tokens` is whether tokens that leave no text are worth a piece.
+    """
 
     def __init__(
         self,
         index: int,
-        sequence: GenerateRequest,
+        prompt: tuple[int, ...],
         tokenizer: Tokenizer,
         stops: tuple[str, ...],
-        wants_token_ids: bool = False,
+        tells_tokens: bool,
     ) -> None:
         self._index = index
-        self._sequence = sequence
-        self._tokenizer = tokenizer
         self._matcher = StopMatcher(stops, tokenizer.specials)
-        self._detokenizer = Detokenizer(tokenizer, sequence.prompt, self._matcher.marks)
-        self._stop_ids = frozenset(sequence.stop_token_ids)
-        self._wants_token_ids = wants_token_ids
-        self._num_tokens = 0
+        self._detokenizer = Detokenizer(tokenizer, prompt, self._matcher.marks)
+        self._tells_tokens = tells_tokens
         self._num_characters = 0
         self._text = ""
-        self._tokens: list[tuple[EmittedToken, int]] = []
+        self._tokens: list[EmittedToken] = []
+        self._offsets: list[int] = []
         self._is_told = False
-        self.finish_reason: Literal["stop", "length"] | None = None
+        self.finish_reason: TextEnd | None = None
         self.stop_reason: str | int | None = None
 
-    def push(self, tokens: tuple[EmittedToken, ...]) -> int:
-        """Take a step's tokens up to the end of the text; returns how many were kept."""
-        for position, token in enumerate(tokens):
-            self._push_one(token)
-            if self.finish_reason is not None:
-                return position + 1
+    def push(self, update: Update) -> int:
+        """Take what a step has brought, up to a stop string; returns how many tokens were kept."""
+        tokens = update.output.tokens if update.output else ()
+        stop_id = update.finished.stop_token_id if update.finished else None
+        for number, token in enumerate(tokens, start=1):
+            is_stop = stop_id is not None and number == len(tokens)
+            self._push_token(token, is_stop)
+            if self._matcher.matched is not None:
+                self._finish("stop", None)
+                return number
+        if update.finished is not None:
+            self._finish("stop" if update.finished.reason == "stop" else "length", stop_id)
         return len(tokens)
 
-    def end(self, reason: Literal["stop", "length"]) -> None:
-        """The engine ended the text where no limit of this request did."""
-        if self.finish_reason is None:
-            self._finish(reason)
-
-    def take(self) -> Choice | None:
+    def take(self) -> Piece | None:
         """The piece written since the last one; None where there is nothing to tell yet."""
         is_over = self.finish_reason is not None
-        if self._is_told or not (self._text or self._reported or is_over):
+        is_worth_telling = self._text or is_over or (self._tells_tokens and self._tokens)
+        if self._is_told or not is_worth_telling:
             return None
         self._is_told = is_over
-        choice = Choice(
+        piece = Piece(
             index=self._index,
             text=self._text,
-            logprobs=self._logprobs(),
+            tokens=tuple(self._tokens),
+            offsets=tuple(self._offsets),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
-            seed=self._sequence.sampling.seed,
-            token_ids=[token.token_id for token, _ in self._tokens]
-            if self._wants_token_ids
-            else None,
         )
         self._text = ""
         self._tokens.clear()
-        return choice
+        self._offsets.clear()
+        return piece
 
-    @property
-    def has_ended_early(self) -> bool:
-        """True when a stop string ended the text, of which the engine cannot know."""
-        return self._matcher.matched is not None
-
-    @property
-    def _reported(self) -> bool:
-        wanted = self._wants_token_ids or self._sequence.num_logprobs is not None
-        return wanted and bool(self._tokens)
-
-    def _push_one(self, token: EmittedToken) -> None:
-        self._num_tokens += 1
-        self._tokens.append((token, self._num_characters))
-        if token.token_id in self._stop_ids:
-            self.stop_reason = token.token_id
-            # A stop string may end with it.
+    def _push_token(self, token: EmittedToken, is_stop: bool) -> None:
+        self._tokens.append(token)
+        self._offsets.append(self._num_characters)
+        if is_stop:
+            # It leaves no text, but a stop string may end with it.
             self._write(self._detokenizer.flush() + self._matcher.marks.get(token.token_id, ""))
-            self._finish("stop")
-            return
-        self._write(self._detokenizer.push(token.token_id))
-        if self._matcher.matched is not None:
-            self.stop_reason, self.finish_reason = self._matcher.matched, "stop"
-        elif self._num_tokens >= self._sequence.max_tokens:
-            self._finish("length")
-
-    def _finish(self, reason: Literal["stop", "length"]) -> None:
-        self._write(self._detokenizer.flush())
-        if self._matcher.matched is not None:
-            self.stop_reason, reason = self._matcher.matched, "stop"
-        self._text += self._matcher.flush()
-        self.finish_reason = reason
+        else:
+            self._write(self._detokenizer.push(token.token_id))
 
     def _write(self, piece: str) -> None:
         self._num_characters += len(unmarked(piece))
         self._text += self._matcher.push(piece)
 
-    def _logprobs(self) -> Logprobs | None:
-        if self._sequence.num_logprobs is None:
-            return None
-        return Logprobs(
-            tokens=[self._tokenizer.token_text(token.token_id) for token, _ in self._tokens],
-            token_logprobs=[_finite(token.logprob) for token, _ in self._tokens],
-            top_logprobs=[self._top(token) for token, _ in self._tokens],
-            text_offset=[offset for _, offset in self._tokens],
-        )
-
-    def _top(self, token: EmittedToken) -> dict[str, float]:
-        """The alternatives by text; the chosen token is always among them."""
-        ranked = (*token.top_logprobs, (token.token_id, _finite(token.logprob)))
-        texts: dict[str, float] = {}
-        for token_id, logprob in ranked:
-            texts.setdefault(self._tokenizer.token_text(token_id), _finite(logprob))
-        return texts
-
-
-def _finite(logprob: float | None) -> float:
-    if logprob is None or math.isnan(logprob):
-        return LOWEST_LOGPROB
-    return min(0.0, max(LOWEST_LOGPROB, logprob))
+    def _finish(self, reason: TextEnd, stop_id: int | None) -> None:
+        """Tell what was held back; a stop string that is found there is what ended the text."""
+        if self._matcher.matched is None:
+            self._write(self._detokenizer.flush())
+        stop = self._matcher.matched
+        self._text += self._matcher.flush()
+        self.finish_reason = reason if stop is None else "stop"
+        self.stop_reason = stop_id if stop is None else stop

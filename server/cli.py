@@ -1,17 +1,18 @@
 """The `stagetree` command."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
 from engine import Speculation, own_environment
-from server.settings import Settings, is_debugging, load_settings
-from server.terminal import messages, path_option, readable_errors
+from server.options import HELP, MODEL_FLAGS, with_settings
+from server.settings import Settings
+from server.sources import is_debugging
+from server.terminal import messages, path_option
 from server.train_cli import ngram_app, train_app
 from server.version import VERSION
 
@@ -20,25 +21,6 @@ app = typer.Typer(
 )
 app.add_typer(train_app, name="train")
 app.add_typer(ngram_app, name="ngram")
-
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-LogLevel = Literal["debug", "info", "warning", "error"]
-
-MODEL_HELP = "A Hugging Face id, a folder, or embedded/target."
-ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP)]
-ModelOption = Annotated[str | None, typer.Option(help=MODEL_HELP)]
-DraftOption = Annotated[str | None, typer.Option(help="A draft model for the model.")]
-ConfigOption = Annotated[
-    Path | None, path_option(help="A YAML file; the embedded family's unless a model is named.")
-]
-DtypeOption = Annotated[Dtype | None, typer.Option(help="Precision of the weights.")]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps.")]
-DevicesOption = Annotated[
-    str | None, typer.Option(help="0,1 or cpu,cpu: an engine process on each.")
-]
-ThreadsOption = Annotated[
-    int | None, typer.Option(help="CPU threads; 0: as torch has it, parted among engines.")
-]
 
 
 @app.callback()
@@ -56,70 +38,45 @@ def version() -> None:
 
 
 @app.command()
-def serve(
-    model: ModelArgument = None,
-    draft: DraftOption = None,
-    config: ConfigOption = None,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    devices: DevicesOption = None,
-    threads: ThreadsOption = None,
-    max_model_len: Annotated[int | None, typer.Option(help="Prompt plus reply, tokens.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks one.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="Asked of clients under /v1/.")] = None,
-    served_model_name: Annotated[str | None, typer.Option(help="The model's public name.")] = None,
-    max_queue: Annotated[int | None, typer.Option(help="Requests that may wait.")] = None,
-    drain_seconds: Annotated[
-        float | None, typer.Option(help="Grace period of SIGTERM and Ctrl-C.")
-    ] = None,
-    log_level: Annotated[LogLevel | None, typer.Option(help="How much to log.")] = None,
-) -> None:
+@with_settings(*HELP, argument="model")
+def serve(settings: Settings) -> None:
     """Serve a model over HTTP; the embedded family when none is named.
 
     Every setting may also be an environment variable (STAGETREE_PORT=8001) or a line of the YAML
     file; flags win over the environment, and the environment over the file.
     """
-    flags = dict(locals())
-    with readable_errors():
-        settings = _settings(flags.pop("config"), flags)
-        _log_to_stderr(settings.log_level)
-        from server.run import run  # fastapi is slow to import, and --help needs none
+    _log_to_stderr(settings.log_level)
+    from server.run import run  # fastapi is slow to import, and --help needs none
 
-        run(settings, _greet)
+    run(settings, _greet)
 
 
 @app.command()
+@with_settings(*MODEL_FLAGS)
 def complete(
+    settings: Settings,
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="0 keeps every token.")] = 0,
     top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="1 keeps every token.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Random if left out.")] = None,
     speculation: Annotated[Speculation, typer.Option(help="When to grow a tree.")] = "auto",
-    model: ModelOption = None,
-    draft: DraftOption = None,
-    config: ConfigOption = None,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
 ) -> None:
     """Complete a prompt in this process; each token is coloured by the stage it came from."""
-    flags = {"model": model, "draft": draft, "dtype": dtype, "device": device, "threads": threads}
-    with readable_errors():
-        settings = _settings(config, flags)
-        from server.commands.complete import CompleteOptions
-        from server.commands.complete import complete as run
+    from server.commands.complete import CompleteOptions
+    from server.commands.complete import complete as run
 
-        options = CompleteOptions(
-            prompt, max_tokens, temperature, top_k, top_p, seed=seed, speculation=speculation
-        )
-        run(settings, options, Console(highlight=False))
+    options = CompleteOptions(
+        prompt, max_tokens, temperature, top_k, top_p, seed=seed, speculation=speculation
+    )
+    run(settings, options, Console(highlight=False))
 
 
 @app.command()
+@with_settings(*MODEL_FLAGS)
 def bench(
+    settings: Settings,
     prompts: Annotated[
         Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
     ] = None,
@@ -134,39 +91,32 @@ def bench(
         int | None, typer.Option(min=1, help="Draft passes in a step, for every model and head.")
     ] = None,
     json: Annotated[Path | None, path_option(help="Also write the figures here.")] = None,
-    model: ModelOption = None,
-    draft: DraftOption = None,
-    config: ConfigOption = None,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
 ) -> None:
     """Compare plain, chain, tree and staged decoding, interleaved, in this process.
 
     --budget and --passes are the sizes of all modes but `chain`, which has its own, and `auto`,
     which goes as far as it pays, up to the configuration's.
     """
-    flags = {"model": model, "draft": draft, "dtype": dtype, "device": device, "threads": threads}
-    with readable_errors():
-        settings = _settings(config, flags)
-        from server.commands.bench import BenchOptions
-        from server.commands.bench import bench as run
+    from server.commands.bench import BenchOptions
+    from server.commands.bench import bench as run
 
-        options = BenchOptions(
-            prompts,
-            num_prompts,
-            tokens,
-            repetitions,
-            modes=mode or (),
-            budget=budget,
-            passes=passes,
-            json=json,
-        )
-        run(settings, options, Console(highlight=False))
+    options = BenchOptions(
+        prompts,
+        num_prompts,
+        tokens,
+        repetitions,
+        modes=mode or (),
+        budget=budget,
+        passes=passes,
+        json=json,
+    )
+    run(settings, options, Console(highlight=False))
 
 
 @app.command()
+@with_settings(*MODEL_FLAGS)
 def doctor(
+    settings: Settings,
     prompt: Annotated[str | None, typer.Option(help="A text to continue as the sample.")] = None,
     prompts: Annotated[
         Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
@@ -174,27 +124,13 @@ def doctor(
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     json: Annotated[Path | None, path_option(help="Also write the figures here.")] = None,
-    model: ModelOption = None,
-    draft: DraftOption = None,
-    config: ConfigOption = None,
-    dtype: DtypeOption = None,
-    device: DeviceOption = None,
-    threads: ThreadsOption = None,
 ) -> None:
     """Measure this machine and these models, and tell what speculation makes of them, and why."""
-    flags = {"model": model, "draft": draft, "dtype": dtype, "device": device, "threads": threads}
-    with readable_errors():
-        settings = _settings(config, flags)
-        from server.commands.doctor import DoctorOptions
-        from server.commands.doctor import doctor as run
+    from server.commands.doctor import DoctorOptions
+    from server.commands.doctor import doctor as run
 
-        options = DoctorOptions(prompt, prompts, tokens, temperature, json)
-        run(settings, options, Console(highlight=False))
-
-
-def _settings(config: Path | None, flags: Mapping[str, object]) -> Settings:
-    given = {key: value for key, value in flags.items() if value is not None}
-    return load_settings(config, given)
+    options = DoctorOptions(prompt, prompts, tokens, temperature, json)
+    run(settings, options, Console(highlight=False))
 
 
 def _log_to_stderr(level: str) -> None:

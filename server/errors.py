@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from engine import EngineDiedError, InvalidRequestError
+from engine import ContextLengthError, EngineDiedError, InvalidRequestError
 from server.protocol import ErrorBody, ErrorReply
 
 
@@ -26,10 +26,6 @@ class ApiError(Exception):
 
 class BadRequestError(ApiError):
     """The request can never be served as it stands."""
-
-
-class ContextLengthError(ApiError):
-    """The prompt leaves no room for a reply in the model's window."""
 
 
 class UnauthorizedError(ApiError):
@@ -107,11 +103,14 @@ def envelope(error: Exception) -> ErrorReply:
     """The body of an error reply; what went wrong inside the server stays in its log."""
     answer = answer_for(error)
     message = error.detail if isinstance(error, HTTPException) else str(error)
+    param = error.param if isinstance(error, ApiError) else None
+    if isinstance(error, InvalidRequestError):
+        param = error.field
     return ErrorReply(
         error=ErrorBody(
             message=INTERNAL_MESSAGE if answer is INTERNAL else message,
             type=answer.type,
-            param=error.param if isinstance(error, ApiError) else None,
+            param=param,
             code=answer.code,
         )
     )

@@ -143,8 +143,8 @@ class Metrics:
         families = _Families(model_name)
         self._model = model_name
         self._registry = families.registry
-        self.running = families.gauge("vllm:num_requests_running", "Requests being decoded.")
-        self.waiting = families.gauge("vllm:num_requests_waiting", "Requests awaiting their turn.")
+        self._running = families.gauge("vllm:num_requests_running", "Requests being decoded.")
+        self._waiting = families.gauge("vllm:num_requests_waiting", "Requests awaiting their turn.")
         self._cache_usage = families.gauge_by(
             *("engine", "vllm:kv_cache_usage_perc"),
             "Share of the window that the engine's sequence fills, 0 to 1.",
@@ -164,14 +164,24 @@ class Metrics:
         """The text that a scraper reads."""
         return generate_latest(self._registry)
 
+    def add_queue(self, num_running: Callable[[], int], num_waiting: Callable[[], int]) -> None:
+        """Show the requests of a queue from now on, by asking whenever somebody looks."""
+        self._running.set_function(num_running)
+        self._waiting.set_function(num_waiting)
+
     def add_engine(self, engine: int, is_ready: Callable[[], bool]) -> None:
         """Show an engine from now on; `is_ready` is asked whenever somebody looks."""
         self._engine_ready.labels(self._model, str(engine)).set_function(is_ready)
-        self.cache_usage(engine).set(0)
+        self._cache_usage.labels(self._model, str(engine)).set(0)
 
-    def cache_usage(self, engine: int) -> Gauge:
-        """What shows how full an engine's window is, from 0 to 1."""
-        return self._cache_usage.labels(self._model, str(engine))
+    @contextmanager
+    def cache_usage(self, engine: int) -> Iterator[Gauge]:
+        """What shows how full an engine's window is, from 0 to 1, while a text is in it."""
+        usage = self._cache_usage.labels(self._model, str(engine))
+        try:
+            yield usage
+        finally:
+            usage.set(0)
 
     @contextmanager
     def request(self, record: RequestRecord) -> Iterator[None]:
@@ -215,8 +225,8 @@ class Metrics:
             self._stages.observe(stage)
 
     def _observe_finished(self, record: RequestRecord) -> None:
-        for reason in record.finish_reasons:
-            self._success.labels(self._model, reason).inc()
+        for choice in record.choices:
+            self._success.labels(self._model, choice.finish_reason or "error").inc()
         for histogram in self._request.whole:
             histogram.observe(record.last_token_at - record.arrived_at)
         if record.num_decode_tokens:

@@ -1,9 +1,11 @@
 """Names of models and of paths as people write them: `~` is home."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
-_STAGE_NAMES = ("model", "table")
+_NAMES = ("model", "table", "cache_dir")
+_STAGES = ("stages", "alternatives")
 
 
 def at_home(name: Any) -> Any:
@@ -11,12 +13,12 @@ def at_home(name: Any) -> Any:
     return os.path.expanduser(name) if isinstance(name, str) else name
 
 
-def stages_at_home(stages: Any) -> Any:
-    """The same for all that a list of stages names."""
-    return list(map(_stage_at_home, stages)) if isinstance(stages, list) else stages
+def engine_at_home(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for all that an engine's settings name, and their stages."""
+    return {key: _value_at_home(key, value) for key, value in settings.items()}
 
 
-def _stage_at_home(stage: Any) -> Any:
-    if not isinstance(stage, dict):
-        return stage
-    return {key: at_home(value) if key in _STAGE_NAMES else value for key, value in stage.items()}
+def _value_at_home(key: str, value: Any) -> Any:
+    if key in _STAGES and isinstance(value, list):
+        return [engine_at_home(each) if isinstance(each, dict) else each for each in value]
+    return at_home(value) if key in _NAMES else value

@@ -6,52 +6,59 @@ from engine import Output, SpeculationStats, StageStats
 
 
 @dataclass(slots=True)
-class RequestRecord:
-    """The fold of a request's events; moments are seconds of one monotonic clock.
+class ChoiceRecord:
+    """The part of one choice; moments are seconds of one monotonic clock."""
 
-    A request of several choices runs them one after the other: its decode time is the sum of
-    each choice's time from first to last token, and `num_decode_tokens` leaves each first out.
+    num_tokens: int = 0
+    num_cached_tokens: int = 0
+    first_token_at: float | None = None
+    last_token_at: float = 0.0
+    finish_reason: str | None = None
+
+    @property
+    def decode_seconds(self) -> float:
+        """From its first token to its last."""
+        return self.last_token_at - (self.first_token_at or self.last_token_at)
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """The fold of a request's events, choice by choice.
+
+    Each choice has a time from its first to its last token, whatever the others do: the decode time
+    is their sum, and `num_decode_tokens` leaves the first of each out.
     """
 
     num_prompt_tokens: int
     arrived_at: float
     stage_names: tuple[str, ...] = ()
     turn_at: float | None = None
-    first_token_at: float | None = None
-    last_token_at: float = 0.0
-    num_completion_tokens: int = 0
-    num_choice_tokens: int = 0
-    num_cached_tokens: int = 0
-    num_decode_tokens: int = 0
-    decode_seconds: float = 0.0
+    choices: list[ChoiceRecord] = field(default_factory=list)
     stats: SpeculationStats = field(default_factory=SpeculationStats)
-    finish_reasons: list[str] = field(default_factory=list)
-    _is_first_step: bool = True
 
-    def begin_turn(self, now: float) -> None:
-        """The wait in the queue is over."""
-        self.turn_at = now
+    def begin_choice(self) -> ChoiceRecord:
+        """Another choice begins."""
+        self.choices.append(ChoiceRecord())
+        return self.choices[-1]
 
-    def begin_choice(self) -> None:
-        """The next step is the first of another choice."""
-        self._is_first_step = True
-        self.num_choice_tokens = 0
-
-    def add_step(self, step: Output, num_kept: int, now: float) -> None:
-        """Fold one step in, of whose tokens the reply keeps `num_kept`."""
+    def add_step(self, choice: ChoiceRecord, step: Output, num_kept: int, now: float) -> None:
+        """Fold one step of a choice in, of whose tokens the reply keeps `num_kept`."""
         self.stats.add(step.stats)
-        self.num_completion_tokens += num_kept
-        self.num_choice_tokens += num_kept
-        if self.first_token_at is None:
-            self.first_token_at = now
-        if self._is_first_step:
-            self.num_cached_tokens += step.num_cached_tokens
-            self.num_decode_tokens += num_kept - 1
-            self._is_first_step = False
-        else:
-            self.num_decode_tokens += num_kept
-            self.decode_seconds += now - self.last_token_at
-        self.last_token_at = now
+        choice.num_tokens += num_kept
+        choice.last_token_at = now
+        if choice.first_token_at is None:
+            choice.first_token_at = now
+            choice.num_cached_tokens = step.num_cached_tokens
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """Tokens of all choices."""
+        return sum(choice.num_tokens for choice in self.choices)
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that the engine still had, of all choices."""
+        return sum(choice.num_cached_tokens for choice in self.choices)
 
     @property
     def stages(self) -> list[StageStats]:
@@ -67,8 +74,14 @@ class RequestRecord:
 
     @property
     def first_token_seconds(self) -> float:
-        """TTFT: from arrival to the first token, the queue included."""
-        return (self.first_token_at or self.arrived_at) - self.arrived_at
+        """TTFT: from arrival to the first token of all, the queue included."""
+        firsts = [one.first_token_at for one in self.choices if one.first_token_at is not None]
+        return min(firsts, default=self.arrived_at) - self.arrived_at
+
+    @property
+    def last_token_at(self) -> float:
+        """When the last token of all came; 0 before there is one."""
+        return max((choice.last_token_at for choice in self.choices), default=0.0)
 
     @property
     def generation_seconds(self) -> float:
@@ -76,6 +89,18 @@ class RequestRecord:
         return max(0.0, self.last_token_at - (self.turn_at or self.last_token_at))
 
     @property
+    def tokens_per_second(self) -> float:
+        """Tokens of all choices by the time from the turn to the last; 0 in no time."""
+        seconds = self.generation_seconds
+        return self.num_completion_tokens / seconds if seconds else 0.0
+
+    @property
+    def num_decode_tokens(self) -> int:
+        """Tokens after the first of each choice."""
+        return sum(max(0, choice.num_tokens - 1) for choice in self.choices)
+
+    @property
     def seconds_per_token(self) -> float:
         """Mean time per output token after the first of each choice; 0 with no such token."""
-        return self.decode_seconds / self.num_decode_tokens if self.num_decode_tokens else 0.0
+        seconds = sum(choice.decode_seconds for choice in self.choices)
+        return seconds / self.num_decode_tokens if self.num_decode_tokens else 0.0

@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from server.errors import INTERNAL, ClientGoneError, answer_for, envelope
-from server.protocol import Completion
+from server.piece import Piece, fold
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -18,8 +20,31 @@ T = TypeVar("T")
 STALL_SECONDS = 60.0
 
 
+class Translation(Protocol):
+    """An API's words for the pieces of a reply."""
+
+    def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[BaseModel]:
+        """The chunks of a stream; closing it closes the generator of the pieces."""
+
+    def whole(self, choices: Sequence[Piece]) -> BaseModel:
+        """The reply of all choices."""
+
+
+async def reply_to(
+    request: Request, pieces: AsyncGenerator[Piece], words: Translation, is_stream: bool
+) -> Response:
+    """A reply, whole or as a stream; raises ApiError or EngineError before the first piece."""
+    if is_stream:
+        chunks = words.chunks(pieces)
+        first = await until_disconnect(request.receive, anext(chunks))
+        return EventStream(first, chunks)
+    async with aclosing(pieces):
+        choices = await until_disconnect(request.receive, fold(pieces))
+    return Response(words.whole(choices).model_dump_json(), media_type="application/json")
+
+
 class EventStream(Response):
-    """Server-sent events of a completion's chunks, ending in `[DONE]` even after an error.
+    """Server-sent events of a reply's chunks, ending in `[DONE]` even after an error.
 
     `first` has been taken from `chunks` before the stream opens, so that whatever can be refused
     is refused with a proper status.
@@ -27,7 +52,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: Completion, chunks: AsyncGenerator[Completion]) -> None:
+    def __init__(self, first: BaseModel, chunks: AsyncGenerator[BaseModel]) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})

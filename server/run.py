@@ -12,8 +12,7 @@ import uvicorn
 
 from engine import ConfigError, EngineProcess
 from server.app import create_app
-from server.dispatch import Dispatcher
-from server.engine_pool import EnginePool
+from server.engines import Engine, EnginePool
 from server.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -27,9 +26,9 @@ class DrainingServer(uvicorn.Server):
     a 503 tells them and their load balancer to look elsewhere.
     """
 
-    def __init__(self, config: uvicorn.Config, dispatcher: Dispatcher, grace: float) -> None:
+    def __init__(self, config: uvicorn.Config, pool: EnginePool, grace: float) -> None:
         super().__init__(config)
-        self._dispatcher = dispatcher
+        self._pool = pool
         self._grace = grace
         # The loop itself holds no task.
         self._drain: asyncio.Task[None] | None = None
@@ -42,11 +41,11 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called by the signal; a second one stops without waiting, a third kills."""
-        if self._dispatcher.is_draining:
+        if self._pool.is_draining:
             signal.signal(sig, signal.SIG_DFL)
             self._loop.call_soon_threadsafe(self._begin_stop)
         else:
-            self._dispatcher.is_draining = True
+            self._pool.is_draining = True
             self._loop.call_soon_threadsafe(self._begin_drain, signal.Signals(sig).name)
 
     def end(self) -> None:
@@ -62,7 +61,7 @@ class DrainingServer(uvicorn.Server):
         self._drain = self._loop.create_task(self._drain_and_exit())
 
     async def _drain_and_exit(self) -> None:
-        await self._dispatcher.drain(self._grace)
+        await self._pool.drain(self._grace)
         self.should_exit = True
 
     def _begin_stop(self) -> None:
@@ -70,7 +69,7 @@ class DrainingServer(uvicorn.Server):
         self._stop = self._loop.create_task(self._stop_and_exit())
 
     async def _stop_and_exit(self) -> None:
-        await self._dispatcher.stop()
+        await self._pool.close()
         self.should_exit = True
 
 
@@ -83,10 +82,8 @@ def run(settings: Settings, announce: Callable[[Settings, int], None]) -> None:
     configs = settings.engine_configs()
     listener = _bind(settings.host, settings.port)
     announce(settings, listener.getsockname()[1])
-    pool = EnginePool(
-        spawns=[partial(EngineProcess, config) for config in configs],
-        on_failure=lambda: server.end(),
-    )
+    spawns: list[Callable[[], Engine]] = [partial(EngineProcess, config) for config in configs]
+    pool = EnginePool(settings, spawns, on_failure=lambda: server.end())
     app = create_app(settings, pool)
     uvicorn_config = uvicorn.Config(
         app,
@@ -94,7 +91,7 @@ def run(settings: Settings, announce: Callable[[Settings, int], None]) -> None:
         access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
     )
-    server = DrainingServer(uvicorn_config, app.state.dispatcher, settings.drain_seconds)
+    server = DrainingServer(uvicorn_config, pool, settings.drain_seconds)
     server.run([listener])
     if pool.failure is not None:
         raise pool.failure

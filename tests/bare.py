@@ -8,7 +8,6 @@ for _name in (
     "openai",
     "prometheus_client",
     "pydantic",
-    "pydantic_settings",
     "starlette",
     "uvicorn",
     "zmq",

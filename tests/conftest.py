@@ -49,7 +49,7 @@ settings.load_profile("ci")
 # that import them are left out there.
 MISSING = [
     name
-    for name in ("fastapi", "msgspec", "prometheus_client", "pydantic_settings", "uvicorn", "zmq")
+    for name in ("fastapi", "msgspec", "prometheus_client", "pydantic", "uvicorn", "zmq")
     if find_spec(name) is None
 ]
 collect_ignore = ["server", "engine/test_process.py", "test_peers.py", "test_readme.py"]

@@ -7,7 +7,8 @@ import pytest
 
 from engine.config import STAGE_KINDS
 from server.protocol import CompletionRequest
-from server.settings import ENV_PREFIX, Settings
+from server.settings import Settings
+from server.sources import ENV_PREFIX
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +34,7 @@ def test_every_file_and_target_it_names_exists(text: str) -> None:
 def test_every_setting_and_parameter_it_names_exists() -> None:
     variables = set(re.findall(rf"{ENV_PREFIX}([A-Z_]+)", README))
     assert variables
-    assert {name.lower() for name in variables} <= set(Settings.model_fields)
+    assert {name.lower() for name in variables} <= set(Settings.names())
     row = next(line for line in README.splitlines() if "POST /v1/completions" in line)
     words = {word for span in re.findall(r"`([a-z_ ]+)`", row) for word in span.split()}
     assert {"prompt", "seed", "speculation"} <= words <= set(CompletionRequest.model_fields)

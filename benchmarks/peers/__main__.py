@@ -23,7 +23,7 @@ from benchmarks.peers.worker import Worker, versions
 from engine import ConfigError, EngineConfig
 from engine.benchmark import machine, read_prompts
 from engine.benchmark.measure import length_without_loop
-from server.settings import load_settings
+from server.sources import load_settings
 
 _FILE_WIDTH = 120
 """Columns of what is written to a file or a pipe, where nobody's window limits it."""
@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of every peer's process
     try:
-        config = load_settings(arguments.config, {}).engine_config("wait")
+        config = load_settings(arguments.config, {}).command_config("wait")
         prompts = read_prompts(arguments.prompts, arguments.num_prompts, config.model)
         with ExitStack() as stack:
             _measure(arguments, config, prompts, stack)

@@ -60,7 +60,8 @@ def _check_alternatives(
         if stage.checkpoint is None:
             raise ConfigError(
                 f"{where}alternatives[{i}] takes the place of the first stage, so it must be of "
-                "kind model or head: name an n-gram stage in `stages`."
+                "kind model or head: name an n-gram stage in `stages`.",
+                "alternatives",
             )
         place = f"{where}with alternatives[{i}] in the first place, "
         check_stages((stage, *below_drafter(stages)), place)

@@ -1,12 +1,11 @@
 """Settings that a plain mapping can fill, with errors that name key, place and remedy."""
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, did_you_mean
 
 Positive = Annotated[int, "positive"]
 
@@ -21,22 +20,18 @@ class Section:
         known = [field.name for field in fields(cls)]
         for key in mapping:
             if key not in known:
-                raise ConfigError(f"unknown key {where}{key!s}.{nearest(str(key), known)}")
+                raise ConfigError(
+                    f"unknown key {where}{key!s}. {did_you_mean(str(key), known)}", str(key)
+                )
         hints = get_type_hints(cls, include_extras=True)
         for key, value in mapping.items():
             if not _fits(value, hints[key]):
                 expected = _describe(hints[key])
-                raise ConfigError(f"{where}{key} must be {expected}, but it is {value!r}.")
+                raise ConfigError(f"{where}{key} must be {expected}, but it is {value!r}.", key)
         for field in fields(cls):
             if field.default is MISSING and field.name not in mapping:
-                raise ConfigError(f"{where}{field.name} is missing: it has no default.")
+                raise ConfigError(f"{where}{field.name} is missing: it has no default.", field.name)
         return cls(**mapping)
-
-
-def nearest(key: str, known: Sequence[str]) -> str:
-    """The end of an error message: the nearest valid name, or all of them."""
-    close = difflib.get_close_matches(key, known, n=1)
-    return f" Did you mean {close[0]!r}?" if close else f" Valid names: {', '.join(known)}."
 
 
 def _fits(value: object, hint: object) -> bool:

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from engine.config.section import nearest
 from engine.config.stages import HeadStageConfig, ModelStageConfig, NgramStageConfig, StageConfig
-from engine.errors import ConfigError
+from engine.errors import ConfigError, did_you_mean
 
 MAX_TREE_ROWS = 1024
 """The most nodes that any model may have to hold for one step."""
@@ -24,8 +23,12 @@ def stages_of(mapping: Mapping[str, object], key: str, where: str) -> tuple[Stag
     """The stages that a mapping lists under `key`, each a mapping with a `kind`."""
     stages = mapping.get(key) or []
     if not isinstance(stages, list | tuple):
-        raise ConfigError(f"{where}{key} must be a list of stages, but it is {stages!r}.")
-    return tuple(_stage(item, f"{where}{key}[{i}].") for i, item in enumerate(stages))
+        raise ConfigError(f"{where}{key} must be a list of stages, but it is {stages!r}.", key)
+    try:
+        return tuple(_stage(item, f"{where}{key}[{i}].") for i, item in enumerate(stages))
+    except ConfigError as error:
+        error.key = key  # and not one of the stage's own
+        raise
 
 
 def _stage(item: object, where: str) -> StageConfig:
@@ -35,7 +38,9 @@ def _stage(item: object, where: str) -> StageConfig:
         raise ConfigError(f"{where[:-1]} needs a `kind`, one of {', '.join(STAGE_KINDS)}.")
     kind = str(item["kind"])
     if kind not in STAGE_KINDS:
-        raise ConfigError(f"{where}kind: unknown kind {kind!r}.{nearest(kind, list(STAGE_KINDS))}")
+        raise ConfigError(
+            f"{where}kind: unknown kind {kind!r}. {did_you_mean(kind, list(STAGE_KINDS))}"
+        )
     rest = {key: value for key, value in item.items() if key != "kind"}
     return STAGE_KINDS[kind].from_mapping(rest, where)
 
@@ -47,13 +52,15 @@ def check_stages(stages: Sequence[StageConfig], where: str) -> None:
         if i and stage.reads_target:
             raise ConfigError(
                 f"{where}stages[{i}] is a {stage.name}: it reads the target, so it must be the "
-                "first stage."
+                "first stage.",
+                "stages",
             )
         num_guesses = stages[i + 1].budget if i + 1 < len(stages) else 0
         num_rows = stage.num_rows(num_calls, num_guesses)
         if num_rows > MAX_TREE_ROWS:
             raise ConfigError(
                 f"{where}stages[{i}] could make {num_rows} nodes in a step, more than "
-                f"{MAX_TREE_ROWS}: lower its budget, passes or width, or the budget below it."
+                f"{MAX_TREE_ROWS}: lower its budget, passes or width, or the budget below it.",
+                "stages",
             )
         num_calls *= max(1, stage.passes)

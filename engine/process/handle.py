@@ -2,256 +2,124 @@
 
 import asyncio
 import contextlib
-import pickle
-import time
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
-from pathlib import Path
-from typing import cast
 
 import zmq
-import zmq.asyncio
 
-from engine import program
-from engine.code_cache import cache_root
 from engine.config import EngineConfig
-from engine.errors import EngineDiedError, EngineError, InvalidRequestError, ModelLoadError
-from engine.process.messages import (
-    Cancel,
-    Close,
-    Ended,
-    Event,
-    Failed,
-    Generate,
-    Loading,
-    Order,
-    ReadTokenizer,
-    Ready,
-    Stepped,
-    TokenizerRead,
-    Unloadable,
-    decode_event,
-    encode,
-)
-from engine.process.worker import BEAT_SECONDS
-from engine.request import (
-    Finished,
-    GenerateRequest,
-    LoadProgress,
-    ModelInfo,
-    Output,
-    TokenizerState,
-)
-from engine.scratch import Scratch
-
-_SILENCE_SECONDS = 120.0
-"""A pass may be slow, but one that takes this long is taken for a hang."""
-_LAST_WORDS_SECONDS = 0.05
-_PROGRAM = "engine.process.worker"
-_SOCKET_NAME = "engine"
+from engine.errors import EngineDiedError, EngineError
+from engine.process.answers import Answers
+from engine.process.child import Child
+from engine.process.messages import Cancel, Close, Generate, ReadTokenizer
+from engine.request import GenerateRequest, LoadProgress, ModelInfo, TokenizerState, Update
 
 
 class EngineProcess:
-    """A handle on one engine process: start it, wait until it is ready, generate, close it."""
+    """A handle on one engine process: start it, wait until it is ready, generate, close it.
+
+    It is made in the event loop that it is used in.
+    """
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._progress = LoadProgress("starting the engine process", 0.0)
-        self._info: ModelInfo | None = None
-        self._heard = 0.0
-        self._running: tuple[str, asyncio.Queue[Output | Finished | EngineError]] | None = None
-        self._tokenizer: asyncio.Future[TokenizerState] | None = None
+        self._answers = Answers()
         self._tasks: list[asyncio.Task[None]] = []
-        self._resources = contextlib.ExitStack()
 
     async def start(self) -> None:
         """Spawn the process; returns at once, the weights load over there.
 
         Raises EngineDiedError where there is no room for it.
         """
-        loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[ModelInfo] = loop.create_future()
-        self._died: asyncio.Future[str] = loop.create_future()
         try:
-            await self._spawn()
+            self._child = await Child.spawn(self._config)
         except (OSError, zmq.ZMQError) as error:
-            self._died.set_result(f"the engine process could not be started: {error}")
-            raise EngineDiedError(self._died.result()) from error
-        self._tasks = [loop.create_task(work()) for work in (self._read, self._watch, self._bury)]
-
-    async def _spawn(self) -> None:
-        self._folder = self._resources.enter_context(_socket_folder())
-        address = f"ipc://{self._folder}/{_SOCKET_NAME}"
-        self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
-        self._resources.callback(self._socket.close)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(address)
-        # Its standard input stays open until this process ends, and with that it ends itself.
-        environment = program.environment(cache_root(self._config.cache_dir), self._folder)
-        self._process = await asyncio.create_subprocess_exec(
-            *program.command(_PROGRAM), stdin=PIPE, env=environment
-        )
-        assert self._process.stdin is not None
-        self._process.stdin.write(pickle.dumps((self._config, address)))
+            reason = f"the engine process could not be started: {error}"
+            self._answers.died.set_result(reason)
+            raise EngineDiedError(reason) from error
+        work = (self._child.listen(self._answers.take), self._watch(), self._bury())
+        self._tasks = [asyncio.create_task(each) for each in work]
 
     @property
     def progress(self) -> LoadProgress:
         """How far loading has come."""
-        return self._progress
+        return self._answers.progress
 
     @property
     def info(self) -> ModelInfo | None:
         """What is loaded, as last heard; None before it is ready."""
-        return self._info
+        return self._answers.info
 
     async def wait_ready(self) -> ModelInfo:
         """What was loaded, once it is. Raises ModelLoadError or EngineDiedError."""
-        return await asyncio.shield(self._ready)
+        return await asyncio.shield(self._answers.ready)
 
     async def wait_died(self) -> str:
         """Why the process ended, once it has."""
-        return await asyncio.shield(self._died)
+        return await asyncio.shield(self._answers.died)
 
     async def read_tokenizer(self) -> TokenizerState:
         """The loaded model's tokenizer. Raises ModelLoadError or EngineDiedError."""
-        self._tokenizer = asyncio.get_running_loop().create_future()
-        self._send(ReadTokenizer())
-        return await self._tokenizer
+        tokenizer = self._answers.tokenizer()
+        self._child.send(ReadTokenizer())
+        return await tokenizer
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Output | Finished]:
-        """Run one request; no other may be running. The last item is its `Finished`.
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Update]:
+        """Run one request, in its turn: what comes of it, step by step. The last has its end.
 
-        Closing the iterator early cancels the request and returns once the engine is free.
+        Closing the iterator early cancels the request and returns once the engine is rid of it.
         Raises InvalidRequestError or EngineDiedError.
         """
-        if self._died.done():
-            raise EngineDiedError(self._died.result())
-        if self._running is not None:
-            raise EngineError("the engine process runs one request at a time")
-        self._send(Generate(request))
-        items: asyncio.Queue[Output | Finished | EngineError] = asyncio.Queue()
-        self._running = (request.request_id, items)
-        is_over = False
-        try:
-            while not is_over:
-                item = await items.get()
-                is_over = not isinstance(item, Output)
-                if isinstance(item, EngineError):
-                    raise item
-                yield item
-        finally:
+        if self._answers.died.done():
+            raise EngineDiedError(self._answers.died.result())
+        with self._answers.updates(request.request_id) as updates:
+            self._child.send(Generate(request))
+            is_over = False
             try:
+                while not is_over:
+                    update = await updates.get()
+                    is_over = _is_last(update)
+                    if isinstance(update, EngineError):
+                        raise update
+                    yield update
+            finally:
                 if not is_over:
                     self.cancel(request.request_id)
-                    while isinstance(await items.get(), Output):
+                    while not _is_last(await updates.get()):
                         pass
-            finally:
-                self._running = None
 
     def cancel(self, request_id: str) -> None:
         """End a request within one step; its stream ends with reason "cancelled". Idempotent."""
         with contextlib.suppress(EngineDiedError):
-            self._send(Cancel(request_id))
+            self._child.send(Cancel(request_id))
 
     async def close(self, grace: float = 5.0) -> None:
         """End the process, if there is one, by force after `grace` seconds; remove its socket."""
-        if self._tasks:
-            await self._end(grace)
-        self._resources.close()
-
-    async def _end(self, grace: float) -> None:
+        if not self._tasks:
+            return
         # A process that is still loading does not listen, and has nothing to finish.
-        if self._ready.done() and not self._died.done():
+        if self._answers.ready.done() and not self._answers.died.done():
             with contextlib.suppress(TimeoutError, EngineDiedError):
-                self._send(Close())
+                self._child.send(Close())
                 await asyncio.wait_for(self.wait_died(), grace)
-        if not self._died.done():
-            _kill(self._process)
+        if not self._answers.died.done():
+            self._child.kill()
             await self.wait_died()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _send(self, order: Order) -> None:
-        """Say it now or not at all: a pair without its peer would wait for one for ever."""
-        sent = cast("asyncio.Future[object]", self._socket.send(encode(order), zmq.NOBLOCK))
-        if isinstance(error := sent.exception(), zmq.Again):
-            raise EngineDiedError("the engine process has gone") from error
-
-    async def _read(self) -> None:
-        while True:
-            self._take(decode_event(await self._socket.recv()))
-
-    def _take(self, event: Event) -> None:
-        self._heard = time.monotonic()
-        match event:
-            case Loading(progress):
-                self._progress = progress
-            case Ready(info):
-                self._info = info
-                if not self._ready.done():
-                    self._ready.set_result(info)
-            case Unloadable(message, traceback):
-                unloadable = ModelLoadError(message)
-                unloadable.add_note(traceback)
-                self._ready.set_exception(unloadable)
-            case TokenizerRead(state, message):
-                self._take_tokenizer(state, message)
-            case Stepped(step):
-                self._deliver(step.request_id, step)
-            case Ended(finished):
-                self._deliver(finished.request_id, finished)
-            case Failed(request_id, message, is_invalid):
-                kind = InvalidRequestError if is_invalid else EngineDiedError
-                self._deliver(request_id, kind(message))
-
-    def _take_tokenizer(self, state: TokenizerState | None, message: str) -> None:
-        if self._tokenizer is None or self._tokenizer.done():
-            return
-        if state is None:
-            self._tokenizer.set_exception(ModelLoadError(message))
-        else:
-            self._tokenizer.set_result(state)
-
-    def _deliver(self, request_id: str, item: Output | Finished | EngineError) -> None:
-        if self._running is not None and self._running[0] == request_id:
-            self._running[1].put_nowait(item)
+        self._child.close()
 
     async def _watch(self) -> None:
-        """Kill a process that is silent for too long; its exit is then seen like any other."""
+        """Once it is ready it must not be silent for long."""
         with contextlib.suppress(EngineError):
             await self.wait_ready()
-            while time.monotonic() - self._heard < _SILENCE_SECONDS:
-                await asyncio.sleep(BEAT_SECONDS)
-            _kill(self._process)
+            await self._child.kill_when_silent()
 
     async def _bury(self) -> None:
-        """Read the process's last words, then tell everyone who waits that it is gone."""
-        code = await self._process.wait()
-        await asyncio.sleep(_LAST_WORDS_SECONDS)
-        while time.monotonic() - self._heard < _LAST_WORDS_SECONDS:
-            await asyncio.sleep(_LAST_WORDS_SECONDS)
-        reason = f"the engine process ended with exit code {code}"
-        # What ends by itself while it loads would do so again; what was killed may not be.
-        died = EngineDiedError(reason)
-        if not self._ready.done():
-            self._ready.set_exception(ModelLoadError(reason) if code > 0 else died)
-        if self._tokenizer is not None and not self._tokenizer.done():
-            self._tokenizer.set_exception(died)
-        if self._running is not None:
-            self._running[1].put_nowait(died)
-        self._died.set_result(reason)
+        """Tell everyone who waits that it has ended."""
+        self._answers.bury(await self._child.wait())
 
 
-def _kill(process: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has just ended
-        process.kill()
-
-
-def _socket_folder() -> Scratch:
-    """A folder with a path short enough for a Unix socket's name."""
-    scratch = Scratch()
-    if len(str(scratch.path)) + len(_SOCKET_NAME) + 1 <= zmq.IPC_PATH_MAX_LEN:
-        return scratch
-    scratch.remove()
-    return Scratch(Path("/tmp"))
+def _is_last(update: Update | EngineError) -> bool:
+    """Whether nothing more is told of a request."""
+    return isinstance(update, EngineError) or update.finished is not None

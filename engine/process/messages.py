@@ -2,14 +2,7 @@
 
 import msgspec
 
-from engine.request import (
-    Finished,
-    GenerateRequest,
-    LoadProgress,
-    ModelInfo,
-    Output,
-    TokenizerState,
-)
+from engine.request import GenerateRequest, LoadProgress, ModelInfo, TokenizerState, Update
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
@@ -63,19 +56,13 @@ class TokenizerRead(Message, frozen=True):
 
 
 class Stepped(Message, frozen=True):
-    """A step of the running request."""
+    """What a step has brought of each request that it is about."""
 
-    step: Output
-
-
-class Ended(Message, frozen=True):
-    """The running request's end."""
-
-    finished: Finished
+    updates: tuple[Update, ...]
 
 
 class Failed(Message, frozen=True):
-    """The running request cannot run, or the engine broke under it."""
+    """A request cannot run, or the engine broke under it."""
 
     request_id: str
     message: str
@@ -87,7 +74,7 @@ class Beat(Message, frozen=True):
 
 
 Order = Generate | Cancel | ReadTokenizer | Close
-Event = Loading | Unloadable | Ready | TokenizerRead | Stepped | Ended | Failed | Beat
+Event = Loading | Unloadable | Ready | TokenizerRead | Stepped | Failed | Beat
 
 encode = msgspec.msgpack.Encoder().encode
 decode_order = msgspec.msgpack.Decoder(Order).decode

@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import zmq
@@ -21,7 +21,6 @@ from engine.process.messages import (
     Beat,
     Cancel,
     Close,
-    Ended,
     Event,
     Failed,
     Generate,
@@ -35,7 +34,7 @@ from engine.process.messages import (
     decode_order,
     encode,
 )
-from engine.request import Finished, GenerateRequest, Output
+from engine.request import Finished, GenerateRequest, Output, Update
 
 if TYPE_CHECKING:
     from engine.api import Engine
@@ -114,10 +113,12 @@ class Worker:
 
     def _step(self, engine: "Engine") -> None:
         try:
-            for item in engine.step():
-                self._tell(Stepped(item) if isinstance(item, Output) else Ended(item))
-                if isinstance(item, Finished):
-                    self._requests.remove(item.request_id)
+            if told := engine.step():
+                updates = updates_of(told)
+                self._tell(Stepped(updates))
+                for update in updates:
+                    if update.finished is not None:
+                        self._requests.remove(update.request_id)
         except Exception as error:
             message = f"the engine failed: {type(error).__name__}: {error}"
             for request_id in self._requests:
@@ -163,3 +164,16 @@ class Worker:
     def _tell(self, event: Event) -> None:
         self._spoke = time.monotonic()
         self._socket.send(encode(event))
+
+
+def updates_of(told: Sequence[Output | Finished]) -> tuple[Update, ...]:
+    """What a step has told, by request: an output stands before its end."""
+    updates: dict[str, Update] = {}
+    for each in told:
+        if isinstance(each, Output):
+            updates[each.request_id] = Update(each.request_id, each)
+        else:
+            known = updates.get(each.request_id)
+            output = known.output if known else None
+            updates[each.request_id] = Update(each.request_id, output, each)
+    return tuple(updates.values())

@@ -1,6 +1,5 @@
 """`stagetree bench`: ways of decoding measured side by side, as tables and as JSON."""
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from engine import ConfigError
+from engine import ConfigError, did_you_mean
 from engine.api import Engine
 from engine.benchmark import (
     SAMPLINGS,
@@ -96,14 +95,14 @@ def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
 
 def _plan(settings: Settings, options: BenchOptions) -> _Bench:
     texts = _texts(options)
-    config = settings.engine_config(background_compile="wait")
+    config = settings.command_config(compile="wait")
     engine = Engine.load(config)
     config = replace(config, stages=engine.config.stages)
     fixed = resized(config, options.budget, options.passes)
     known = modes_of(fixed.stages, fixed.alternatives, limits=engine.config.stages)
     configured = configured_mode(known, fixed.stages)
     modes = _chosen(known, options.modes, configured)
-    tokenizer = Tokenizer.load(settings.model)
+    tokenizer = Tokenizer.load(config.model)
     ids = [tokenizer.encode(text) for text in texts]
     prompts = fitted(ids, engine.info.max_model_len, options.tokens)
     return _Bench(engine, modes, configured, prompts, options)
@@ -115,9 +114,7 @@ def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None
     valid = [*(mode.name for mode in known), *aliases]
     for name in wanted:
         if name not in valid:
-            close = difflib.get_close_matches(name, valid, n=1)
-            hint = f"Did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(f"unknown mode {name!r}. {hint}Valid modes: {', '.join(valid)}.")
+            raise ConfigError(f"unknown mode {name!r}. {did_you_mean(name, valid)}")
     names = {aliases.get(name, name) for name in wanted}
     return [mode for mode in known if not names or mode.name in {"plain", *names}]
 

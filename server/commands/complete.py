@@ -1,16 +1,18 @@
 """`stagetree complete`: one completion in this process, each token coloured by its origin."""
 
-import random
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.text import Text
 
-from engine import TARGET, Finished, GenerateRequest, SamplingParams, Speculation
+from engine import TARGET, Finished, GenerateRequest, Speculation
 from engine.api import Engine
+from server.protocol import CompletionRequest
 from server.settings import Settings
 from server.text import Detokenizer, Tokenizer
+from server.translate.completions import plan_completion
+from server.translate.requests import Planner
 
 _TARGET_STYLE = "default"
 _STAGE_STYLES = ("green", "cyan", "magenta", "yellow", "blue")
@@ -32,10 +34,10 @@ class CompleteOptions:
 def complete(settings: Settings, options: CompleteOptions, console: Console) -> None:
     """Print the prompt and its continuation as it is written, then what each stage contributed."""
     with console.status("loading") as status:
-        config = settings.engine_config(background_compile="cached")
+        config = settings.command_config(compile="cached")
         engine = Engine.load(config, lambda progress: status.update(progress.phase))
-        tokenizer = Tokenizer.load(settings.model)
-    request = _request(engine, tokenizer, options)
+        tokenizer = Tokenizer.load(config.model)
+    request = _request(Planner(engine.info, tokenizer, settings), options)
     styles = dict(zip(engine.info.stages, _STAGE_STYLES, strict=False))
     detokenizer = Detokenizer(tokenizer, request.prompt)
     num_tokens, started = 0, time.perf_counter()
@@ -52,20 +54,10 @@ def complete(settings: Settings, options: CompleteOptions, console: Console) -> 
             console.print(Text(detokenizer.push(token.token_id), style=style), end="")
 
 
-def _request(engine: Engine, tokenizer: Tokenizer, options: CompleteOptions) -> GenerateRequest:
-    info = engine.info
-    prompt = tuple(tokenizer.encode(options.prompt)) or info.eos_token_ids[:1]
-    seed = random.getrandbits(63) if options.seed is None else options.seed
-    sampling = SamplingParams(options.temperature, options.top_k, options.top_p, seed=seed)
-    room = max(1, info.max_model_len - len(prompt))
-    return GenerateRequest(
-        request_id="complete",
-        prompt=prompt,
-        max_tokens=min(options.max_tokens, room),
-        sampling=sampling,
-        stop_token_ids=tokenizer.eos_token_ids,
-        speculation=options.speculation,
-    )
+def _request(planner: Planner, options: CompleteOptions) -> GenerateRequest:
+    """As a server would ask for it."""
+    body = CompletionRequest(**asdict(options))
+    return plan_completion(body, "complete", planner).sequences[0]
 
 
 def _summarise(

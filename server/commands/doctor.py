@@ -49,10 +49,10 @@ def doctor(settings: Settings, options: DoctorOptions, console: Console) -> None
     if not console.is_terminal:
         console.width = max(console.width, _FILE_WIDTH)
     texts = _texts(options)
-    config = settings.engine_config(background_compile="wait")
+    config = settings.command_config(compile="wait")
     with console.status("loading") as status:
         engine = Engine.load(config, lambda progress: status.update(progress.phase))
-        tokenizer = Tokenizer.load(settings.model)
+        tokenizer = Tokenizer.load(config.model)
     prompts = fitted(
         [tokenizer.encode(text) for text in texts], engine.info.max_model_len, options.tokens
     )

@@ -1,20 +1,19 @@
-"""The OpenAI wire as pydantic models. Nothing here knows of tokens or engines."""
+"""The OpenAI wire as pydantic models, a file for each API and for what all have in common.
 
-from server.protocol.reply import (
-    Choice,
-    Completion,
-    ErrorBody,
-    ErrorReply,
-    Logprobs,
-    ModelCard,
-    ModelList,
+Nothing here knows of tokens or engines.
+"""
+
+from server.protocol.completions import Choice, Completion, CompletionRequest, Logprobs
+from server.protocol.errors import ErrorBody, ErrorReply
+from server.protocol.models import ModelCard, ModelList
+from server.protocol.request import SamplingFields, StreamOptions, TextRequest
+from server.protocol.usage import (
     PromptTokensDetails,
     RequestMetrics,
     SpeculativeDecoding,
     StageMetrics,
     Usage,
 )
-from server.protocol.request import CompletionRequest, StreamOptions
 
 __all__ = [
     "Choice",
@@ -27,8 +26,10 @@ __all__ = [
     "ModelList",
     "PromptTokensDetails",
     "RequestMetrics",
+    "SamplingFields",
     "SpeculativeDecoding",
     "StageMetrics",
     "StreamOptions",
+    "TextRequest",
     "Usage",
 ]

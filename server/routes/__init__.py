@@ -1,1 +1,1 @@
-"""The endpoints, one file per family. Each offers a function that builds its router."""
+"""The endpoints, one file per family. Each has a `router`, and a handler for each endpoint."""

@@ -1,40 +1,31 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`."""
-
-import time
+"""`GET /v1/models` and `GET /v1/models/{id}`: the one model that this server serves."""
 
 from fastapi import APIRouter
 
-from server.engine_pool import EnginePool
-from server.errors import ModelNotFoundError
 from server.protocol import ModelCard, ModelList
-from server.settings import Settings
+from server.state import AppState, State
+
+router = APIRouter(tags=["models"])
 
 
-def models_router(settings: Settings, pool: EnginePool) -> APIRouter:
-    """The one model that this server serves."""
-    router = APIRouter(tags=["models"])
-    created = int(time.time())
+@router.get("/v1/models")
+async def list_models(state: AppState) -> ModelList:
+    """Every model, which is one."""
+    return ModelList(data=[_card(state)])
 
-    def card() -> ModelCard:
-        info = pool.nearest.info
-        window = info.max_model_len if info else None
-        return ModelCard(
-            id=settings.model_id, created=created, root=settings.model, max_model_len=window
-        )
 
-    @router.get("/v1/models")
-    async def list_models() -> ModelList:
-        """Every model, which is one."""
-        return ModelList(data=[card()])
+@router.get("/v1/models/{model_id:path}")
+async def get_model(model_id: str, state: AppState) -> ModelCard:
+    """One model by its id."""
+    state.check_model(model_id)
+    return _card(state)
 
-    @router.get("/v1/models/{model_id:path}")
-    async def get_model(model_id: str) -> ModelCard:
-        """One model by its id."""
-        if model_id != settings.model_id:
-            raise ModelNotFoundError(
-                f"The model {model_id!r} does not exist; this server has {settings.model_id!r}.",
-                param="model",
-            )
-        return card()
 
-    return router
+def _card(state: State) -> ModelCard:
+    engine = state.pool.nearest
+    return ModelCard(
+        id=state.settings.model_id,
+        created=state.started_at,
+        root=state.settings.engine.model,
+        max_model_len=engine.info.max_model_len if engine.is_serving else None,
+    )

@@ -6,74 +6,70 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from server.dispatch import Dispatcher
-from server.engine_client import RETRY_AFTER, EngineClient
-from server.engine_pool import EnginePool
+from server.engines import RETRY_AFTER, EngineClient
 from server.errors import ApiError, LoadFailedError
-from server.metrics import Metrics
-from server.settings import Settings
+from server.state import AppState
 from server.version import VERSION
 
-
-def operations_router(
-    settings: Settings, pool: EnginePool, dispatcher: Dispatcher, metrics: Metrics
-) -> APIRouter:
-    """Probes, version, metrics, and a signpost at the root."""
-    router = APIRouter(tags=["operations"])
-
-    @router.get("/")
-    async def signpost() -> dict[str, str]:
-        """What this is and where to go."""
-        return {
-            "name": "stagetree",
-            "version": VERSION,
-            "model": settings.model_id,
-            "completions": "/v1/completions",
-            "models": "/v1/models",
-            "ready": "/ready",
-            "metrics": "/metrics",
-            "api": "/openapi.json",
-        }
-
-    @router.get("/health")
-    async def health() -> dict[str, str]:
-        """The server process answers, whatever the engine does."""
-        return {"status": "ok"}
-
-    @router.get("/ready")
-    async def ready() -> JSONResponse:
-        """200 when a completion could be served now, else 503 with phase and progress.
-
-        They are those of the engine that serves or comes nearest to it; `engines` has each one's.
-        """
-        if dispatcher.is_draining:
-            state = _not_ready("shutting down", 1.0, "The server is shutting down.")
-        else:
-            state = _state(pool.nearest)
-        is_ready, is_final = state["status"] == "ready", state.get("phase") == "failed"
-        return JSONResponse(
-            {**state, "engines": [_state(client) for client in pool.clients]},
-            200 if is_ready else 503,
-            {} if is_ready or is_final else {"Retry-After": str(RETRY_AFTER)},
-        )
-
-    @router.get("/version")
-    async def version() -> dict[str, str]:
-        """The version of stagetree."""
-        return {"version": VERSION}
-
-    @router.get("/metrics")
-    async def prometheus() -> Response:
-        """Prometheus' text exposition."""
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
-
-    return router
+router = APIRouter(tags=["operations"])
 
 
-def _state(client: EngineClient) -> dict[str, Any]:
+@router.get("/")
+async def signpost(state: AppState) -> dict[str, str]:
+    """What this is and where to go."""
+    return {
+        "name": "stagetree",
+        "version": VERSION,
+        "model": state.settings.model_id,
+        "completions": "/v1/completions",
+        "models": "/v1/models",
+        "ready": "/ready",
+        "metrics": "/metrics",
+        "api": "/openapi.json",
+    }
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """The server process answers, whatever the engine does."""
+    return {"status": "ok"}
+
+
+@router.get("/ready")
+async def ready(state: AppState) -> JSONResponse:
+    """200 when a completion could be served now, else 503 with phase and progress.
+
+    They are those of the engine that serves or comes nearest to it; `engines` has each one's.
+    """
+    pool = state.pool
+    if pool.is_draining:
+        whole = _not_ready("shutting down", 1.0, "The server is shutting down.")
+    else:
+        whole = _told(pool.nearest)
+    is_ready, is_final = whole["status"] == "ready", whole.get("phase") == "failed"
+    return JSONResponse(
+        {**whole, "engines": [_told(client) for client in pool.clients]},
+        200 if is_ready else 503,
+        {} if is_ready or is_final else {"Retry-After": str(RETRY_AFTER)},
+    )
+
+
+@router.get("/version")
+async def version() -> dict[str, str]:
+    """The version of stagetree."""
+    return {"version": VERSION}
+
+
+@router.get("/metrics")
+async def metrics(state: AppState) -> Response:
+    """Prometheus' text exposition."""
+    return Response(state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _told(client: EngineClient) -> dict[str, Any]:
     """What /ready tells of an engine."""
     try:
-        info = client.serving.info
+        info = client.info
     except ApiError as error:
         phase = "failed" if isinstance(error, LoadFailedError) else client.progress.phase
         return _not_ready(phase, client.progress.progress, str(error))

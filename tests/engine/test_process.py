@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from engine import (
     EngineConfig,
     EngineDiedError,
+    EngineError,
     EngineProcess,
     Finished,
     GenerateRequest,
@@ -64,7 +65,10 @@ async def running(config: EngineConfig) -> AsyncIterator[EngineProcess]:
 
 
 async def collect(process: EngineProcess, request: GenerateRequest) -> list[Output | Finished]:
-    return [item async for item in process.generate(request)]
+    """What came of a request, as `engine.api` has it."""
+    updates = [update async for update in process.generate(request)]
+    told = [part for update in updates for part in (update.output, update.finished)]
+    return [part for part in told if part is not None]
 
 
 def ids(items: list[Output | Finished]) -> list[int]:
@@ -79,7 +83,7 @@ def test_it_loads_answers_and_says_what_it_is(config: EngineConfig) -> None:
             assert info.stages == ("draft", "ngram")
             assert (info.vocab_size, info.max_model_len, info.dtype) == (64, 512, "float32")
             assert process.progress.phase == "timing passes"
-            mode = stat.S_IMODE(os.stat(process._folder).st_mode)
+            mode = stat.S_IMODE(os.stat(process._child.folder).st_mode)
             assert mode == 0o700
             # A draft as large as its target does not pay, and would not be asked.
             first = await collect(process, replace(SHORT, speculation="always"))
@@ -88,7 +92,7 @@ def test_it_loads_answers_and_says_what_it_is(config: EngineConfig) -> None:
             assert first[-1].stats.stages["draft"].num_accepted > 0
             assert ids(await collect(process, SHORT)) == ids(first)
             assert ids(first) == ids(list(Engine.load(config).generate(SHORT)))
-        assert not Path(process._folder).exists()
+        assert not Path(process._child.folder).exists()
 
     asyncio.run(scenario())
 
@@ -113,8 +117,8 @@ def test_cancel_ends_the_stream_and_is_idempotent(config: EngineConfig) -> None:
         async with running(config) as process:
             await process.wait_ready()
             items = []
-            async for item in process.generate(LONG):
-                items.append(item)
+            async for update in process.generate(LONG):
+                items.append(update.output or update.finished)
                 process.cancel("long")
                 process.cancel("another")
             assert isinstance(items[-1], Finished)
@@ -143,7 +147,7 @@ def test_a_process_that_dies_fails_its_request_and_says_so(config: EngineConfig)
             await process.wait_ready()
             with pytest.raises(EngineDiedError, match="exit code -9"):
                 async for _ in process.generate(LONG):
-                    os.kill(process._process.pid or 0, signal.SIGKILL)
+                    os.kill(process._child.process.pid or 0, signal.SIGKILL)
             assert "exit code -9" in await process.wait_died()
             with pytest.raises(EngineDiedError):
                 await collect(process, SHORT)
@@ -177,7 +181,7 @@ def test_all_that_it_leaves_among_the_temporary_files_is_one_folder_while_it_liv
         async with running(config) as process:
             assert not left.exists()
             await process.wait_ready()
-            assert [*tmp_path.iterdir()] == [process._folder]
+            assert [*tmp_path.iterdir()] == [process._child.folder]
 
     asyncio.run(scenario())
     assert not [*tmp_path.iterdir()]
@@ -321,14 +325,14 @@ def test_weights_that_are_not_there_are_a_load_error_with_a_remedy(tmp_path: Pat
 def test_a_silent_process_is_taken_for_dead(
     config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.process.handle._SILENCE_SECONDS", 2.5)
+    monkeypatch.setattr("engine.process.child._SILENCE_SECONDS", 2.5)
 
     async def scenario() -> None:
         async with running(config) as process:
             await process.wait_ready()
             await asyncio.sleep(3.5)
-            assert not process._died.done(), "an idle engine must show that it is alive"
-            os.kill(process._process.pid or 0, signal.SIGSTOP)
+            assert not process._answers.died.done(), "an idle engine must show that it is alive"
+            os.kill(process._child.process.pid or 0, signal.SIGSTOP)
             assert "exit code -9" in await asyncio.wait_for(process.wait_died(), 10)
 
     asyncio.run(scenario())
@@ -342,7 +346,7 @@ async def main():
     process = EngineProcess(EngineConfig.from_mapping({{"model": {config.model!r}}}))
     await process.start()
     await process.wait_ready()
-    print(process._process.pid, flush=True)
+    print(process._child.process.pid, flush=True)
     await asyncio.sleep(60)
 if __name__ == "__main__":
     asyncio.run(main())
@@ -371,8 +375,11 @@ def is_alive(pid: int) -> bool:
 
 
 def test_progress_starts_before_anything_is_loaded() -> None:
-    process = EngineProcess(EngineConfig(model="x"))
-    assert process.progress == LoadProgress("starting the engine process", 0.0)
+    async def scenario() -> None:
+        process = EngineProcess(EngineConfig(model="x"))
+        assert process.progress == LoadProgress("starting the engine process", 0.0)
+
+    asyncio.run(scenario())
 
 
 def test_a_request_to_a_process_that_has_just_died_is_an_error_and_never_waits(
@@ -383,7 +390,7 @@ def test_a_request_to_a_process_that_has_just_died_is_an_error_and_never_waits(
     async def scenario() -> None:
         async with running(config) as process:
             await process.wait_ready()
-            os.kill(process._process.pid or 0, signal.SIGKILL)
+            os.kill(process._child.process.pid or 0, signal.SIGKILL)
             with pytest.raises(EngineDiedError):
                 await asyncio.wait_for(collect(process, SHORT), 5)
 
@@ -395,7 +402,7 @@ def test_closing_while_loading_is_quick_and_leaves_nothing(config: EngineConfig)
         process = EngineProcess(config)
         await process.start()
         await asyncio.wait_for(process.close(), 3)
-        assert not Path(process._folder).exists()
+        assert not Path(process._child.folder).exists()
 
     asyncio.run(scenario())
 
@@ -411,5 +418,26 @@ def test_a_temporary_folder_with_a_long_name_is_no_obstacle(
     async def scenario() -> None:
         async with running(config) as process:
             await process.wait_ready()
+
+    asyncio.run(scenario())
+
+
+def test_requests_may_wait_over_there_and_the_last_output_comes_with_the_end(
+    config: EngineConfig,
+) -> None:
+    """Red when a second request is refused, mixed up with the first, or its end told too late."""
+
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+            requests = [replace(SHORT, request_id=name) for name in "ab"]
+            first, second = await asyncio.gather(*(collect(process, each) for each in requests))
+            assert ids(first) == ids(second) and len(ids(first)) == 12
+            assert {item.request_id for item in second} == {"b"}
+            *_, last = [update async for update in process.generate(SHORT)]
+            assert last.output is not None and last.finished is not None
+            with pytest.raises(EngineError, match="another request has the id 'long'"):
+                async for _ in process.generate(LONG):
+                    await collect(process, LONG)
 
     asyncio.run(scenario())

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from server.app import create_app
-from server.engine_pool import EnginePool
+from server.engines import EnginePool
 from server.run import DrainingServer
 from server.settings import Settings
 from tests.server.fakes import Behaviour
@@ -79,10 +79,10 @@ class LiveServer:
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
         spawns = [behaviour.spawn for behaviour in self.behaviours]
-        self.pool = EnginePool(spawns, backoff=0.05)
+        self.pool = EnginePool(self.settings, spawns, backoff=0.05)
         app = create_app(self.settings, self.pool)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2)
-        self.server = DrainingServer(config, app.state.dispatcher, self.settings.drain_seconds)
+        self.server = DrainingServer(config, self.pool, self.settings.drain_seconds)
         await self.server.serve([self._socket])
 
     def terminate(self) -> None:

@@ -12,7 +12,6 @@ from engine import (
     EmittedToken,
     EngineDiedError,
     Finished,
-    FinishReason,
     GenerateRequest,
     InvalidRequestError,
     LoadProgress,
@@ -23,6 +22,7 @@ from engine import (
     StageStats,
     StepStats,
     TokenizerState,
+    Update,
 )
 from server.text import Tokenizer
 
@@ -104,7 +104,6 @@ class FakeEngine:
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
         self.progress = LoadProgress("starting", 0.0)
-        self._cancelled: set[str] = set()
         self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -119,7 +118,7 @@ class FakeEngine:
         self.progress = LoadProgress("ready", 1.0)
         return self.info
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Output | Finished]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Update]:
         behaviour = self.behaviour
         assert behaviour.num_running == 0, "the engine runs one request at a time"
         if request.sampling.seed == 404:
@@ -127,30 +126,26 @@ class FakeEngine:
         behaviour.requests.append(request)
         behaviour.num_running += 1
         stats = SpeculationStats()
-        reason: FinishReason = "cancelled"
+        end = Finished(request.request_id, "cancelled", stats)
         try:
-            for number, tokens in enumerate(self._blocks(request)):
+            steps = self._blocks(request)
+            for number, tokens in enumerate(steps):
                 await asyncio.sleep(behaviour.step_seconds)
                 if number == behaviour.dies_at_step:
                     self.die("exit code -11")
                 if self._died.done():
                     raise EngineDiedError(self._died.result())
-                if request.request_id in self._cancelled:
-                    break
                 stats.add(step_stats(len(tokens)))
-                yield self._step(request, tokens)
-            else:
-                reason = "stop" if self._ends_itself(request) else "length"
-            yield Finished(request.request_id, reason, stats)
+                if number == len(steps) - 1:
+                    end = self._end(request, tokens[-1], stats)
+                finished = end if number == len(steps) - 1 else None
+                yield Update(request.request_id, self._step(request, tokens), finished)
         finally:
-            if reason == "cancelled":
+            if end.reason == "cancelled":
                 # A step that has begun is finished before the engine is free.
                 await asyncio.sleep(behaviour.step_seconds)
             behaviour.num_running -= 1
-            behaviour.finished.append(Finished(request.request_id, reason, stats))
-
-    def cancel(self, request_id: str) -> None:
-        self._cancelled.add(request_id)
+            behaviour.finished.append(end)
 
     async def wait_died(self) -> str:
         return await asyncio.shield(self._died)
@@ -164,7 +159,6 @@ class FakeEngine:
 
     def _blocks(self, request: GenerateRequest) -> list[list[int]]:
         """The script cut where the engine would cut it: after a stop id, or at max_tokens."""
-        stop_ids = {*request.stop_token_ids, *(() if request.ignore_eos else (EOS,))}
         kept: list[list[int]] = []
         left = request.max_tokens
         for block in self.behaviour.script(request):
@@ -172,13 +166,14 @@ class FakeEngine:
             for token in block:
                 kept[-1].append(token)
                 left -= 1
-                if left == 0 or token in stop_ids:
+                if left == 0 or token in stop_ids(request):
                     return kept
         return kept
 
-    def _ends_itself(self, request: GenerateRequest) -> bool:
-        last = self._blocks(request)[-1][-1]
-        return last in request.stop_token_ids or (last == EOS and not request.ignore_eos)
+    def _end(self, request: GenerateRequest, last: int, stats: SpeculationStats) -> Finished:
+        if last in stop_ids(request):
+            return Finished(request.request_id, "stop", stats, last)
+        return Finished(request.request_id, "length", stats)
 
     def _step(self, request: GenerateRequest, tokens: list[int]) -> Output:
         emitted = tuple(self._token(request, token) for token in tokens)
@@ -189,6 +184,11 @@ class FakeEngine:
             return EmittedToken(token)
         others = tuple((i + 1, float("-inf")) for i in range(request.num_logprobs))
         return EmittedToken(token, "target", -0.25, others)
+
+
+def stop_ids(request: GenerateRequest) -> set[int]:
+    """What ends a text, by the request and by the model."""
+    return {*request.stop_token_ids, *(() if request.ignore_eos else (EOS,))}
 
 
 def step_stats(num_tokens: int) -> StepStats:

@@ -15,7 +15,7 @@ from engine.benchmark import Comparison
 from engine.benchmark import Result as Figures
 from server.cli import app
 from server.commands.bench_tables import tables
-from server.settings import load_settings
+from server.sources import load_settings
 from tests.checkpoints import save_checkpoint
 from tests.server.fakes import byte_level_tokenizer
 
@@ -177,7 +177,8 @@ def test_only_the_named_modes_run_beside_plain(family: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mode", "staged-drft"], "Did you mean 'staged-draft'? Valid modes: plain, chain,"),
+        (["--mode", "staged-drft"], "unknown mode 'staged-drft'. Did you mean 'staged-draft'?"),
+        (["--mode", "zzz"], "unknown mode 'zzz'. Valid names: plain, chain,"),
         (["--tokens", "512"], "a window of 512: ask for 511 or fewer, or raise max_model_len"),
         (["--budget", "5000"], "lower its budget"),
         (["--prompts", "absent.jsonl"], "--prompts absent.jsonl: cannot be read"),
@@ -229,6 +230,6 @@ def test_alternatives_are_checked_as_stages_are(tmp_path: Path) -> None:
 
 def test_alternatives_come_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGETREE_ALTERNATIVES", '[{"kind": "head", "model": "a-head"}]')
-    config = load_settings(None, {}).engine_config()
+    config = load_settings(None, {}).engine
     assert [(stage.name, stage.model) for stage in config.alternatives] == [("head", "a-head")]
     assert config.alternatives[0] not in config.stages

@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from server.engine_client import MAX_DEATHS
-from server.engine_pool import EnginePool
+from server.engines import MAX_DEATHS, EnginePool
+from server.settings import Settings
 from tests.server.conftest import LiveServer, StartServer, wait_until
 from tests.server.fakes import Behaviour, FakeEngine
 from tests.server.test_metrics import scrape
 
 LONG = [[5, 6]] * 100
+SETTINGS = Settings(model="fake")
 
 
 def slow(**changes: object) -> Behaviour:
@@ -34,7 +35,7 @@ def states(server: LiveServer) -> list[str]:
 
 def kill(server: LiveServer, number: int) -> None:
     """The engine process with this number dies."""
-    engine = server.pool.clients[number].serving.engine
+    engine = server.pool.clients[number].engine
     assert isinstance(engine, FakeEngine)
     server.loop.call_soon_threadsafe(engine.die, "exit code -9")
 
@@ -213,10 +214,10 @@ def test_the_tokenizer_is_loaded_once() -> None:
 
     async def scenario() -> None:
         behaviour = Behaviour()
-        pool = EnginePool([behaviour.spawn] * 2)
+        pool = EnginePool(SETTINGS, [behaviour.spawn] * 2)
         pool.start()
-        async with pool.hold((1,)) as one, pool.hold((1,)) as other:
-            assert behaviour.num_tokenizers_read == 1 and one.tokenizer is other.tokenizer
+        async with pool.turn((1,)), pool.turn((1,)):
+            assert behaviour.num_tokenizers_read == 1 and pool.tokenizer.get().encode("a")
         await pool.close()
 
     asyncio.run(scenario())
@@ -230,14 +231,14 @@ def test_engines_that_cannot_be_loaded_end_the_server_once_there_is_no_other(
     async def scenario() -> None:
         ended = asyncio.Event()
         broken = Behaviour(load_error="no such device")
-        pool = EnginePool([Behaviour().spawn, broken.spawn], ended.set)
+        pool = EnginePool(SETTINGS, [Behaviour().spawn, broken.spawn], ended.set)
         pool.start()
-        async with pool.hold((1,)):
+        async with pool.turn((1,)):
             while pool.clients[1].refusal is None:
                 await asyncio.sleep(0.01)
         assert not ended.is_set() and pool.failure is None
         await pool.close()
-        pool = EnginePool([broken.spawn] * 2, ended.set)
+        pool = EnginePool(SETTINGS, [broken.spawn] * 2, ended.set)
         pool.start()
         await asyncio.wait_for(ended.wait(), 5)
         await pool.close()
@@ -256,17 +257,17 @@ def test_what_has_loaded_once_is_loaded_again_after_a_passing_shortage(
 
     async def scenario() -> None:
         behaviour, ended = Behaviour(), asyncio.Event()
-        pool = EnginePool([behaviour.spawn], ended.set, backoff=0.01)
+        pool = EnginePool(SETTINGS, [behaviour.spawn], ended.set, backoff=0.01)
         pool.start()
-        async with pool.hold((1,)) as serving:
+        async with pool.turn((1,)) as client:
             behaviour.load_error = "it takes 1.1 GB, and 0.9 GB are free on cuda"
-            assert isinstance(serving.engine, FakeEngine)
-            serving.engine.die("exit code -9")
+            assert isinstance(client.engine, FakeEngine)
+            client.engine.die("exit code -9")
         async with asyncio.timeout(5):
             while behaviour.num_spawned < 3:
                 await asyncio.sleep(0.005)
         behaviour.load_error = None
-        async with asyncio.timeout(5), pool.hold((1,)):
+        async with asyncio.timeout(5), pool.turn((1,)):
             assert not ended.is_set() and pool.failure is None
         await pool.close()
 
@@ -279,12 +280,12 @@ def test_a_shortage_that_stays_ends_the_server_with_its_reason() -> None:
 
     async def scenario() -> None:
         behaviour, ended = Behaviour(), asyncio.Event()
-        pool = EnginePool([behaviour.spawn], ended.set, backoff=0.001)
+        pool = EnginePool(SETTINGS, [behaviour.spawn], ended.set, backoff=0.001)
         pool.start()
-        async with pool.hold((1,)) as serving:
+        async with pool.turn((1,)) as client:
             behaviour.load_error = "0.9 GB are free on cuda"
-            assert isinstance(serving.engine, FakeEngine)
-            serving.engine.die("exit code -9")
+            assert isinstance(client.engine, FakeEngine)
+            client.engine.die("exit code -9")
         await asyncio.wait_for(ended.wait(), 5)
         await pool.close()
         assert behaviour.num_spawned == MAX_DEATHS
@@ -297,15 +298,15 @@ def test_nobody_overtakes_the_head_of_the_queue() -> None:
     """Red when who comes just as an engine is given back gets it before who waits for it."""
 
     async def scenario() -> None:
-        pool = EnginePool([Behaviour().spawn])
+        pool = EnginePool(SETTINGS, [Behaviour().spawn])
         order: list[str] = []
 
         async def use(name: str) -> None:
-            async with pool.hold((1,)):
+            async with pool.turn((1,)):
                 order.append(name)
 
         pool.start()
-        async with pool.hold((1,)):
+        async with pool.turn((1,)):
             waiting = asyncio.create_task(use("waiting"))
             await asyncio.sleep(0)
         await use("late")

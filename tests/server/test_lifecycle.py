@@ -55,7 +55,7 @@ def test_the_log_tells_when_passes_are_run_in_another_way(
     forms = "target compiled, draft eager: what was compiled is wrong"
     before = f"engine 0: passes: {forms}; faster ones are being made"
     wait_until(lambda: before in caplog.messages)
-    engine = server.pool.clients[0].serving.engine
+    engine = server.pool.clients[0].engine
     assert isinstance(engine, FakeEngine)
     passes = {"target": "compiled", "draft": "compiled"}
     engine.info = replace(engine.info, passes=passes, is_compiling=False, refusals={})
@@ -168,7 +168,7 @@ def test_a_crash_under_a_whole_reply_is_a_readable_500(start_server: StartServer
 def test_an_idle_crash_is_noticed_and_mended(start_server: StartServer) -> None:
     """Red when a death is only seen by the request that meets it."""
     server = start_server(slow(0.0)).wait_ready()
-    engine = server.pool.nearest.serving.engine
+    engine = server.pool.nearest.engine
     assert isinstance(engine, FakeEngine)
     server.loop.call_soon_threadsafe(engine.die, "killed")
     wait_until(lambda: server.behaviour.num_spawned == 2)

@@ -1,15 +1,18 @@
 """The replies themselves, without a server around them."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
+from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.types import Message
 
 from server import responses
 from server.errors import ClientGoneError
+from server.piece import Piece
 from server.protocol import Completion
-from server.responses import EventStream, until_disconnect
+from server.responses import EventStream, reply_to, until_disconnect
 
 CHUNK = Completion(id="cmpl-1", created=1, model="m", choices=[])
 
@@ -75,3 +78,46 @@ def test_an_error_of_the_work_is_the_callers_to_see() -> None:
             await until_disconnect(never, work())
 
     asyncio.run(run())
+
+
+class Line(BaseModel):
+    """The wire of an API that this server does not have."""
+
+    text: str
+
+
+class Words:
+    """Its words."""
+
+    async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Line]:
+        async for piece in pieces:
+            yield Line(text=piece.text)
+
+    def whole(self, choices: Sequence[Piece]) -> Line:
+        return Line(text="|".join(choice.text for choice in choices))
+
+
+async def pieces() -> AsyncGenerator[Piece]:
+    yield Piece(1, "c")
+    yield Piece(0, "a")
+    yield Piece(1, "d", finish_reason="stop")
+    yield Piece(0, "b", finish_reason="length")
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_another_api_is_another_translation(is_stream: bool) -> None:
+    """Red when replies or streams know the wire of one API, or mix choices up."""
+    sent: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    async def run() -> None:
+        request = Request({"type": "http"}, never)
+        response = await reply_to(request, pieces(), Words(), is_stream)
+        await response({"type": "http"}, never, send)
+
+    asyncio.run(run())
+    lines = [b'data: {"text":"%s"}\n\n' % text for text in (b"c", b"a", b"d", b"b")]
+    stream = b"".join([*lines, b"data: [DONE]\n\n"])
+    assert b"".join(sent) == (stream if is_stream else b'{"text":"ab|cd"}')

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from engine import ConfigError, ModelLoadError, ModelStageConfig, NgramStageConfig
-from server.settings import DEFAULT_CONFIG, load_settings
+from server.settings import Settings
+from server.sources import DEFAULT_CONFIG, load_settings
 
 CONFIGS = sorted(DEFAULT_CONFIG.parent.glob("*.yaml"))
 
@@ -25,7 +26,7 @@ def test_flags_win_over_environment_over_yaml_over_default(
     monkeypatch.setenv("STAGETREE_DTYPE", "bfloat16")
     monkeypatch.setenv("STAGETREE_API_KEY", "secret")
     settings = load_settings(config, {"port": 3})
-    assert (settings.port, settings.dtype, settings.host) == (3, "bfloat16", "yaml-host")
+    assert (settings.port, settings.engine.dtype, settings.host) == (3, "bfloat16", "yaml-host")
     assert settings.default_max_tokens == 16
     assert settings.api_key is not None and settings.api_key.get_secret_value() == "secret"
 
@@ -91,7 +92,7 @@ def test_home_is_home_in_every_name(
         f"model: ~/m\ncache_dir: ~/c\nstages: {stages}\n"
         "alternatives: [{kind: head, model: ~/a}]\n"
     )
-    engine = load_settings(Path("~/some.yaml"), {}).engine_config()
+    engine = load_settings(Path("~/some.yaml"), {}).engine
     assert (engine.model, engine.cache_dir) == (f"{tmp_path}/m", f"{tmp_path}/c")
     assert engine.stages == (
         ModelStageConfig(f"{tmp_path}/d"),
@@ -100,9 +101,9 @@ def test_home_is_home_in_every_name(
     assert engine.alternatives[0].model == f"{tmp_path}/a"  # type: ignore[union-attr]
     monkeypatch.setenv("STAGETREE_CACHE_DIR", "~/e")
     settings = load_settings(config, {"model": "~/d", "draft": "~/a"})
-    assert settings.model == f"{tmp_path}/d"
-    assert settings.engine_config().stages[0] == ModelStageConfig(f"{tmp_path}/a")
-    assert settings.cache_dir == f"{tmp_path}/e"
+    assert settings.engine.model == f"{tmp_path}/d"
+    assert settings.engine.stages[0] == ModelStageConfig(f"{tmp_path}/a")
+    assert settings.engine.cache_dir == f"{tmp_path}/e"
 
 
 @pytest.mark.parametrize("name", ["~/no", "./no", "../no", "/no/such", "no/", "a/b/c", "no such"])
@@ -163,23 +164,23 @@ def test_a_file_that_is_no_yaml_is_refused_in_one_line(config: Path, content: by
 
 def test_stages_come_from_the_environment_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGETREE_STAGES", "[]")
-    assert load_settings(None, {}).engine_config().stages == ()
+    assert load_settings(None, {}).engine.stages == ()
 
 
 def test_without_a_config_the_embedded_family_is_served() -> None:
-    engine = load_settings(None, {}).engine_config()
+    engine = load_settings(None, {}).engine
     assert engine.model == "embedded/target"
     assert [type(stage) for stage in engine.stages] == [ModelStageConfig, NgramStageConfig]
 
 
 def test_another_model_gets_the_live_lookup_alone() -> None:
     """Red when the embedded family's stages are put under a model they do not fit."""
-    engine = load_settings(None, {"model": "gpt2"}).engine_config()
+    engine = load_settings(None, {"model": "gpt2"}).engine
     assert engine.model == "gpt2" and engine.stages == (NgramStageConfig(),)
 
 
 def test_a_draft_stands_above_the_live_lookup() -> None:
-    engine = load_settings(None, {"model": "gpt2-large", "draft": "gpt2"}).engine_config()
+    engine = load_settings(None, {"model": "gpt2-large", "draft": "gpt2"}).engine
     assert engine.stages == (ModelStageConfig("gpt2"), NgramStageConfig())
 
 
@@ -190,7 +191,7 @@ def test_each_device_gets_an_engine_of_its_own(given: object) -> None:
     configs = settings.engine_configs()
     assert [config.device for config in configs] == ["cuda:0", "cpu", "cuda:1"]
     assert [config.num_engines for config in configs] == [3] * 3
-    assert settings.engine_config().device == "cuda:0", "what commands without a server use"
+    assert settings.command_config("wait").device == "cuda:0", "what commands without a server use"
 
 
 def test_one_device_is_one_engine() -> None:
@@ -217,7 +218,7 @@ def test_devices_that_contradict_a_device_are_refused_with_a_remedy(config: Path
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_configuration_loads(path: Path) -> None:
-    assert load_settings(path, {}).engine_config().model
+    assert load_settings(path, {}).engine.model
 
 
 @pytest.mark.parametrize(
@@ -251,6 +252,45 @@ def test_a_bad_flag_and_a_bad_variable_are_named(
     monkeypatch.setenv("STAGETREE_PORT", "no")
     with pytest.raises(ConfigError, match="STAGETREE_PORT: "):
         load_settings(config, {})
+
+
+def test_a_variable_is_read_as_the_field_of_the_engine_that_it_means(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a number stays a text, or a name that looks like a number does not."""
+    monkeypatch.setenv("STAGETREE_THREADS", "3")
+    monkeypatch.setenv("STAGETREE_MAX_MODEL_LEN", "512")
+    monkeypatch.setenv("STAGETREE_MODEL", "123")
+    engine = load_settings(config, {}).engine
+    assert (engine.threads, engine.max_model_len, engine.model) == (3, 512, "123")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("THREADS", "x", "^STAGETREE_THREADS: threads must be a whole number, .* it is 'x'"),
+        ("DTYPE", "int4", "^STAGETREE_DTYPE: dtype must be one of auto, float32"),
+        ("STAGES", "[{", "^STAGETREE_STAGES: stages must be a list of stages"),
+        ("STAGES", "[" * 100_000, "^STAGETREE_STAGES: stages must be a list of stages"),
+        ("STAGES", '[{"kind": "ngrm"}]', r"^STAGETREE_STAGES: stages\[0\].kind: .*'ngram'"),
+        ("STAGES", '[{"kind": "model"}]', r"^STAGETREE_STAGES: stages\[0\].model is missing"),
+    ],
+    ids=range(6),
+)
+def test_what_the_engine_cannot_use_is_blamed_on_the_variable(
+    config: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    """Red when a stage's key is taken for a setting, such as the model that a flag names."""
+    monkeypatch.setenv(f"STAGETREE_{name}", value)
+    with pytest.raises(ConfigError, match=message):
+        load_settings(config, {"model": "gpt2"})
+
+
+def test_a_setting_of_the_engine_is_listed_there_alone() -> None:
+    """Red when a list of the engine's settings comes back."""
+    assert len(set(Settings.names())) == len(Settings.names())
+    assert {"model", "stages", "compile", "port", "devices"} <= set(Settings.names())
+    assert "num_engines" not in Settings.names()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 """Between OpenAI's vocabulary and the engine's: seeds, indices, windows, figures."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from engine import Output
-from server.errors import ApiError, BadRequestError, ContextLengthError
-from server.protocol import CompletionRequest
+from engine import ContextLengthError, InvalidRequestError, Output, SamplingParams
+from server.errors import BadRequestError, envelope
+from server.plan import Plan
+from server.protocol import CompletionRequest, SamplingFields
 from server.record import RequestRecord
+from server.seeds import choice_seed
 from server.settings import Settings
-from server.translate import Plan, metrics_of, mix_seed, plan_completion, usage_of
+from server.translate.completions import plan_completion
+from server.translate.figures import metrics_of, usage_of
+from server.translate.requests import Planner
 from tests.server.fakes import EOS, WINDOW, FakeEngine, byte_level_tokenizer, step_stats
 
 TOKENIZER = byte_level_tokenizer()
@@ -18,7 +23,7 @@ TOKENIZER = byte_level_tokenizer()
 def plan(**body: Any) -> Plan:
     request = CompletionRequest.model_validate({"prompt": "hello", **body})
     settings = Settings(model="fake", max_sequences=300)
-    return plan_completion(request, "id", FakeEngine.info, TOKENIZER.encode, settings)
+    return plan_completion(request, "id", Planner(FakeEngine.info, TOKENIZER, settings))
 
 
 def test_a_prompt_may_have_any_of_four_shapes() -> None:
@@ -36,7 +41,7 @@ def test_an_empty_prompt_starts_from_the_models_own_start() -> None:
 def test_choices_of_one_prompt_stand_together_and_differ_by_seed() -> None:
     """Red when indices and seeds are dealt out in another order."""
     sequences = plan(prompt=["hello", "world"], n=3, seed=7).sequences
-    seeds = [mix_seed(7, k) for k in range(3)]
+    seeds = [choice_seed(7, k) for k in range(3)]
     assert [s.sampling.seed for s in sequences] == seeds * 2
     assert seeds[0] == 7 and len(set(seeds)) == 3
     assert [list(s.prompt) for s in sequences[:3]] == [TOKENIZER.encode("hello")] * 3
@@ -51,7 +56,7 @@ def test_a_prompt_in_a_batch_equals_the_same_prompt_alone() -> None:
 
 def test_a_mixed_seed_fits_a_double_and_neighbouring_seeds_share_none() -> None:
     """Red when a JSON reader would round a seed, or two choices share one."""
-    seeds = [mix_seed(seed, k) for seed in range(-20, 20) for k in range(20)]
+    seeds = [choice_seed(seed, k) for seed in range(-20, 20) for k in range(20)]
     assert len(set(seeds)) == len(seeds)
     assert all(-20 <= seed < 2**53 for seed in seeds)
 
@@ -66,7 +71,7 @@ def test_max_tokens_is_cut_to_what_the_window_leaves() -> None:
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ContextLengthError, match=r"256 tokens.* has 256"):
+    with pytest.raises(ContextLengthError, match=r"of 256 tokens .* window of 256"):
         plan(prompt=[5] * WINDOW)
 
 
@@ -86,26 +91,26 @@ def test_minus_one_keeps_every_token() -> None:
     ids=str,
 )
 def test_what_does_not_fit_the_model_or_the_settings_is_refused(body: dict[str, Any]) -> None:
-    with pytest.raises(BadRequestError) as caught:
+    with pytest.raises((BadRequestError, InvalidRequestError)) as caught:
         plan(**body)
-    assert caught.value.param in body
+    assert envelope(caught.value).error.param in body
 
 
 def test_a_model_without_a_start_token_refuses_an_empty_prompt() -> None:
     request = CompletionRequest(prompt="")
     info = FakeEngine.info.__class__("m", 9, 9, (), "float32", "cpu", 1, ())
-    with pytest.raises(ApiError, match="empty"):
-        plan_completion(request, "id", info, TOKENIZER.encode, Settings(model="m"))
+    with pytest.raises(InvalidRequestError, match="empty"):
+        plan_completion(request, "id", Planner(info, TOKENIZER, Settings(model="m")))
 
 
 def test_figures_of_two_choices_are_folded() -> None:
     """Red when a second choice's wait is counted as decoding."""
     record = RequestRecord(num_prompt_tokens=5, arrived_at=10.0)
-    record.begin_turn(11.0)
+    record.turn_at = 11.0
     for first, second in ((12.0, 14.0), (15.0, 15.5)):
-        record.begin_choice()
-        record.add_step(Output("id", (), step_stats(3), num_cached_tokens=4), 3, first)
-        record.add_step(Output("id", (), step_stats(2), num_cached_tokens=4), 2, second)
+        choice = record.begin_choice()
+        record.add_step(choice, Output("id", (), step_stats(3), num_cached_tokens=4), 3, first)
+        record.add_step(choice, Output("id", (), step_stats(2), num_cached_tokens=4), 2, second)
     usage, metrics = usage_of(record), metrics_of(record)
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (5, 10, 15)
     assert usage.prompt_tokens_details.cached_tokens == 8
@@ -118,3 +123,12 @@ def test_figures_of_two_choices_are_folded() -> None:
     draft, ngram = metrics.stages
     assert (draft.name, draft.proposed, draft.accepted, draft.passes) == ("draft", 20, 6, 8)
     assert (ngram.guesses, ngram.confirmed, ngram.passes) == (16, 12, 24)
+
+
+def test_a_sampling_field_has_one_name_from_the_wire_to_the_engine() -> None:
+    """Red when a field is added to one of the two and not to the other."""
+    names = {field.name for field in fields(SamplingParams)}
+    assert names == set(SamplingFields.model_fields)
+    asked = {"temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.5, "seed": 5}
+    assert asked.keys() == names
+    assert plan(**asked).sequences[0].sampling == SamplingParams(**asked)  # type: ignore[arg-type]

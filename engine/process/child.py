@@ -1,0 +1,111 @@
+"""The engine process as an operating system sees it: spawned, spoken to, silent, ended."""
+
+import asyncio
+import contextlib
+import pickle
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self, cast
+
+import zmq
+import zmq.asyncio
+
+from engine import program
+from engine.code_cache import cache_root
+from engine.config import EngineConfig
+from engine.errors import EngineDiedError
+from engine.process.messages import Event, Order, decode_event, encode
+from engine.process.worker import BEAT_SECONDS
+from engine.scratch import Scratch
+
+_SILENCE_SECONDS = 120.0
+"""A pass may be slow, but one that takes this long is taken for a hang."""
+_LAST_WORDS_SECONDS = 0.05
+_PROGRAM = "engine.process.worker"
+_SOCKET_NAME = "engine"
+
+
+class Child:
+    """A running process and our end of its pair; `folder` has the socket, and nothing else."""
+
+    def __init__(
+        self,
+        process: Process,
+        socket: zmq.asyncio.Socket,
+        folder: Path,
+        resources: contextlib.ExitStack,
+    ) -> None:
+        self.process = process
+        self.folder = folder
+        self._socket = socket
+        self._resources = resources
+        self._heard = 0.0
+
+    @classmethod
+    async def spawn(cls, config: EngineConfig) -> Self:
+        """Start it; it loads from then on. Raises OSError or ZMQError where there is no room."""
+        with contextlib.ExitStack() as resources:
+            folder = resources.enter_context(_socket_folder())
+            address = f"ipc://{folder}/{_SOCKET_NAME}"
+            socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
+            resources.callback(socket.close)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.bind(address)
+            # Its standard input stays open until this process ends: with that it ends itself.
+            environment = program.environment(cache_root(config.cache_dir), folder)
+            process = await asyncio.create_subprocess_exec(
+                *program.command(_PROGRAM), stdin=PIPE, env=environment
+            )
+            assert process.stdin is not None
+            process.stdin.write(pickle.dumps((config, address)))
+            return cls(process, socket, folder, resources.pop_all())
+
+    def send(self, order: Order) -> None:
+        """Say it now or not at all: a pair without its peer would wait for one for ever.
+
+        Raises EngineDiedError where there is none.
+        """
+        sent = cast("asyncio.Future[object]", self._socket.send(encode(order), zmq.NOBLOCK))
+        if isinstance(error := sent.exception(), zmq.Again):
+            raise EngineDiedError("the engine process has gone") from error
+
+    async def listen(self, take: Callable[[Event], None]) -> None:
+        """Hand on whatever it says, until this is cancelled."""
+        while True:
+            event = decode_event(await self._socket.recv())
+            self._heard = time.monotonic()
+            take(event)
+
+    async def kill_when_silent(self) -> None:
+        """End it once it has said nothing for too long; its exit is then seen like any other."""
+        while time.monotonic() - self._heard < _SILENCE_SECONDS:
+            await asyncio.sleep(BEAT_SECONDS)
+        self.kill()
+
+    async def wait(self) -> int:
+        """Its exit code, once it has ended and its last words have been heard."""
+        code = await self.process.wait()
+        await asyncio.sleep(_LAST_WORDS_SECONDS)
+        while time.monotonic() - self._heard < _LAST_WORDS_SECONDS:
+            await asyncio.sleep(_LAST_WORDS_SECONDS)
+        return code
+
+    def kill(self) -> None:
+        """End it by force."""
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            self.process.kill()
+
+    def close(self) -> None:
+        """Remove the socket and its folder; the process must have ended."""
+        self._resources.close()
+
+
+def _socket_folder() -> Scratch:
+    """A folder with a path short enough for a Unix socket's name."""
+    scratch = Scratch()
+    if len(str(scratch.path)) + len(_SOCKET_NAME) + 1 <= zmq.IPC_PATH_MAX_LEN:
+        return scratch
+    scratch.remove()
+    return Scratch(Path("/tmp"))

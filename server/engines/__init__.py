@@ -1,0 +1,11 @@
+"""The engines that this server may use: processes kept alive, and who has which of them when.
+
+An engine process (`contract.py` says what is asked of one) is spawned, watched and replaced by an
+`EngineClient`, and the clients of all devices stand in one `EnginePool`, where requests queue.
+"""
+
+from server.engines.client import MAX_DEATHS, RETRY_AFTER, EngineClient
+from server.engines.contract import Engine
+from server.engines.pool import EnginePool
+
+__all__ = ["MAX_DEATHS", "RETRY_AFTER", "Engine", "EngineClient", "EnginePool"]

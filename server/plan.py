@@ -1,0 +1,20 @@
+"""What a request asks of engines, in no API's words: the sequences that its choices are."""
+
+from dataclasses import dataclass
+
+from engine import GenerateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request that has been checked: its sequences in the order of their choices' indices.
+
+    `num_prompt_tokens` counts each prompt once. `stops` are strings that end a text, of which
+    engines know nothing. `tells_tokens` is whether tokens that leave no text are worth a piece.
+    """
+
+    request_id: str
+    sequences: tuple[GenerateRequest, ...]
+    num_prompt_tokens: int
+    stops: tuple[str, ...] = ()
+    tells_tokens: bool = False

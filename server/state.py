@@ -1,0 +1,40 @@
+"""What hangs on the application, for its handlers to ask for."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from server.engines import EnginePool
+from server.errors import ModelNotFoundError
+from server.metrics import Metrics
+from server.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The server's parts; `started_at` is in seconds of Unix time."""
+
+    settings: Settings
+    pool: EnginePool
+    metrics: Metrics
+    started_at: int = field(default_factory=lambda: int(time.time()))
+
+    def check_model(self, name: str | None) -> None:
+        """None is any model; raises ModelNotFoundError for one that is not served here."""
+        if name not in (None, self.settings.model_id):
+            raise ModelNotFoundError(
+                f"The model {name!r} does not exist; this server has {self.settings.model_id!r}.",
+                param="model",
+            )
+
+
+def state_of(request: Request) -> State:
+    """The state of the application that a request has come to."""
+    state: State = request.app.state.server
+    return state
+
+
+AppState = Annotated[State, Depends(state_of)]
+"""A parameter of this type is the application's state."""

@@ -1,0 +1,84 @@
+"""Stop strings, found in a text that arrives in pieces."""
+
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+# No text has half a surrogate pair, so that each can stand for a special token among text.
+_FIRST_MARK = 0xD800
+_MARKS = re.compile("[\ud800-\udfff]+")
+
+
+class StopMatcher:
+    """Finds the stop string that completes first in text that arrives in pieces; mutable.
+
+    Only the longest ending that could still begin a stop string is held back. Special tokens leave
+    no text; those that a stop string names are told by their `marks`, and end the text like their
+    names.
+    """
+
+    def __init__(
+        self, stops: tuple[str, ...], specials: Mapping[int, str] = MappingProxyType({})
+    ) -> None:
+        named = [item for item in specials.items() if any(item[1] in stop for stop in stops)]
+        named.sort(key=lambda item: -len(item[1]))  # a name may begin another
+        self.marks = {at: chr(_FIRST_MARK + i) for i, (at, _) in enumerate(named)}
+        self._stops = {stop: stop for stop in stops}
+        for stop in stops:
+            marked = stop
+            for at, name in named:
+                marked = marked.replace(name, self.marks[at])
+            self._stops[marked] = stop
+        self._plain = [pattern for pattern in self._stops if pattern == unmarked(pattern)]
+        self._marked = [pattern for pattern in self._stops if pattern != unmarked(pattern)]
+        self._held = ""
+        self.matched: str | None = None
+
+    def push(self, piece: str) -> str:
+        """The text that is now certain; sets `matched`, which ends the text before the match."""
+        text = self._held + piece
+        found = [*_places(self._plain, unmarked(text)), *_places(self._marked, text)]
+        if found:
+            _, at, pattern = min(found)
+            self.matched = self._stops[pattern]
+            self._held = ""
+            return unmarked(text)[:at]
+        keep = len(text) - self._num_held(text)
+        self._held = text[keep:]
+        return unmarked(text[:keep])
+
+    def flush(self) -> str:
+        """What was held back, once no more text can come."""
+        held, self._held = self._held, ""
+        return unmarked(held)
+
+    def _num_held(self, text: str) -> int:
+        """How much of the end of a text may begin a stop string, the marks within it too."""
+        held = num_shown = _num_begun(self._plain, unmarked(text))
+        while len(unmarked(text[len(text) - held :])) < num_shown:
+            held += 1
+        return max(held, _num_begun(self._marked, text))
+
+
+def _places(patterns: Sequence[str], text: str) -> list[tuple[int, int, str]]:
+    """Where each of them that is in a text first ends and begins, marks not counted."""
+    found = [(pattern, at) for pattern in patterns if (at := text.find(pattern)) >= 0]
+    return [
+        (len(unmarked(text[: at + len(pattern)])), len(unmarked(text[:at])), pattern)
+        for pattern, at in found
+    ]
+
+
+def _num_begun(patterns: Sequence[str], text: str) -> int:
+    """The longest ending of a text with which one of them begins."""
+    longest = min(len(text), max(map(len, patterns), default=1) - 1)
+    for length in range(longest, 0, -1):
+        ending = text[-length:]
+        if any(pattern.startswith(ending) for pattern in patterns):
+            return length
+    return 0
+
+
+def unmarked(text: str) -> str:
+    """A text without the marks of special tokens."""
+    return text if text.isascii() else _MARKS.sub("", text)

@@ -1,0 +1,127 @@
+"""Text completions: a body becomes a plan, a piece a chunk, and whole choices a whole reply."""
+
+import math
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from engine import EmittedToken
+from server.errors import BadRequestError
+from server.piece import Piece
+from server.plan import Plan
+from server.protocol import Choice, Completion, CompletionRequest, Logprobs, RequestMetrics, Usage
+from server.record import RequestRecord
+from server.text import Tokenizer
+from server.translate.figures import metrics_of, usage_of
+from server.translate.requests import Planner
+
+# JSON has no infinity; this is the floor that OpenAI-compatible servers agree on.
+LOWEST_LOGPROB = -9999.0
+
+
+def plan_completion(body: CompletionRequest, request_id: str, planner: Planner) -> Plan:
+    """What a body asks for; raises BadRequestError or InvalidRequestError."""
+    most = planner.settings.max_logprobs
+    if body.logprobs is not None and body.logprobs > most:
+        raise BadRequestError(f"logprobs: at most {most} are given", param="logprobs")
+    return planner.plan(body, request_id, _prompts(body, planner), body.logprobs)
+
+
+def _prompts(body: CompletionRequest, planner: Planner) -> list[tuple[int, ...]]:
+    """The prompts as token ids, whichever of the four shapes they came in."""
+    shaped: list[object] = list(body.prompt) if isinstance(body.prompt, list) else [body.prompt]
+    if isinstance(shaped[0], int):
+        shaped = [shaped]
+    return [tuple(_token_ids(each, body.add_special_tokens, planner)) for each in shaped]
+
+
+def _token_ids(prompt: object, add_special_tokens: bool, planner: Planner) -> list[int]:
+    if isinstance(prompt, str):
+        return planner.tokenizer.encode(prompt, add_special_tokens) or planner.start()
+    assert isinstance(prompt, list)
+    return prompt
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionReply:
+    """Says in OpenAI's words what becomes of a plan; `record` is filled meanwhile."""
+
+    body: CompletionRequest
+    plan: Plan
+    record: RequestRecord
+    tokenizer: Tokenizer
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Completion]:
+        """A chunk for each piece, and one of the usage if it is asked for.
+
+        The last of all tells the metrics. Closing this generator closes that of the pieces.
+        """
+        options = self.body.stream_options
+        wants_usage = bool(options and options.include_usage)
+        wants_running_usage = bool(options and options.continuous_usage_stats)
+        num_open = len(self.plan.sequences)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                num_open -= piece.finish_reason is not None
+                is_last = num_open == 0 and not wants_usage
+                yield self._completion(
+                    [self._choice(piece)],
+                    usage_of(self.record) if wants_running_usage else None,
+                    metrics_of(self.record) if is_last else None,
+                )
+        if wants_usage:
+            yield self._completion([], usage_of(self.record), metrics_of(self.record))
+
+    def whole(self, choices: Sequence[Piece]) -> Completion:
+        """The reply of all choices."""
+        told = [self._choice(choice) for choice in choices]
+        return self._completion(told, usage_of(self.record), metrics_of(self.record))
+
+    def _completion(
+        self, choices: list[Choice], usage: Usage | None, metrics: RequestMetrics | None
+    ) -> Completion:
+        return Completion(
+            id=self.plan.request_id,
+            created=self.created,
+            model=self.model,
+            choices=choices,
+            usage=usage,
+            metrics=metrics,
+        )
+
+    def _choice(self, piece: Piece) -> Choice:
+        wants_ids = self.body.return_token_ids
+        return Choice(
+            index=piece.index,
+            text=piece.text,
+            logprobs=None if self.body.logprobs is None else self._logprobs(piece),
+            finish_reason=piece.finish_reason,
+            stop_reason=piece.stop_reason,
+            seed=self.plan.sequences[piece.index].sampling.seed,
+            token_ids=[token.token_id for token in piece.tokens] if wants_ids else None,
+        )
+
+    def _logprobs(self, piece: Piece) -> Logprobs:
+        return Logprobs(
+            tokens=[self.tokenizer.token_text(token.token_id) for token in piece.tokens],
+            token_logprobs=[_finite(token.logprob) for token in piece.tokens],
+            top_logprobs=[self._top(token) for token in piece.tokens],
+            text_offset=list(piece.offsets),
+        )
+
+    def _top(self, token: EmittedToken) -> dict[str, float]:
+        """The alternatives by text; the chosen token is always among them."""
+        ranked = (*token.top_logprobs, (token.token_id, _finite(token.logprob)))
+        texts: dict[str, float] = {}
+        for token_id, logprob in ranked:
+            texts.setdefault(self.tokenizer.token_text(token_id), _finite(logprob))
+        return texts
+
+
+def _finite(logprob: float | None) -> float:
+    if logprob is None or math.isnan(logprob):
+        return LOWEST_LOGPROB
+    return min(0.0, max(LOWEST_LOGPROB, logprob))

@@ -1,0 +1,52 @@
+"""The record of a request as the usage and the metrics that its reply tells."""
+
+from server.protocol import (
+    PromptTokensDetails,
+    RequestMetrics,
+    SpeculativeDecoding,
+    StageMetrics,
+    Usage,
+)
+from server.record import RequestRecord
+
+
+def usage_of(record: RequestRecord) -> Usage:
+    """OpenAI's usage; its prediction tokens are left out, as they mean a client's own draft."""
+    return Usage(
+        prompt_tokens=record.num_prompt_tokens,
+        completion_tokens=record.num_completion_tokens,
+        total_tokens=record.num_prompt_tokens + record.num_completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=record.num_cached_tokens),
+    )
+
+
+def metrics_of(record: RequestRecord) -> RequestMetrics:
+    """vLLM's per-request metrics, with what each stage contributed."""
+    stats = record.stats
+    return RequestMetrics(
+        time_to_first_token_ms=1e3 * record.first_token_seconds,
+        queue_time_ms=1e3 * record.queue_seconds,
+        generation_time_ms=1e3 * record.generation_seconds,
+        mean_itl_ms=1e3 * record.seconds_per_token,
+        tokens_per_second=record.tokens_per_second,
+        speculative_decoding=SpeculativeDecoding(
+            mean_acceptance_length=stats.mean_acceptance_length,
+            draft_acceptance_rate=stats.draft_acceptance_rate,
+            acceptance_histogram=stats.acceptance_histogram,
+            num_spec_steps=stats.num_steps,
+            num_accepted_draft_tokens=stats.num_accepted_drafts,
+            num_draft_tokens=stats.num_draft_tokens,
+        ),
+        stages=[
+            StageMetrics(
+                name=stage.name,
+                proposed=stage.num_proposed,
+                accepted=stage.num_accepted,
+                guesses=stage.num_guesses,
+                confirmed=stage.num_confirmed,
+                passes=stage.num_passes,
+                milliseconds=stage.milliseconds,
+            )
+            for stage in record.stages
+        ],
+    )
