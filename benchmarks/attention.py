@@ -30,7 +30,8 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from engine.benchmark import machine, measured_bandwidth
-from engine.config import MAX_TREE_ROWS
+from engine.geometry import MAX_TREE_ROWS
+from engine.kernels.sight import Sight
 from engine.kernels.triton_attention import attend
 from engine.tree import bushy_tree
 
@@ -115,8 +116,10 @@ def kernels(case: Case, dtype: torch.dtype, device: str) -> dict[str, Attention]
     visible = torch.from_numpy(packed).to(device)
     prefix = torch.tensor([case.prefix], device=device)
     positions = prefix + torch.tensor(tree.depths, device=device)
+    first = torch.zeros_like(positions)
+    sight = Sight(torch.stack([positions, first, first + prefix]), visible)
     return {
-        "ours": lambda query, keys, values: attend(query, keys, values, prefix, visible, positions),
+        "ours": lambda query, keys, values: attend(query, keys, values, sight),
         "sdpa": _sdpa(case, mask, dtype, device),
         "flex": _flex(case, prefix, visible),
     }

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from engine import attention, kernels
-from engine.acceleration import OnGpu
+from engine.acceleration import OnGpu, run_by
 from engine.benchmark import WIDTHS, machine, measured_bandwidth, pass_times
 from engine.code_cache import cache_root
 from engine.config import EngineConfig
@@ -107,7 +107,7 @@ def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
         if form == "compiled" and kernels.load(folder := cache_root() / "passes"):
             lay_out(scorer.network, has_kernels=True)
             attention.use(scorer.network, attention.CPU_KERNEL)
-            scorer.run_by(CompiledRunner).take_package(folder)
+            run_by(scorer, CompiledRunner).take_package(folder)
     return scorers
 
 

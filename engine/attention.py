@@ -1,7 +1,7 @@
 """Tree attention, registered with transformers under our own name.
 
 The masks of a pass are built once and travel as the forward keyword `tree_masks`; each layer picks
-the full or the windowed one by its own `sliding_window`. No mask function is registered under this
+the full or the windowed ones by its own `sliding_window`. No mask function is registered under this
 name, so models build none of their own and pass `attention_mask=None`. Under the name `STOCK` they
 do build theirs, and it must be the same.
 """
@@ -9,7 +9,6 @@ do build theirs, and it must be the same.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,6 +21,8 @@ from transformers.masking_utils import eager_mask
 from engine.errors import ModelLoadError
 from engine.kernels import triton_attention
 from engine.kernels.attention import attend
+from engine.kernels.sight import Sight
+from engine.masks import PackedMasks, TreeMasks
 
 NAME = "stagetree"
 STOCK = "stagetree_stock"
@@ -47,73 +48,6 @@ _HARMLESS = frozenset(
 )
 
 
-class TreeMasks(Protocol):
-    """Who sees whom in one pass, for a layer of any window."""
-
-    def additive(self, window: int | None, length: int, dtype: torch.dtype) -> Tensor:
-        """What to add to scores, (1, 1, queries, length): nothing, or minus infinity."""
-
-
-@dataclass(frozen=True, slots=True)
-class DenseMasks:
-    """The same for layers of every kind, written out, as training has it: (1, 1, queries, rows)."""
-
-    mask: Tensor
-
-    def additive(self, window: int | None, length: int, dtype: torch.dtype) -> Tensor:
-        """The mask."""
-        return self.mask
-
-
-@dataclass(frozen=True, slots=True)
-class PackedMasks:
-    """Masks of one pass over a cache whose first `prefix` rows are text that every query sees.
-
-    `visible` are bits, (queries, bytes) of uint8, lowest first: query i sees row prefix + j of the
-    cache if bit j of its row is set. `windowed` are those for layers whose window is `window`
-    positions wide; of the prefix they see what is not that far from the query's own position.
-    `prefix` is (1,) and `positions` (1, queries), both of int64.
-    """
-
-    prefix: Tensor
-    visible: Tensor
-    windowed: Tensor
-    positions: Tensor
-    window: int = 0
-    _written_out: dict[int | None, Tensor] = field(default_factory=dict)
-
-    def bits(self, window: int | None) -> Tensor:
-        """The bits for a layer of this window."""
-        if window is None:
-            return self.visible
-        if window != self.window:
-            raise ModelLoadError(
-                f"a layer has a window of {window} positions, its model one of "
-                f"{self.window}: models with several window sizes are not supported."
-            )
-        return self.windowed
-
-    def additive(self, window: int | None, length: int, dtype: torch.dtype) -> Tensor:
-        """Written out over the first `length` rows, once for all layers of a window."""
-        if window not in self._written_out:
-            seen = self._seen(window, length)
-            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-            self._written_out[window] = mask.masked_fill(~seen, -math.inf)[None, None]
-        return self._written_out[window]
-
-    def _seen(self, window: int | None, length: int) -> Tensor:
-        """Whether each query sees each row: (queries, length)."""
-        bits = self.bits(window)
-        rows = torch.arange(length, device=bits.device)
-        behind = rows - self.prefix
-        places = behind.clamp(0, 8 * bits.shape[1] - 1)
-        is_set = (bits[:, places >> 3] >> (places & 7)) & 1
-        near = behind < 0
-        if window is not None:
-            near = near & (self.positions.T - rows < window)
-        return torch.where(behind < 0, near, is_set.bool() & (behind == places))
-
-
 class Kernel(Protocol):
     """An attention of our own, which reads packed masks."""
 
@@ -122,12 +56,9 @@ class Kernel(Protocol):
         query: Tensor,
         keys: Tensor,
         values: Tensor,
-        prefix: Tensor,
-        visible: Tensor,
-        positions: Tensor,
+        sight: Sight,
         *,
         scaling: float | None,
-        window: int,
         softcap: float | None,
         sinks: Tensor | None,
     ) -> Tensor:
@@ -165,37 +96,40 @@ def tree_attention(
         )
     window, num_queries = _window_of(module, sliding_window), query.shape[2]
     if kernel is not None and isinstance(tree_masks, PackedMasks):
-        output = kernel(
-            query,
-            key,
-            value,
-            tree_masks.prefix,
-            _last(tree_masks.bits(window), 0, num_queries),
-            _last(tree_masks.positions, 1, num_queries),
-            scaling=scaling,
-            window=window or 0,
-            softcap=softcap,
-            sinks=s_aux,
-        )
+        sight = tree_masks.sight(window).of_last(num_queries)
+        output = kernel(query, key, value, sight, scaling=scaling, softcap=softcap, sinks=s_aux)
         return output, None
-    mask = _last(tree_masks.additive(window, key.shape[2], query.dtype), 2, num_queries)
-    if softcap is None and s_aux is None:
-        is_grouped = query.shape[1] != key.shape[1]
-        output = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=is_grouped
-        )
-    else:
-        output = _explicit_attention(query, key, value, mask, scaling, softcap, s_aux)
+    attend = partial(_attention, scaling=scaling, softcap=softcap, sinks=s_aux)
+    outputs, end = [], num_queries
+    # From the last row on: a layer may be asked for no others.
+    for extent, mask in reversed(tree_masks.shares(window, key.shape[2], query.dtype)):
+        start = max(0, end - extent.num_rows)
+        if start < end:
+            seen = slice(extent.first, extent.end)
+            mask = mask[:, :, start - end :]
+            part = attend(query[:, :, start:end], key[:, :, seen], value[:, :, seen], mask)
+            outputs.append(part)
+        end = start
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs[::-1], dim=2)
     return output.transpose(1, 2).contiguous(), None
 
 
-def _last(rows: Tensor, dim: int, num_queries: int) -> Tensor:
-    """What is there for the last queries, if a layer is asked for no others.
-
-    Models that share rows among layers leave the others out where only logits depend on them.
-    """
-    num_left_out = rows.shape[dim] - num_queries
-    return rows.narrow(dim, num_left_out, num_queries) if num_left_out > 0 else rows
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """By torch's own operations, (1, heads, queries, size)."""
+    if softcap is not None or sinks is not None:
+        return _explicit_attention(query, key, value, mask, scaling, softcap, sinks)
+    is_grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=is_grouped
+    )
 
 
 def _window_of(module: nn.Module, given: int | None) -> int | None:
@@ -220,7 +154,8 @@ def _stock_attention(
     """
     if tree_masks is not None:
         candidates = dict.fromkeys((sliding_window, None, tree_masks.window or None))
-        masks = {each: tree_masks.additive(each, key.shape[2], query.dtype) for each in candidates}
+        length = key.shape[2]
+        masks = {each: tree_masks.shares(each, length, query.dtype)[0].mask for each in candidates}
         setattr(module, _WINDOW, _window_seen(module, attention_mask, masks))
     return tree_attention(module, query, key, value, None, tree_masks, **kwargs)
 

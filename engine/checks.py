@@ -9,12 +9,10 @@ from engine.sampling_checks import sampling_problems
 
 def check(request: GenerateRequest, window: int, vocab_size: int) -> None:
     """Raise InvalidRequestError for a request that cannot run where texts are so long at most."""
-    for problem in _problems(request, window):
+    for problem in (*_problems(request, window), *_strange_ids(request, vocab_size)):
         raise problem
-    for problem in _strange_ids(request, vocab_size):
-        raise problem
-    for field, told in sampling_problems(request.sampling, vocab_size, request.max_tokens):
-        raise InvalidRequestError(told, field)
+    for name, told in sampling_problems(request.sampling, vocab_size, request.max_tokens):
+        raise InvalidRequestError(told, name)
 
 
 def _problems(request: GenerateRequest, window: int) -> Iterator[InvalidRequestError]:

@@ -67,7 +67,7 @@ class Decoder:
         if self._seated is None and self._waiting:
             self._seated = self._waiting.popleft()
             self.target.reset(self._seated.tokens)
-            self._seated.num_cached = len(self.target.tokens)
+            self._seated.num_cached = len(self.target.rows.tokens)
         text = self._seated
         if text is None or self.target.read(text.tokens):
             return []
@@ -115,7 +115,7 @@ class Decoder:
         drafter = NoStage() if is_first or request.speculation == "off" else self.drafter
         step = self.economy.step(text, max_depth)
         tree = step.choose(drafter.grow(step, [0], drafter.budget))
-        num_rows = self.target.num_missing(text.tokens) + len(tree)
+        num_rows = self.target.rows.num_missing(text.tokens) + len(tree)
         step.clock.lap("growing")
         logits = self.target.score(text.tokens, tree)
         self.target.wait()

@@ -1,11 +1,9 @@
-"""The key-value cache of one network: preallocated rows, written in place, rolled back by a number.
+"""The key-value cache of one network: preallocated rows, written in place, and moved by number.
 
-    rows   0 .. committed tokens .. | tree nodes, in the order in which they were scored | free
-                                    ^ the caller knows where the committed rows end
-
-Every layer, sliding ones too, keeps all rows: a ring could not be rolled back. Beside keys and
-values a row may have features: the hidden states that a head reads. `PassRows` shows the rows to
-stock model code as a transformers `Cache`.
+Who has which rows, and how many of them, others know (`engine.rows`). Every layer, sliding ones
+too, keeps all rows: a ring could not be rolled back. Beside keys and values a row may have
+features: the hidden states that a head reads. `PassRows` shows the rows to stock model code as a
+transformers `Cache`.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +19,7 @@ from engine.memory import require
 
 
 class KVCache:
-    """`length` rows are in use, of at most `capacity`; three verbs change that, none allocates.
+    """So many rows as its `capacity` says, whosever they are.
 
     `rows` are the keys and the values of the first layer, of the second, and so on, each of shape
     (1, heads, capacity, size). Unused rows are zero, and always finite: a masked row's weight is 0,
@@ -30,7 +28,6 @@ class KVCache:
 
     def __init__(self, capacity: int, like: Sequence[Tensor]) -> None:
         self.capacity = capacity
-        self.length = 0
         # Rows of one shape lie in one tensor, so that a single operation moves them all.
         self._blocks: dict[torch.Size, Tensor] = {}
         places: list[tuple[torch.Size, int]] = []
@@ -68,59 +65,40 @@ class KVCache:
         )
         return cls(capacity, like)
 
-    def free_slots(self, num_rows: int) -> range:
-        """Indices of the next rows. Raises ValueError if there are not so many."""
-        end = self.length + num_rows
-        if end > self.capacity:
-            raise ValueError(f"{end} rows do not fit a cache of {self.capacity}")
-        return range(self.length, end)
-
-    def extend(self, num_rows: int) -> None:
-        """Count in the rows that a forward pass has just written behind those in use."""
-        self.length += num_rows
-
-    def truncate(self, length: int) -> None:
-        """Drop every row from `length` on. The rows' contents stay, but nothing will read them."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"cannot truncate a cache of {self.length} rows to {length}")
-        self.length = length
-
     @torch.inference_mode()
-    def compact(self, start: int, kept: Sequence[int]) -> None:
-        """Of the rows from `start` on keep only `kept` (absolute, ascending), moved together."""
-        end = start + len(kept)
-        if list(kept) != list(range(start, end)):
-            places = torch.tensor(kept, device=self.rows[0].device)
-            for block in self._blocks.values():
-                block[..., start:end, :] = block.index_select(-2, places)
-            if self._features is not None:
-                self._features[start:end] = self._features[places]
-        self.length = end
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy rows to where others are, all of them at once."""
+        if list(sources) == list(targets):
+            return
+        moved = torch.tensor([sources, targets], device=self.rows[0].device)
+        for block in self._blocks.values():
+            block.index_copy_(-2, moved[1], block.index_select(-2, moved[0]))
+        if self._features is not None:
+            self._features[moved[1]] = self._features[moved[0]]
 
-    def write_features(self, states: Tensor) -> None:
-        """Keep features (rows, width) of the rows that a forward pass is about to count in."""
+    def write_features(self, start: int, states: Tensor) -> None:
+        """Keep features (rows, width) of the rows from `start` on."""
         if self._features is None or self._features.shape[1] != states.shape[1]:
             self._features = states.new_zeros(self.capacity, states.shape[1])
-        self._features[self.length : self.length + len(states)] = states
+        self._features[start : start + len(states)] = states
 
     def features(self, start: int, end: int) -> Tensor:
         """Features of the rows `start` to `end`: (end - start, width), a view."""
-        if self._features is None or not 0 <= start <= end <= self.length:
-            raise ValueError(f"no features of rows {start} to {end} are kept")
+        if self._features is None:
+            raise ValueError("no features are kept")
         return self._features[start:end]
 
 
 class PassRows(Cache):
-    """A cache's rows as one forward pass sees them: it writes `slots` and reads `length` of them.
+    """A cache's rows as one forward pass sees them: it writes `slots` and may read all.
 
     Made of tensors alone, so that a pass is a function that can be compiled. `slots` are indices of
-    rows, one for each token of the pass; without a length all rows are read.
+    rows, one for each token of the pass.
     """
 
-    def __init__(self, rows: Sequence[Tensor], slots: Tensor, length: int | None) -> None:
+    def __init__(self, rows: Sequence[Tensor], slots: Tensor) -> None:
         pairs = zip(rows[::2], rows[1::2], strict=True)
-        length = rows[0].shape[2] if length is None else length
-        super().__init__(layers=[_PassLayer(keys, values, slots, length) for keys, values in pairs])
+        super().__init__(layers=[_PassLayer(keys, values, slots) for keys, values in pairs])
 
     def of_layer(self, number: int) -> "LayerRows":
         """The rows of one layer alone, for a layer of whatever number."""
@@ -133,7 +111,7 @@ class LayerRows(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write the pass's rows into their slots and return all that it may see, as views."""
+        """Write the pass's rows into their slots and return all rows."""
         return cast(_PassLayer, self.layers[0]).update(key_states, value_states)
 
 
@@ -142,11 +120,10 @@ class _PassLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, keys: Tensor, values: Tensor, slots: Tensor, length: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, slots: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.keys, self.values = keys, values
         self._slots = slots
-        self._length = length
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -155,11 +132,11 @@ class _PassLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write the pass's rows into their slots and return all that it may see, as views."""
+        """Write the pass's rows into their slots and return all rows."""
         keys, values = cast(Tensor, self.keys), cast(Tensor, self.values)
         keys.index_copy_(2, self._slots, key_states)
         values.index_copy_(2, self._slots, value_states)
-        return keys[:, :, : self._length], values[:, :, : self._length]
+        return keys, values
 
     def get_seq_length(self) -> int:
         """Rows before the pass; 0, since positions are given to the model."""
@@ -167,7 +144,7 @@ class _PassLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """How many rows a mask would cover, and from which on."""
-        return self._length, 0
+        return self.get_max_length(), 0
 
     def get_max_length(self) -> int:
         """Rows there are."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from engine.attention import DenseMasks, PackedMasks
 from engine.errors import ModelLoadError
-from engine.feed import Pass
 from engine.kv_cache import Cache, PassRows
+from engine.masks import DenseMasks, Extent, PackedMasks
+from engine.parts import Part, num_logits, of_nodes, split
 from engine.passes import PassFunction, PassInputs
 from engine.scorer import ModelLimits, TreeScorer
 from engine.seam import check_far
@@ -25,13 +25,15 @@ from engine.tree import TokenTree
 class CausalPass(PassFunction):
     """A pass of a causal language model, with hidden states of `layers` as its second output."""
 
+    network: PreTrainedModel
+
     def __init__(self, network: PreTrainedModel, window: int, layers: Sequence[int]) -> None:
         super().__init__()
         self.network = network
         shape = {**network.config.to_dict(), "_name_or_path": None}  # wherever it was loaded from
         self.description = f"{shape} {layers} {window}"
         self.window = window
-        self._layers = tuple(layers)
+        self.feature_layers = tuple(layers)
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -40,46 +42,58 @@ class CausalPass(PassFunction):
         lists = (each for each in self.network.modules() if isinstance(each, nn.ModuleList))
         return list(next(each for each in lists if len(each) == count))
 
+    def probe(self, cache: Cache) -> None:
+        """Run the network over one token, so that it writes to this cache."""
+        weight = next(self.network.parameters())
+        token = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
+        mask = torch.zeros(1, 1, 1, 1, device=weight.device, dtype=weight.dtype)
+        self.network(
+            input_ids=token,
+            position_ids=token,
+            past_key_values=cache,
+            use_cache=True,
+            tree_masks=DenseMasks(mask),
+        )
+
     def forward(
         self,
-        tokens: Tensor,
-        prefix: Tensor,
+        rows: Tensor,
         visible: Tensor,
         windowed: Tensor,
         *rest: Tensor,
         num_logits: int = 0,
-        length: int | None = None,
+        extents: Sequence[Extent] | None = None,
     ) -> tuple[Tensor, ...]:
         """Logits (width, vocabulary) and, of chosen layers, features (width, layers * hidden)."""
-        ids, positions, slots = tokens[:, None]
+        ids, slots, positions = rows[:3, None]
         output = self.network(
             input_ids=ids,
             position_ids=positions,
-            past_key_values=PassRows(rest, slots[0], length),
+            past_key_values=PassRows(rest, slots[0]),
             use_cache=True,
             logits_to_keep=num_logits,
-            tree_masks=PackedMasks(prefix, visible, windowed, positions, self.window),
-            **({"output_hidden_states": True} if self._layers else {}),
+            tree_masks=PackedMasks(rows[2:], visible, windowed, self.window, extents),
+            **({"output_hidden_states": True} if self.feature_layers else {}),
         )
-        if not self._layers:
+        if not self.feature_layers:
             return (output.logits[0],)
-        states = [output.hidden_states[layer][0] for layer in self._layers]
+        states = [output.hidden_states[layer][0] for layer in self.feature_layers]
         return output.logits[0], torch.cat(states, dim=-1)
 
 
 class Model(TreeScorer):
-    """A network, its cache, the tokens whose rows the cache holds, and their features if wanted.
+    """A network, its cache, a text's rows in it, and their features if wanted.
 
     The features of a row are the hidden states of chosen layers, side by side: what a head reads.
     """
 
     network: PreTrainedModel
+    function: CausalPass
 
     def __init__(
         self, network: PreTrainedModel, limits: ModelLimits, max_model_len: int, chunk: int = 512
     ) -> None:
-        super().__init__(network, limits, max_model_len, chunk)
-        self._feature_layers: tuple[int, ...] = ()
+        super().__init__(CausalPass(network, limits.window, ()), limits, max_model_len, chunk)
         self.precision = "as given"
         """Why the weights have the precision that they have."""
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -107,8 +121,8 @@ class Model(TreeScorer):
     def pad_vocabulary(self, size: int) -> None:
         """Give ids up to `size` an embedding, so that a larger target's padding ids can be fed."""
         self.network.resize_token_embeddings(size, mean_resizing=False)
-        self._runners.clear()
         self.limits = replace(self.limits, vocab_size=size)
+        self.function = CausalPass(self.network, self.limits.window, self.function.feature_layers)
 
     def keep_features(self, layers: Sequence[int]) -> None:
         """From now on keep the hidden states of `layers`; of none, if it is empty.
@@ -116,38 +130,23 @@ class Model(TreeScorer):
         Layer i is transformers' `hidden_states[i]`: what enters layer i, and at the end what the
         output matrix reads. A change forgets the text, whose rows lack them.
         """
-        if tuple(layers) != self._feature_layers:
-            self._feature_layers = tuple(layers)
+        if tuple(layers) != self.function.feature_layers:
+            self.function = CausalPass(self.network, self.limits.window, layers)
             self.reset([0])
 
     def features(self, start: int, end: int) -> Tensor:
         """Features of the committed tokens `start` to `end`: (end - start, layers * hidden)."""
-        return self._cache.features(start, end)
+        if not 0 <= start <= end <= len(self.rows.tokens):
+            raise ValueError(f"no features of rows {start} to {end} are kept")
+        return self._cache.features(self.rows.first + start, self.rows.first + end)
 
-    def _probe(self, cache: Cache) -> None:
-        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        mask = torch.zeros(1, 1, 1, 1, device=self.device, dtype=self.dtype)
-        self.network(
-            input_ids=token,
-            position_ids=token,
-            past_key_values=cache,
-            use_cache=True,
-            tree_masks=DenseMasks(mask),
-        )
-
-    @property
-    def _variant(self) -> tuple[int, ...]:
-        return self._feature_layers
-
-    def _function(self) -> CausalPass:
-        return CausalPass(self.network, self.limits.window, self._feature_layers)
-
-    def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:
-        num_logits = len(feed.nodes)
-        logits, *features = self.runner.run(inputs, num_logits=max(1, num_logits), length=feed.end)
+    def _forward(self, parts: Sequence[Part], inputs: PassInputs) -> Tensor:
+        extents = [part.extent for part in parts]
+        logits, *features = self.runner.run(inputs, (), num_logits(parts), extents)
         if features:
-            self._cache.write_features(features[0][-len(feed.ids) :])
-        return logits[-num_logits:] if num_logits else logits[:0]
+            for part, states in zip(parts, split(parts, features[0]), strict=True):
+                self._cache.write_features(part.slots[0], states)
+        return of_nodes(parts, logits)
 
     def check_seam(self) -> Self:
         """Prove that this model obeys masks and positions, or refuse it.

@@ -9,10 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from engine import attention
-from engine.attention import PackedMasks
 from engine.errors import ModelLoadError
-from engine.feed import Pass
 from engine.kv_cache import RepeatedRows
+from engine.masks import PackedMasks
+from engine.parts import Part, join
+from engine.rows import Rows
 from engine.tree import TokenTree
 
 _TOKENS = (1, 5, 9, 17)
@@ -57,17 +58,18 @@ def _logits(
 
     In stock transformers the cache says how many rows there are, and positions follow from that.
     """
-    feed = Pass(length, text, TokenTree(0), (), ())
-    inputs = feed.inputs((), range(length, length + len(text)), window, length)
-    tokens, prefix, visible, windowed = (tensor.to(network.device) for tensor in inputs)
-    ids, positions, _ = tokens[:, None]
+    before = Rows(0, length + len(text))
+    before.add([0] * length, ())
+    inputs = join([Part.of_text(before, text, TokenTree(0), ())], window)
+    rows, visible, windowed = (tensor.to(network.device) for tensor in inputs)
+    ids, _, positions = rows[:3, None]
     num_layers = network.config.get_text_config().num_hidden_layers
     output = network(
         input_ids=ids,
         position_ids=None if is_stock else positions,
         past_key_values=RepeatedRows(num_layers, length, length if is_stock else 0),
         use_cache=True,
-        tree_masks=PackedMasks(prefix, visible, windowed, positions, window),
+        tree_masks=PackedMasks(rows[2:], visible, windowed, window),
     )
     logits: Tensor = output.logits[0].float()
     return logits

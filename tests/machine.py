@@ -20,9 +20,9 @@ from engine.decoder import Decoder
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
 from engine.drafting.stage import Drafter, NoStage
-from engine.feed import Pass
 from engine.kv_cache import Cache
 from engine.model import Model
+from engine.parts import Part
 from engine.passes import PassFunction, PassInputs
 from engine.request import GenerateRequest, Output, SamplingParams, Speculation
 from engine.scorer import ModelLimits, TreeScorer
@@ -56,32 +56,41 @@ class Clock:
             yield
 
 
+class InventedPass(PassFunction):
+    """A network that runs no passes, and has as good as no rows."""
+
+    description = "invented"
+    layers = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = torch.nn.Linear(1, 1)
+
+    def probe(self, cache: Cache) -> None:
+        cache.update(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), 0)
+
+    def forward(self, *inputs: object, **options: object) -> tuple[Tensor, ...]:
+        raise NotImplementedError("an invented network runs no passes")
+
+
 class InventedModel(TreeScorer):
     """A network that says of a position what it is told to, in the time that it is told to take."""
 
     def __init__(self, clock: Clock, cost: Mapping[int, float], forecast: Forecast) -> None:
         limits = ModelLimits(VOCAB_SIZE, 8192)
-        super().__init__(torch.nn.Linear(1, 1), limits, 8192, 512)
+        super().__init__(InventedPass(), limits, 8192, 512)
         self.cost, self.forecast = cost, forecast
         self._clock = clock
 
-    def _probe(self, cache: Cache) -> None:
-        cache.update(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), 0)
-
-    def _function(self) -> PassFunction:
-        raise NotImplementedError("an invented network runs no passes")
-
-    def _forward(self, feed: Pass, inputs: PassInputs) -> Tensor:
-        rows = len(feed.pending) + len(feed.nodes)
+    def _forward(self, parts: Sequence[Part], inputs: PassInputs) -> Tensor:
+        (part,), rows = parts, inputs.width
         self._clock.spend(float(np.interp(rows, list(self.cost), list(self.cost.values()))))
-        logits = torch.full((len(feed.nodes), VOCAB_SIZE), 1e-4)
-        for row, node in enumerate(feed.nodes):
-            for token, probability in self.forecast(feed.root + feed.tree.depths[node] + 1).items():
+        positions = part.positions[len(part.ids) - len(part.nodes) :]
+        logits = torch.full((len(positions), VOCAB_SIZE), 1e-4)
+        for row, position in enumerate(positions):
+            for token, probability in self.forecast(position + 1).items():
                 logits[row, token] = probability
         return logits.log()
-
-    def _inputs_of(self, feed: Pass) -> PassInputs:
-        return PassInputs(*[torch.empty(0)] * 4)
 
 
 def skilled(text: Sequence[int], skills: Sequence[float], claim: float | None = None) -> Forecast:

@@ -7,13 +7,21 @@ How a pass itself is compiled, captured and proven is known to `engine.passes`.
 """
 
 from engine.acceleration.background import BackgroundCompiler
-from engine.acceleration.base import Acceleration, AsLoaded, Scorers
+from engine.acceleration.base import Acceleration, AsLoaded, Scorers, run_by
 from engine.acceleration.on_cpu import OnCpu, compile_passes, danger_in
 from engine.acceleration.on_gpu import OnGpu
 from engine.config import EngineConfig
 from engine.passes import CudaRecorder
 
-__all__ = ["AsLoaded", "BackgroundCompiler", "OnCpu", "OnGpu", "accelerate", "compile_passes"]
+__all__ = [
+    "AsLoaded",
+    "BackgroundCompiler",
+    "OnCpu",
+    "OnGpu",
+    "accelerate",
+    "compile_passes",
+    "run_by",
+]
 
 
 def accelerate(

@@ -3,14 +3,24 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import TypeVar
 
 from engine.config import EngineConfig
 from engine.passes import EagerRunner
 from engine.scorer import TreeScorer
 from engine.weights import lay_out
 
+R = TypeVar("R", bound=EagerRunner)
 Scorers = Mapping[str, TreeScorer]
 """Networks by their names in `ModelInfo.passes`."""
+
+
+def run_by(scorer: TreeScorer, kind: type[R]) -> R:
+    """What runs a network's passes, which is of this kind from now on."""
+    scorer.runner_kind = kind
+    runner = scorer.runner
+    assert isinstance(runner, kind)
+    return runner
 
 
 class Acceleration(ABC):

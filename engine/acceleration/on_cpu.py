@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine import attention, kernels
 from engine.acceleration.background import BackgroundCompiler
-from engine.acceleration.base import Acceleration, Scorers
+from engine.acceleration.base import Acceleration, Scorers, run_by
 from engine.code_cache import check_private
 from engine.config import EngineConfig
 from engine.memory import total_bytes
@@ -34,7 +34,7 @@ class OnCpu(Acceleration):
     @cached_property
     def runners(self) -> dict[str, CompiledRunner]:
         """What runs each network's passes."""
-        return {name: scorer.run_by(CompiledRunner) for name, scorer in self._scorers.items()}
+        return {name: run_by(scorer, CompiledRunner) for name, scorer in self._scorers.items()}
 
     @property
     def is_under_way(self) -> bool:
@@ -133,7 +133,7 @@ def compile_passes(scorers: Scorers, folder: Path) -> list[str]:
     problems = []
     for name, scorer in scorers.items():
         try:
-            runner = scorer.run_by(CompiledRunner)
+            runner = run_by(scorer, CompiledRunner)
             if runner.is_missing(folder):
                 runner.compile(folder)
         except Exception as error:  # a compiler may raise anything

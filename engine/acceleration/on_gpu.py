@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from engine import attention
-from engine.acceleration.base import Acceleration, Scorers
+from engine.acceleration.base import Acceleration, Scorers, run_by
 from engine.config import EngineConfig
 from engine.passes import CapturedRunner, Record
 from engine.weights import lay_out
@@ -27,7 +27,7 @@ class OnGpu(Acceleration):
     @cached_property
     def runners(self) -> dict[str, CapturedRunner]:
         """What runs each network's passes."""
-        return {name: scorer.run_by(CapturedRunner) for name, scorer in self._scorers.items()}
+        return {name: run_by(scorer, CapturedRunner) for name, scorer in self._scorers.items()}
 
     @property
     def is_under_way(self) -> bool:

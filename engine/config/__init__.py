@@ -6,7 +6,7 @@ An unknown key is an error that names the nearest valid one.
 """
 
 from engine.config.engine import Compile, Dtype, EngineConfig
-from engine.config.stage_list import MAX_TREE_ROWS, STAGE_KINDS, below_drafter
+from engine.config.stage_list import STAGE_KINDS, below_drafter
 from engine.config.stages import (
     HeadStageConfig,
     ModelStageConfig,
@@ -15,7 +15,6 @@ from engine.config.stages import (
 )
 
 __all__ = [
-    "MAX_TREE_ROWS",
     "STAGE_KINDS",
     "Compile",
     "Dtype",

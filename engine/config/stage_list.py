@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from engine.config.stages import HeadStageConfig, ModelStageConfig, NgramStageConfig, StageConfig
 from engine.errors import ConfigError, did_you_mean
+from engine.geometry import MAX_TREE_ROWS
 
-MAX_TREE_ROWS = 1024
-"""The most nodes that any model may have to hold for one step."""
 STAGE_KINDS: Mapping[str, type[StageConfig]] = {
     "head": HeadStageConfig,
     "model": ModelStageConfig,

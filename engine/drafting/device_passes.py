@@ -24,10 +24,11 @@ from torch import Tensor
 from engine.config import ModelStageConfig
 from engine.drafting.children import GUESS_WEIGHT
 from engine.economy import Step
-from engine.feed import NUM_BYTES
 from engine.filters import EVERY, Filters, keep
+from engine.geometry import MAX_WIDTH, NUM_BYTES
 from engine.noise import as_int64
-from engine.passes import MAX_WIDTH, DeviceArrays, PassInputs, Record
+from engine.parts import packed
+from engine.passes import DeviceArrays, PassInputs, Record
 from engine.request import SamplingParams
 from engine.scorer import TreeScorer
 
@@ -105,7 +106,7 @@ class DevicePasses:
         device, long = model.device, torch.int64
         self._told = DeviceArrays(
             device,
-            figures=(long, (6, 1)),
+            figures=(long, (7, 1)),
             stops=(long, (_NUM_STOPS,)),
             sampling=(torch.float32, (5, 1)),
             rows=(long, (4, MAX_WIDTH)),
@@ -127,7 +128,9 @@ class DevicePasses:
         self._candidates = torch.full((num_rows * self.children,), -math.inf, device=device)
         self._depths = torch.zeros(num_rows, dtype=long, device=device)
         self._sight = torch.zeros(num_rows, NUM_BYTES, dtype=torch.uint8, device=device)
-        self._carried = torch.zeros(num_rows, model.carry_size, dtype=model.dtype, device=device)
+        self._carried = torch.zeros(
+            num_rows, model.function.carry_size, dtype=model.dtype, device=device
+        )
         self._num_columns = torch.zeros(1, dtype=long, device=device)
         self._next_row = torch.full((1,), MAX_WIDTH, dtype=long, device=device)
         self._logits = torch.zeros(MAX_WIDTH, vocab_size, dtype=model.dtype, device=device)
@@ -143,7 +146,7 @@ class DevicePasses:
         Not from wide ones or full trees, nor where a tree is deeper than a layer's window, nor for
         a text whose logits are edited along paths, or filtered by what is not known here.
         """
-        num_columns = self._model.num_tree_rows + len(nodes) + self.most_passes * self._width
+        num_columns = len(self._model.rows.nodes) + len(nodes) + self.most_passes * self._width
         deepest = max(step.tree.depths[node] for node in nodes) + self.most_passes
         return (
             len(nodes) <= MAX_WIDTH
@@ -172,8 +175,9 @@ class DevicePasses:
         """
         width = min(width for width in _FIRST_WIDTHS if width >= len(nodes))
         self._logits[: len(nodes)].copy_(logits[:, : self._vocab_size])
-        if self._model.carry_size:
-            self._carried[: len(nodes)].copy_(self._model.carried(nodes))
+        if self._model.function.carry_size:
+            carried = self._model.rows.carried
+            self._carried[: len(nodes)].copy_(torch.stack([carried[node] for node in nodes]))
         self._tell(step, nodes, expanded, max_depth)
         self._told.here["worths"][:] = np.log(worths)
         self._told.send()
@@ -192,14 +196,16 @@ class DevicePasses:
         """What the device has to know of this text, this tree and the rows of the first pass."""
         text, tree = step.text, step.tree
         here, count, params = self._told.here, len(nodes), text.sampling.params
-        first = self._model.num_tree_rows - count
+        own = self._model.rows
+        first = len(own.nodes) - count
         here["figures"][:, 0] = (
-            len(self._model.tokens),
+            own.prefix,
             text.root_position + 1,
             first,
             first + count,
             max_depth - 1,
             as_int64(params.seed),
+            own.first,
         )
         here["stops"][:] = _NO_ONE
         here["stops"][: len(text.stop_ids)] = list(text.stop_ids)
@@ -218,12 +224,12 @@ class DevicePasses:
             scores[node] if parent == _NO_ONE else tree.estimates[node]
             for node, parent in zip(nodes, parents, strict=True)
         ]
-        here["sight"][:count] = self._model.sight(tree, first).numpy()
+        here["sight"][:count] = packed(tree.ancestor_mask(own.nodes)[first:]).numpy()
 
     def _rank_first(self, width: int) -> None:
         """List the children of the first pass's rows; forget those of an earlier phase."""
         told, places = self._told.there, self._ranks[:width]
-        _, _, first, num_columns, _, _ = told["figures"]
+        _, _, first, num_columns, _, _, _ = told["figures"]
         parents, tokens, depths, is_expanded = told["rows"][:, :width]
         ranked, chances = self._rank(self._logits[:width], depths)
         above = parents.clamp(min=0)
@@ -254,7 +260,8 @@ class DevicePasses:
         Where there are too few, a row of padding sees the first row behind the prefix and goes
         where nobody looks.
         """
-        found, prefix = self._found.there, self._told.there["figures"][0]
+        found = self._found.there
+        prefix, _, _, _, _, _, begin = self._told.there["figures"]
         scores, chosen = self._candidates.topk(self._width)
         is_idle = scores == -math.inf
         self._candidates.index_fill_(0, chosen, -math.inf)
@@ -265,9 +272,10 @@ class DevicePasses:
         sight = self._sight[above] | own
         seen = torch.where(is_idle[:, None], self._first_only, sight)
         ids = found["tokens"].flatten()[chosen].masked_fill(is_idle, 0)
-        positions = prefix + depths.masked_fill(is_idle, 0)
-        slots = (prefix + columns).masked_fill(is_idle, self._model.unused_slot)
-        inputs = PassInputs(torch.stack([ids, positions, slots]), prefix, seen, seen)
+        positions = prefix - begin + depths.masked_fill(is_idle, 0)
+        slots = (prefix + columns).masked_fill(is_idle, self._model.spare.first)
+        places = (begin.expand_as(ids), prefix.expand_as(ids))
+        inputs = PassInputs(torch.stack([ids, slots, positions, *places]), seen, seen)
         logits, carried = self._model.forward_on_device(inputs, self._carried[above])
         rows = self._next_row + self._ranks[: self._width]
         self._depths.index_copy_(0, rows, depths)
@@ -286,7 +294,7 @@ class DevicePasses:
         Filtered, and under the noise of the position after the row's, as the sampler does it; a
         token that is filtered out has minus infinity, and so has one whose logit is no number.
         """
-        _, first_position, _, _, _, seed = self._told.there["figures"]
+        _, first_position, _, _, _, seed, _ = self._told.there["figures"]
         amplitude, temperature, top_k, *others = self._told.there["sampling"][..., None]
         filters = Filters(None, top_k.long(), *others)
         clean = logits.nan_to_num(nan=-math.inf, neginf=-math.inf)

@@ -21,7 +21,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from engine import attention
-from engine.attention import TreeMasks
+from engine.masks import TreeMasks
 
 _ARCHITECTURES = {"LlamaForCausalLMEagle3", "Eagle3LlamaForCausalLM", "Eagle3Speculator"}
 

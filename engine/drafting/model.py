@@ -56,7 +56,7 @@ class ModelDrafter:
         text, turn, below = step.text, step.turn(self.name), self._below
         self._sit(text)
         frontier = Frontier(step, turn, self._model.max_depth(text.tokens))
-        if frontier.max_depth < 1 or not turn.may_ask(self._model.num_missing(text.tokens)):
+        if frontier.max_depth < 1 or not turn.may_ask(self._model.rows.num_missing(text.tokens)):
             return below.grow(step, leaves, min(budget, below.budget))
         if not turn.evaluated:
             self._model.rollback()
@@ -64,7 +64,7 @@ class ModelDrafter:
         while left > 0 and (nodes := nodes or frontier.best(leaves, budget, self._config.width)):
             guesses = below.grow(step, nodes, below.budget)
             waiting = {*nodes, *frontier.open_among(guesses)}
-            num_missing = self._model.num_missing(text.tokens)
+            num_missing = self._model.rows.num_missing(text.tokens)
             rows = turn.worth_evaluating(list(waiting), num_missing, budget)
             # A text that is read by chunks, one a step, goes on without this stage meanwhile.
             if not rows or self._reads_on(step):

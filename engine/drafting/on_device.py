@@ -31,7 +31,7 @@ class OnDevice(Expander):
         if not self._passes.fits(step, nodes):
             return self._host.expand(frontier, expanded, most)
         count = turn.num_to_go_on(min(most - 1, self._passes.most_passes))
-        num_rows = self._model.num_missing(text.tokens) + len(nodes)
+        num_rows = self._model.rows.num_missing(text.tokens) + len(nodes)
         before = self._model.num_passes
         logits = self._model.score(text.tokens, step.tree, nodes)
         max_depth = min(step.max_depth, frontier.max_depth)
@@ -73,6 +73,11 @@ class OnDevice(Expander):
                 confirmed |= children.put(node, row.tokens, row.values, opinions)
         places = [row.index for row in found.rows]
         evaluated = [node_of[place] for place in places]
-        self._model.adopt(evaluated, found.carried, places, len(found.passes))
+        rows = self._model.rows
+        self._model.num_passes += len(found.passes)
+        rows.add((), evaluated)
+        if self._model.function.carry_size:
+            # A copy: the device writes there again.
+            rows.carried.update(zip(evaluated, found.carried[places], strict=True))
         frontier.turn.evaluated.update(nodes, evaluated)
         return confirmed, [[node_of[row.index] for row in rows] for rows in found.passes]

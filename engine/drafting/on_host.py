@@ -53,7 +53,7 @@ class OnHost:
             frontier.step.tree,
         )
         nodes = frontier.with_ancestors(expanded)
-        num_rows = self.model.num_missing(text.tokens) + len(nodes)
+        num_rows = self.model.rows.num_missing(text.tokens) + len(nodes)
         before = self.model.num_passes
         logits = self.model.score(text.tokens, tree, nodes)[:, : self.vocab_size]
         turn.num_passes += self.model.num_passes - before

@@ -1,7 +1,8 @@
 // Attention of a tree's rows over the cache: softmax(query x keys) x values of what each row sees.
 //
-// All rows see the text, the first rows of the cache, as far as a window reaches; of the few rows
-// behind it each sees its own, which bits say.
+// A row sees its text, from the row of the cache where it begins to where its committed rows end, as
+// far as a window reaches; of the few rows behind these it sees its own, which bits say. The rows of
+// a text lie side by side, and no two texts share a block.
 //
 // The queries that read one head of the cache, of all rows and of all heads of its group, are one
 // sequence, row by row; threads share out those of all heads alike. Keys pass by in tiles, with a
@@ -233,30 +234,50 @@ struct Heads {
   }
 };
 
-// Who sees whom. Rows of the cache from `prefix` on are the tree's.
+// A matrix of whole numbers, its rows `columns` long.
+struct Numbers {
+  const int64_t* data;
+  int64_t columns;
+
+  explicit Numbers(const Tensor& tensor)
+      : data(tensor.const_data_ptr<int64_t>()), columns(tensor.size(1)) {}
+
+  int64_t at(int64_t row, int64_t column) const { return data[row * columns + column]; }
+};
+
+// What each row of a pass stands on, by the rows of `places`.
+enum Place : int64_t { POSITION, FIRST, PREFIX };
+
+// Who sees whom among consecutive rows of one text. Rows of the cache count from where it begins;
+// those from `prefix` on are the tree's.
 struct Sight {
-  int64_t prefix, length;
-  std::vector<int64_t> first;  // of the prefix, by row: what is before it is out of the window
+  int64_t top, end;            // rows of the pass
+  int64_t first, prefix, length;
+  std::vector<int64_t> reach;  // of the prefix, by row: what is before it is out of the window
   std::vector<float> tree;     // what to add to scores: rows x (length - prefix)
 
-  Sight(const Tensor& given_prefix, const Tensor& visible, const Tensor& positions, int64_t window)
-      : prefix(given_prefix.const_data_ptr<int64_t>()[0]) {
-    const int64_t rows = visible.size(0), num_bytes = visible.size(1);
-    const uint8_t* bits = visible.const_data_ptr<uint8_t>();
-    const int64_t* position = positions.const_data_ptr<int64_t>();
+  Sight(
+      const Numbers& places, int64_t top, int64_t end, const Tensor& visible, int64_t window)
+      : top(top),
+        end(end),
+        first(places.at(FIRST, top)),
+        prefix(places.at(PREFIX, top) - first) {
+    const int64_t num_bytes = visible.size(1);
+    const uint8_t* bits = visible.const_data_ptr<uint8_t>() + top * num_bytes;
     const auto is_set = [&](int64_t row, int64_t column) {
       return bits[row * num_bytes + column / 8] >> column % 8 & 1;
     };
     std::vector<uint8_t> any(num_bytes);
-    for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t row = 0; row < end - top; ++row) {
       for (int64_t i = 0; i < num_bytes; ++i) any[i] |= bits[row * num_bytes + i];
-      first.push_back(window ? std::clamp<int64_t>(position[row] - window + 1, 0, prefix) : 0);
+      const int64_t begin = places.at(POSITION, top + row) - window + 1;
+      reach.push_back(window ? std::clamp<int64_t>(begin, 0, prefix) : 0);
     }
     int64_t columns = 8 * num_bytes;
     while (columns > 0 && !(any[(columns - 1) / 8] >> (columns - 1) % 8 & 1)) --columns;
     length = prefix + columns;
-    tree.resize(rows * columns);
-    for (int64_t row = 0; row < rows; ++row)
+    tree.resize((end - top) * columns);
+    for (int64_t row = 0; row < end - top; ++row)
       for (int64_t column = 0; column < columns; ++column)
         tree[row * columns + column] = is_set(row, column) ? 0.0f : HIDDEN;
   }
@@ -264,7 +285,7 @@ struct Sight {
   // What to add to a row's scores of these keys.
   void write(int64_t row, int64_t start, int64_t count, float* scores) const {
     const int64_t text = std::clamp<int64_t>(prefix - start, 0, count);
-    const int64_t hidden = std::clamp<int64_t>(first[row] - start, 0, text);
+    const int64_t hidden = std::clamp<int64_t>(reach[row] - start, 0, text);
     std::fill_n(scores, hidden, HIDDEN);
     std::fill(scores + hidden, scores + text, 0.0f);
     const float* behind = tree.data() + row * (length - prefix) + (start + text - prefix);
@@ -274,16 +295,22 @@ struct Sight {
   // Whether a row sees any of these keys.
   bool sees(int64_t row, int64_t start, int64_t count) const {
     const int64_t text = std::clamp<int64_t>(prefix - start, 0, count);
-    if (text > 0 && first[row] < start + text) return true;
+    if (text > 0 && reach[row] < start + text) return true;
     const float* behind = tree.data() + row * (length - prefix) + (start + text - prefix);
     return std::any_of(behind, behind + count - text, [](float x) { return x == 0.0f; });
   }
 };
 
+// A text of a pass: who sees whom, and its rows of the cache.
+struct Text {
+  Sight sight;
+  Tensor keys, values;
+};
+
 struct Problem {
-  Heads query, keys, values;
-  const Sight& sight;
-  int64_t kv_heads, group, rows, length, size, value_size;
+  Heads query;
+  std::vector<Text> texts;
+  int64_t kv_heads, group, rows, size, value_size;
   float scale, softcap;  // 0: none
   const float* sinks;    // by head, or null
   float* output;
@@ -305,12 +332,17 @@ struct Scratch {
   }
 };
 
-// Consecutive queries of one head of the cache: query i is head i % group of its group in row
-// i / group.
+// Consecutive queries of one text and one head of the cache: query i is head i % group of its group
+// in row i / group.
 class Block {
  public:
-  Block(const Problem& problem, int64_t kv_head, int64_t first, int64_t count, Scratch& scratch)
+  Block(
+      const Problem& problem, const Text& text, int64_t kv_head, int64_t first, int64_t count,
+      Scratch& scratch)
       : problem_(problem),
+        sight_(text.sight),
+        text_keys_(text.keys),
+        text_values_(text.values),
         kv_head_(kv_head),
         first_(first),
         count_(count),
@@ -326,8 +358,8 @@ class Block {
       running_[i].maximum = problem_.sinks[head(i)];
       running_[i].sum[0] = 1;
     }
-    for (int64_t start = 0; start < problem_.length; start += TILE) {
-      const int64_t count = std::min(TILE, problem_.length - start);
+    for (int64_t start = 0; start < sight_.length; start += TILE) {
+      const int64_t count = std::min(TILE, sight_.length - start);
       if (!is_hidden(start, count)) attend_tile(start, count);
     }
     write_output();
@@ -350,14 +382,14 @@ class Block {
   // No query of the block sees any of these keys.
   bool is_hidden(int64_t start, int64_t count) const {
     for (int64_t r = row(0); r <= row(count_ - 1); ++r)
-      if (problem_.sight.sees(r, start, count)) return false;
+      if (sight_.sees(r - sight_.top, start, count)) return false;
     return true;
   }
 
   // The values of a tile, copied only if their last panel would reach past a row's end. With many
   // queries they are fetched ahead, since the products then read them panel by panel.
   Panels tile_values(int64_t start, int64_t count) {
-    const Matrix<const float> values = problem_.values.rows(kv_head_, start);
+    const Matrix<const float> values = text_values_.rows(kv_head_, start);
     const int64_t size = problem_.value_size, padded = problem_.padded_value_size();
     if (size == padded) {
       for (int64_t i = 0; i < count && count_ >= MAX_ROWS; ++i)
@@ -373,7 +405,7 @@ class Block {
 
   void attend_tile(int64_t start, int64_t count) {
     const int64_t size = problem_.size, width = problem_.padded_value_size();
-    pack_keys(problem_.keys.rows(kv_head_, start), count, size, keys_);
+    pack_keys(text_keys_.rows(kv_head_, start), count, size, keys_);
     const Panels values = tile_values(start, count);
     const int64_t padded = round_up(count, PANEL);
     alignas(FloatVector) float scores[MAX_ROWS * TILE];
@@ -401,7 +433,7 @@ class Block {
 
   // The product is added to this.
   void mask_scores(int64_t query, int64_t start, int64_t count, float* scores) const {
-    problem_.sight.write(row(query), start, count, scores);
+    sight_.write(row(query) - sight_.top, start, count, scores);
     std::fill(scores + count, scores + round_up(count, PANEL), HIDDEN);
   }
 
@@ -425,6 +457,8 @@ class Block {
   }
 
   const Problem& problem_;
+  const Sight& sight_;
+  const Heads text_keys_, text_values_;
   const int64_t kv_head_, first_, count_;
   float *const queries_, *const keys_, *const values_, *const mixed_;
   Running running_[BLOCK];
@@ -432,15 +466,21 @@ class Block {
 
 void attend(const Problem& problem) {
   const int64_t queries = problem.rows * problem.group;
-  const int64_t products = problem.length * (problem.size + problem.value_size);
+  int64_t most = 0;
+  for (const Text& text : problem.texts) most = std::max(most, text.sight.length);
+  const int64_t products = most * (problem.size + problem.value_size);
   // A thread is worth waking for some 100,000 products.
   const int64_t grain = 100000 / std::max<int64_t>(products, 1) + 1;
   at::parallel_for(0, problem.kv_heads * queries, grain, [&](int64_t begin, int64_t end) {
     thread_local Scratch scratch;
     for (int64_t next; begin < end; begin = next) {
       const int64_t kv_head = begin / queries, first = begin % queries;
-      next = std::min({begin + BLOCK, (kv_head + 1) * queries, end});
-      Block(problem, kv_head, first, next - begin, scratch).attend();
+      const auto text = std::find_if(
+          problem.texts.begin(), problem.texts.end(),
+          [&](const Text& each) { return first < each.sight.end * problem.group; });
+      const int64_t last = kv_head * queries + text->sight.end * problem.group;
+      next = std::min({begin + BLOCK, last, end});
+      Block(problem, *text, kv_head, first, next - begin, scratch).attend();
     }
   });
 }
@@ -450,42 +490,61 @@ Tensor with_contiguous_rows(const Tensor& given) {
   return tensor.stride(-1) == 1 ? tensor : tensor.contiguous();
 }
 
+// The texts of a pass, each of consecutive rows.
+std::vector<Text> texts_of(
+    const Tensor& given_places, const Tensor& given_visible, int64_t window, const Tensor& keys,
+    const Tensor& values) {
+  const Tensor places = given_places.contiguous(), visible = given_visible.contiguous();
+  const Numbers numbers(places);
+  const int64_t rows = numbers.columns, capacity = keys.size(2);
+  std::vector<Text> texts;
+  for (int64_t top = 0, end; top < rows; top = end) {
+    const auto is_same = [&](int64_t row) {
+      return numbers.at(FIRST, row) == numbers.at(FIRST, top) &&
+          numbers.at(PREFIX, row) == numbers.at(PREFIX, top);
+    };
+    for (end = top + 1; end < rows && is_same(end);) ++end;
+    Sight sight(numbers, top, end, visible, window);
+    TORCH_CHECK(
+        sight.first >= 0 && sight.prefix >= 0 && sight.first + sight.length <= capacity,
+        sight.first + sight.length, " rows of a cache of ", capacity);
+    // What no row of the text may see is neither read nor converted.
+    const auto own = [&](const Tensor& cache) {
+      return with_contiguous_rows(cache.narrow(2, sight.first, sight.length));
+    };
+    const Tensor own_keys = own(keys), own_values = own(values);
+    texts.push_back({std::move(sight), own_keys, own_values});
+  }
+  return texts;
+}
+
 Tensor attention(
-    const Tensor& given, const Tensor& given_keys, const Tensor& given_values,
-    const Tensor& prefix, const Tensor& visible, const Tensor& positions, int64_t window,
-    double scale, double softcap, const std::optional<Tensor>& given_sinks) {
+    const Tensor& given, const Tensor& keys, const Tensor& values, const Tensor& places,
+    const Tensor& visible, int64_t window, double scale, double softcap,
+    const std::optional<Tensor>& given_sinks) {
   TORCH_CHECK(
-      given.dim() == 4 && given_keys.dim() == 4 && given_values.dim() == 4,
+      given.dim() == 4 && keys.dim() == 4 && values.dim() == 4,
       "attention takes tensors of four dimensions");
   const int64_t heads = given.size(1), rows = given.size(2), size = given.size(3);
-  const int64_t kv_heads = given_keys.size(1), length = given_keys.size(2);
-  const int64_t value_size = given_values.size(3);
+  const int64_t kv_heads = keys.size(1), capacity = keys.size(2), value_size = values.size(3);
   TORCH_CHECK(kv_heads > 0 && heads % kv_heads == 0, heads, " heads over ", kv_heads);
   TORCH_CHECK(
-      given.size(0) == 1 && given_keys.sizes() == at::IntArrayRef({1, kv_heads, length, size}) &&
-          given_values.sizes() == at::IntArrayRef({1, kv_heads, length, value_size}) &&
-          visible.dim() == 2 && visible.size(0) == rows && positions.numel() == rows &&
-          prefix.numel() == 1 && (!given_sinks || given_sinks->numel() == heads),
-      "shapes of attention differ: query ", given.sizes(), ", keys ", given_keys.sizes(),
-      ", values ", given_values.sizes(), ", bits ", visible.sizes());
-  const Sight sight(prefix.contiguous(), visible.contiguous(), positions.contiguous(), window);
-  TORCH_CHECK(
-      sight.prefix >= 0 && sight.length <= length, sight.length, " rows of a cache of ", length);
-  // What lies behind the text is neither read nor converted.
+      given.size(0) == 1 && keys.sizes() == at::IntArrayRef({1, kv_heads, capacity, size}) &&
+          values.sizes() == at::IntArrayRef({1, kv_heads, capacity, value_size}) &&
+          visible.dim() == 2 && visible.size(0) == rows &&
+          places.sizes() == at::IntArrayRef({3, rows}) &&
+          (!given_sinks || given_sinks->numel() == heads),
+      "shapes of attention differ: query ", given.sizes(), ", keys ", keys.sizes(), ", values ",
+      values.sizes(), ", places ", places.sizes(), ", bits ", visible.sizes());
   const Tensor query = with_contiguous_rows(given);
-  const Tensor keys = with_contiguous_rows(given_keys.narrow(2, 0, sight.length));
-  const Tensor values = with_contiguous_rows(given_values.narrow(2, 0, sight.length));
   const Tensor sinks = given_sinks ? given_sinks->to(at::kFloat).contiguous() : Tensor();
   Tensor output = at::empty({1, rows, heads, value_size}, query.options());
   attend({
       .query = Heads(query),
-      .keys = Heads(keys),
-      .values = Heads(values),
-      .sight = sight,
+      .texts = texts_of(places, visible, window, keys, values),
       .kv_heads = kv_heads,
       .group = heads / kv_heads,
       .rows = rows,
-      .length = sight.length,
       .size = size,
       .value_size = value_size,
       .scale = static_cast<float>(scale),
@@ -500,8 +559,8 @@ Tensor attention(
 
 TORCH_LIBRARY_FRAGMENT(stagetree, library) {
   library.def(
-      "attention(Tensor query, Tensor keys, Tensor values, Tensor prefix, Tensor visible, "
-      "Tensor positions, int window, float scale, float softcap, Tensor? sinks) -> Tensor");
+      "attention(Tensor query, Tensor keys, Tensor values, Tensor places, Tensor visible, "
+      "int window, float scale, float softcap, Tensor? sinks) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(stagetree, CPU, library) { library.impl("attention", attention); }

@@ -6,32 +6,28 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from engine.kernels.sight import Sight
+
 
 def attend(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    prefix: Tensor,
-    visible: Tensor,
-    positions: Tensor,
+    sight: Sight,
     *,
     scaling: float | None = None,
-    window: int = 0,
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
     """Attention of (1, heads, rows, size) over a cache: (1, rows, heads, size).
 
     Keys and values are (1, key heads, length, size); each key head serves as many heads, in order.
-    Every row sees the first `prefix` rows of the cache, with a window those less than so many
-    positions before its own, and row prefix + j if bit j of its row of `visible` is set, which is
-    (rows, bytes) of uint8. `sinks` are scores (heads,) whose weight goes to nothing. All arithmetic
-    is in float32. A row's figures do not depend on how many rows there are.
+    `sinks` are scores (heads,) whose weight goes to nothing. All arithmetic is in float32. A row's
+    figures depend on no other row, nor on where in the cache its text begins.
     """
     scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
-    masks = (prefix, visible, positions, window)
     output = torch.ops.stagetree.attention(
-        query, keys, values, *masks, scaling, softcap or 0.0, sinks
+        query, keys, values, *sight, scaling, softcap or 0.0, sinks
     )
     return cast(Tensor, output)
 
@@ -61,7 +57,8 @@ def check() -> None:
         expected = torch.nn.functional.scaled_dot_product_attention(
             query, keys[:, :, :length], values[:, :, :length], attn_mask=mask, enable_gqa=True
         )
-        positions = torch.arange(prefix, length)[None]
-        output = attend(query, keys, values, torch.tensor([prefix]), visible, positions)
+        first = torch.full((rows,), 2)
+        places = torch.stack([torch.arange(prefix, length), first, first + prefix])
+        output = attend(query, keys.roll(2, 2), values.roll(2, 2), Sight(places, visible))
         if not torch.allclose(output, expected.transpose(1, 2), rtol=1e-4, atol=1e-4):
             raise ValueError(f"attention of {rows} rows over {length} is wrong")

@@ -1,7 +1,7 @@
 """Attention of a tree's rows over a cache on a GPU; `triton_programs.py` says how it is computed.
 
-The committed text is a length in the device's memory and the tree's mask is bits, so one recorded
-launch serves a text of any length. Triton is imported when the first attention is computed.
+Where texts lie in the cache is told in the device's memory and the tree's mask is bits, so one
+recorded launch serves texts of any length. Triton is imported when the first attention is computed.
 """
 
 import math
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels.proof import holds
+from engine.kernels.sight import Sight
 
 _LOG2_E = 1.4426950408889634
 
@@ -41,14 +42,15 @@ def check(device: str) -> None:
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(1, 4, 5, 64, generator=generator).to(device)
     keys, values = torch.randn(2, 1, 2, 60, 64, generator=generator).to(device)
-    prefix, positions = torch.tensor([40]), torch.arange(40, 45)
-    mask = torch.ones(5, 45, dtype=torch.bool).tril(40).to(device)
-    bits = torch.tensor([[1], [3], [7], [15], [31]], dtype=torch.uint8)
+    # Two texts: the second, of the last row alone, begins behind the first.
+    mask = torch.ones(5, 55, dtype=torch.bool).tril(40)
+    mask[4] = torch.arange(55) >= 44
+    bits = torch.tensor([[1], [3], [7], [15], [1]], dtype=torch.uint8)
+    places = torch.tensor([[40, 41, 42, 43, 10], [0, 0, 0, 0, 44], [40, 40, 40, 40, 54]])
     expected = torch.nn.functional.scaled_dot_product_attention(
-        query, keys[:, :, :45], values[:, :, :45], attn_mask=mask, enable_gqa=True
+        query, keys[:, :, :55], values[:, :, :55], attn_mask=mask.to(device), enable_gqa=True
     )
-    given = (each.to(device) for each in (prefix, bits, positions))
-    output = attend(query, keys, values, *given)
+    output = attend(query, keys, values, Sight(places.to(device), bits.to(device)))
     if not torch.allclose(output, expected.transpose(1, 2), rtol=1e-3, atol=1e-3):
         raise ValueError("its attention is wrong")
 
@@ -57,12 +59,9 @@ def attend(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    prefix: Tensor,
-    visible: Tensor | None,
-    positions: Tensor,
+    sight: Sight,
     *,
     scaling: float | None = None,
-    window: int = 0,
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
@@ -72,42 +71,24 @@ def attend(
     serves as many heads, in order. Unused rows must be finite. The last dimension of everything
     is contiguous.
 
-    Every query sees the cache's rows before `prefix`, an int64 tensor (1,), and behind it those of
-    its bits: query i sees row prefix + j if bit j % 8 of `visible[i, j // 8]` is set, uint8 of
-    shape (rows, any number of bytes). Without `visible` the queries are a chain whose first has its
-    row at `prefix`: i sees prefix + j if j <= i. A row that sees nothing is zeros.
-
-    `positions`, int64 (rows,) or (1, rows), are the queries' places in the text, none before
-    `prefix`; what is wrong there is only the row's own. With a window a query at p sees row r of
-    the prefix only if p - r < window; bits must hold the window already, a chain keeps it by
-    itself. Scores are `softcap` * tanh(scores / softcap) if it is given; `sinks`, (heads,), are
-    scores that take their share of the softmax for nothing.
+    A row that sees nothing is zeros; what is wrong in a row's `places` is only its own text's.
+    With a window, bits must hold it already. Scores are `softcap` * tanh(scores / softcap) if it is
+    given; `sinks`, (heads,), are scores that take their share of the softmax for nothing.
 
     All sums are in float32, and so are products of float32; no factor of those is rounded. A row's
-    figures depend on its query, its bits, its position (in a window), `prefix`, and the rows that
-    it sees. They depend on no other query, bit for bit, among all numbers of rows for which `plan`
-    answers the same; between others, sums are rounded differently.
+    figures depend on its query, its bits, its position (in a window), how long the text is, and the
+    rows that it sees. They depend on no other query, and not on where in the cache the text is, bit
+    for bit, among all numbers of rows for which `plan` answers the same; between others, sums are
+    rounded differently.
 
     Nothing waits for the device, and no launch depends on a tensor's contents, so a call can be
     recorded in a CUDA graph once another has compiled it. Raises ValueError if shapes or strides
     are not such.
     """
-    _check(query, keys, values, visible)
-    return cast(
-        Tensor,
-        _tree_attention(
-            query,
-            keys,
-            values,
-            prefix,
-            visible,
-            positions.reshape(-1),
-            1 / math.sqrt(query.shape[-1]) if scaling is None else scaling,
-            window,
-            softcap or 0.0,
-            sinks,
-        ),
-    )
+    _check(query, keys, values, sight)
+    scaling = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+    output = _tree_attention(query, keys, values, *sight, scaling, softcap or 0.0, sinks)
+    return cast(Tensor, output)
 
 
 @lru_cache(1024)
@@ -146,7 +127,7 @@ def plan(
     )
 
 
-def _check(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> None:
+def _check(query: Tensor, keys: Tensor, values: Tensor, sight: Sight) -> None:
     """Raise ValueError unless these belong together and lie in memory as the programs read them."""
     _, heads, rows, size = query.shape
     _, kv_heads, capacity, key_size = keys.shape
@@ -156,10 +137,11 @@ def _check(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) 
         shapes = ", ".join(str(tuple(each.shape)) for each in (query, keys, values))
         raise ValueError(f"shapes of query, keys and values differ: {shapes}")
     if not query.shape[0] == keys.shape[0] == values.shape[0] == 1:
-        raise ValueError("there is one text at a time")
-    if visible is not None and visible.shape[:-1] != (rows,):
-        raise ValueError(f"{rows} queries have masks of shape {tuple(visible.shape)}")
-    given = (query, keys, values) if visible is None else (query, keys, values, visible)
+        raise ValueError("texts are side by side in one cache, and not a batch")
+    if sight.visible.shape[:-1] != (rows,) or sight.places.shape != (3, rows):
+        shapes = f"{tuple(sight.visible.shape)} and places of {tuple(sight.places.shape)}"
+        raise ValueError(f"{rows} queries have masks of shape {shapes}")
+    given = (query, keys, values, sight.visible, sight.places)
     if any(each.stride(-1) != 1 and each.shape[-1] > 1 for each in given):
         raise ValueError("the last dimension must be contiguous")
 
@@ -169,11 +151,10 @@ def _tree_attention(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    prefix: Tensor,
-    visible: Tensor | None,
-    positions: Tensor,
-    scaling: float,
+    places: Tensor,
+    visible: Tensor,
     window: int,
+    scaling: float,
     softcap: float,
     sinks: Tensor | None,
 ) -> Tensor:
@@ -196,7 +177,7 @@ def _tree_attention(
     sums = query.new_empty(2, launch.num_parts, rows, heads, dtype=torch.float32)
     outputs = query.new_empty(launch.num_parts, rows, heads, value_size, dtype=torch.float32)
     result = query.new_empty(1, rows, heads, value_size)
-    num_bytes = 1 if visible is None else visible.shape[1]
+    num_bytes = visible.shape[1]
     # A block may begin and end in the middle of a row's heads.
     scanned_rows = _power_of_two(-(-launch.block // group) + (launch.block % group > 0))
     scale = scaling * _LOG2_E * (2 / softcap if softcap else 1)
@@ -205,15 +186,15 @@ def _tree_attention(
             query,
             keys,
             values,
-            prefix,
+            places,
             visible,
-            positions,
             *sums,
             outputs,
             *query.stride()[1:3],
             *keys.stride()[1:3],
             *values.stride()[1:3],
-            0 if visible is None else visible.stride(0),
+            places.stride(0),
+            visible.stride(0),
             rows,
             heads,
             capacity,
@@ -225,7 +206,6 @@ def _tree_attention(
             SIZE=size,
             VALUE_SIZE=value_size,
             GROUP=group,
-            IS_CHAIN=visible is None,
             HAS_WINDOW=window > 0,
             HAS_CAP=softcap > 0,
             BLOCK=launch.block,

@@ -6,24 +6,28 @@ softmax over that part. `combine_parts` adds the parts of a row up. Arithmetic i
 the products, whose factors keep the precision that they have in memory.
 
 Part 0 is the rows behind the prefix, under the packed mask; the others share the prefix evenly.
-Where a part begins and ends is read from the prefix in memory, so a launch that was recorded once
-holds for every length of the text.
+Where a text begins, and where its parts begin and end, is read from memory, so a launch that was
+recorded once holds for all texts of every length. A program goes through the texts of its block one
+after another: a tile of another text changes no bit of a row's figures.
 """
 
 import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+_NO_TEXT = tl.constexpr(2**31 - 1)
+"""Where a text would begin that comes after all others."""
 
 
-@triton.jit(do_not_specialize=["rows", "capacity", "num_bytes", "window", "num_blocks"])
+@triton.jit(
+    do_not_specialize=["places_row_stride", "rows", "capacity", "num_bytes", "window", "num_blocks"]
+)
 def attend_parts(
     query: tl.tensor,  # (heads, rows, SIZE)
     keys: tl.tensor,  # (key heads, capacity, SIZE)
     values: tl.tensor,  # (key heads, capacity, VALUE_SIZE)
-    prefix: tl.tensor,  # (1,)
+    places: tl.tensor,  # (3, rows)
     visible: tl.tensor,  # (rows, num_bytes)
-    positions: tl.tensor,  # (rows,)
     maxima: tl.tensor,  # (parts, rows, heads)
     totals: tl.tensor,  # (parts, rows, heads)
     outputs: tl.tensor,  # (parts, rows, heads, VALUE_SIZE)
@@ -33,6 +37,7 @@ def attend_parts(
     key_row_stride: int,
     value_head_stride: int,
     value_row_stride: int,
+    places_row_stride: int,
     visible_row_stride: int,
     rows: int,
     heads: int,
@@ -45,7 +50,6 @@ def attend_parts(
     SIZE: tl.constexpr,
     VALUE_SIZE: tl.constexpr,
     GROUP: tl.constexpr,
-    IS_CHAIN: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_CAP: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -73,55 +77,54 @@ def attend_parts(
     )
     keys += kv_head.to(tl.int64) * key_head_stride
     values += kv_head.to(tl.int64) * value_head_stride
-    length = tl.load(prefix).to(tl.int32)
     is_tree = part == 0
-    if IS_CHAIN:
-        reach = tl.minimum(((block + 1) * BLOCK - 1) // GROUP + 1, rows)
-    else:
-        skipped = block * BLOCK // GROUP
-        reach = _reach(
-            visible + skipped * visible_row_stride,
-            rows - skipped,
-            tl.where(is_tree, num_bytes, 0),
-            visible_row_stride,
-            SCANNED_ROWS,
-            SCANNED_BYTES,
-        )
-    # No query is before the prefix's end, so none sees more of it than a root.
-    begin = tl.maximum(length + 1 - window, 0) if HAS_WINDOW else 0
-    first_row = tl.where(is_tree, length, begin)
-    num_rows = tl.where(is_tree, tl.minimum(reach, capacity - length), length - begin)
-    num_tiles = tl.cdiv(num_rows, TILE)
-    first_tile = tl.where(is_tree, 0, (part - 1) * num_tiles // num_shares)
-    end_tile = tl.where(is_tree, num_tiles, part * num_tiles // num_shares)
-    position = tl.load(positions + row, mask=is_pair, other=0).to(tl.int32)
+    position = tl.load(places + row, mask=is_pair, other=0).to(tl.int32)
+    firsts = tl.load(places + places_row_stride + row, mask=is_pair, other=_NO_TEXT).to(tl.int32)
+    prefixes = tl.load(places + 2 * places_row_stride + row, mask=is_pair, other=0).to(tl.int32)
     maximum = tl.full([BLOCK], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     output = tl.zeros([BLOCK, PADDED_VALUE_SIZE], tl.float32)
-    keys += first_row.to(tl.int64) * key_row_stride
-    values += first_row.to(tl.int64) * value_row_stride
-    for tile in range(first_tile, end_tile):
-        place = tile * TILE + tl.arange(0, TILE)
-        k = _load(keys, place, key_row_stride, num_rows, SIZE, PADDED_SIZE)
-        v = _load(values, place, value_row_stride, num_rows, VALUE_SIZE, PADDED_VALUE_SIZE)
-        is_seen = (place < num_rows)[None, :] & is_pair[:, None]
-        if is_tree:
-            if IS_CHAIN:
-                is_seen = is_seen & (place[None, :] <= row[:, None])
-                if HAS_WINDOW:
-                    is_seen = is_seen & (row[:, None] - place[None, :] < window)
-            else:
+    top = block * BLOCK // GROUP
+    reach = _reach(
+        visible + top * visible_row_stride,
+        rows - top,
+        tl.where(is_tree, num_bytes, 0),
+        visible_row_stride,
+        SCANNED_ROWS,
+        SCANNED_BYTES,
+    )
+    first = tl.min(firsts, 0)
+    while first < _NO_TEXT:
+        is_own = firsts == first
+        prefix = tl.max(tl.where(is_own, prefixes, 0), 0)
+        # No query is before its prefix's end, so none sees more of it than a root.
+        begin = tl.maximum(prefix + 1 - window, first) if HAS_WINDOW else first
+        first_row = tl.where(is_tree, prefix, begin)
+        num_rows = tl.where(is_tree, tl.minimum(reach, capacity - prefix), prefix - begin)
+        num_tiles = tl.cdiv(num_rows, TILE)
+        first_tile = tl.where(is_tree, 0, (part - 1) * num_tiles // num_shares)
+        end_tile = tl.where(is_tree, num_tiles, part * num_tiles // num_shares)
+        own_keys = keys + first_row.to(tl.int64) * key_row_stride
+        own_values = values + first_row.to(tl.int64) * value_row_stride
+        for tile in range(first_tile, end_tile):
+            place = tile * TILE + tl.arange(0, TILE)
+            k = _load(own_keys, place, key_row_stride, num_rows, SIZE, PADDED_SIZE)
+            v = _load(own_values, place, value_row_stride, num_rows, VALUE_SIZE, PADDED_VALUE_SIZE)
+            is_seen = (place < num_rows)[None, :] & is_own[:, None]
+            if is_tree:
                 packed = tl.load(
                     visible + row[:, None] * visible_row_stride + (place >> 3)[None, :],
                     mask=is_seen,
                     other=0,
                 )
                 is_seen = (packed.to(tl.int32) >> (place & 7)[None, :]) & 1 != 0
-        elif HAS_WINDOW:
-            is_seen = is_seen & (position[:, None] - (first_row + place)[None, :] < window)
-        maximum, total, output = _fold(
-            maximum, total, output, q, k, v, is_seen, scale, cap, HAS_CAP
-        )
+            elif HAS_WINDOW:
+                away = position[:, None] - (first_row - first + place)[None, :]
+                is_seen = is_seen & (away < window)
+            maximum, total, output = _fold(
+                maximum, total, output, q, k, v, is_seen, scale, cap, HAS_CAP
+            )
+        first = tl.min(tl.where(firsts > first, firsts, _NO_TEXT), 0)
     slot = (part.to(tl.int64) * rows + row) * heads + head
     tl.store(maxima + slot, maximum, mask=is_pair)
     tl.store(totals + slot, total, mask=is_pair)

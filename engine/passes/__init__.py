@@ -11,7 +11,6 @@ from engine.passes.captured import CapturedRunner
 from engine.passes.compiled import CompiledRunner
 from engine.passes.device_arrays import DeviceArrays
 from engine.passes.function import (
-    MAX_WIDTH,
     Example,
     Form,
     MakeExample,
@@ -23,7 +22,6 @@ from engine.passes.graphs import CudaRecorder
 from engine.passes.runner import EagerRunner
 
 __all__ = [
-    "MAX_WIDTH",
     "CapturedRunner",
     "CompiledRunner",
     "CudaRecorder",

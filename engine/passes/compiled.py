@@ -4,8 +4,9 @@ from pathlib import Path
 
 from engine.code_cache import is_usable, remember, verdict
 from engine.errors import in_one_line
+from engine.geometry import MAX_WIDTH
 from engine.passes import proof
-from engine.passes.function import LONGEST_REASON, MAX_WIDTH
+from engine.passes.function import LONGEST_REASON
 from engine.passes.package import (
     LIBRARY,
     Package,

@@ -6,10 +6,11 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from engine.kv_cache import Cache
+from engine.masks import Extent
+
 Form = Literal["eager", "compiled", "captured"]
 
-MAX_WIDTH = 64
-"""Wider passes, of prompts, run eagerly: they are bound by arithmetic, not by overhead."""
 LONGEST_REASON = 200
 """Characters of an error that are told of why passes stay eager."""
 Run = Callable[[], object]
@@ -20,21 +21,20 @@ Record = Callable[[Run], Run]
 class PassInputs(NamedTuple):
     """What every pass is given, in the host's memory: a row for each of `width` tokens.
 
-    `tokens` (3, width) are ids, positions, and the rows of the cache to write; `prefix` (1,) is how
-    many rows of the cache every row sees; all of int64. What rows see behind the prefix is in the
-    bits of `visible`, (width, bytes), and for layers with a sliding window of `windowed`; see
-    `attention.PackedMasks`.
+    `rows` (5, width), of int64, are ids, the rows of the cache to write, positions, and the rows of
+    the cache where each row's text begins and where its committed rows end. What a row sees behind
+    these is in the bits of `visible`, (width, bytes), and for layers with a sliding window of
+    `windowed`; see `kernels.sight.Sight`, whose places are the last three of `rows`.
     """
 
-    tokens: Tensor
-    prefix: Tensor
+    rows: Tensor
     visible: Tensor
     windowed: Tensor
 
     @property
     def width(self) -> int:
         """Tokens in the pass."""
-        return self.tokens.shape[1]
+        return self.rows.shape[1]
 
 
 class Example(NamedTuple):
@@ -74,6 +74,9 @@ class PassFunction(nn.Module, ABC):
     """What decides the function beside its weights: the network's configuration."""
     window: int = 0
     """How many positions layers with a sliding window see; 0 if there are none."""
+    carry_size: int = 0
+    """How many figures a row hands down to its children's rows, beside those in the cache."""
+    network: nn.Module
 
     @property
     @abstractmethod
@@ -81,19 +84,26 @@ class PassFunction(nn.Module, ABC):
         """The network's layers, which are alike and do most of its work."""
 
     @abstractmethod
+    def probe(self, cache: Cache) -> None:
+        """Run the network over one token, so that it writes to this cache."""
+
+    def extra(self, width: int) -> tuple[Tensor, ...]:
+        """Examples of the inputs that this network's pass has beside the common ones."""
+        return ()
+
+    @abstractmethod
     def forward(
         self,
-        tokens: Tensor,
-        prefix: Tensor,
+        rows: Tensor,
         visible: Tensor,
         windowed: Tensor,
         *rest: Tensor,
         num_logits: int = 0,
-        length: int | None = None,
+        extents: Sequence[Extent] | None = None,
     ) -> tuple[Tensor, ...]:
         """The pass's outputs, logits (rows, vocabulary) first.
 
         `rest` are the pass's own further inputs, (1, width, ...) each, and the rows of the cache.
         At least the last `num_logits` rows get logits; 0 means all rows. Who must write masks out
-        reads the first `length` rows of the cache, all if None.
+        reads the `extents` of the cache, text by text, or for all rows the whole cache.
         """

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from engine.geometry import MAX_WIDTH
 from engine.passes.device_arrays import DeviceArrays
 from engine.passes.function import (
-    MAX_WIDTH,
     Example,
     Form,
     MakeExample,

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from engine import attention, kernels, kv_cache
 from engine.code_cache import publish
-from engine.passes.function import MAX_WIDTH, Example, Form, PassFunction, PassInputs
+from engine.geometry import MAX_WIDTH
+from engine.passes.function import Example, Form, PassFunction, PassInputs
 from engine.scratch import Scratch
 from engine.threads import THREADS
 from engine.weights import PackedLinear
@@ -76,7 +77,7 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
     # proof tells).
     width = torch.export.Dim("width", min=2, max=MAX_WIDTH)
     rest = (*({1: width} for _ in extra), *({} for _ in rows))
-    shapes: tuple[object, ...] = ({1: width}, {}, {0: width}, {0: width}, rest)
+    shapes: tuple[object, ...] = ({1: width}, {0: width}, {0: width}, rest)
     with torch.no_grad(), Scratch(path.parent) as folder:
         program = torch.export.export(
             function, (*inputs, *extra, *rows), dynamic_shapes=shapes, strict=False

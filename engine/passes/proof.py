@@ -20,8 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from engine.attention import without_grouped_experts, without_kernel
+from engine.geometry import MAX_WIDTH
+from engine.masks import Extent
 from engine.passes.function import (
-    MAX_WIDTH,
     Example,
     FastPasses,
     MakeExample,
@@ -87,7 +88,7 @@ class _Trial:
     ) -> None:
         self._inputs, self._extra, self._rows = example
         self._length = length
-        self._slots = self._inputs.tokens[2].to(self._rows[0].device)
+        self._slots = self._inputs.rows[1].to(self._rows[0].device)
         inputs, extra = self._part(0, num_judged)
         given = (*(tensor.to(self._rows[0].device) for tensor in inputs), *extra)
         narrow = self._rows[0].dtype
@@ -96,7 +97,7 @@ class _Trial:
             rows = [row[:, :, :length].to(wide) for row in self._rows]
             self._right = self._with_written(function(*given, *rows), rows)
         self._has_choices = mode.has_choices
-        outputs = function(*given, *self._rows, length=length)
+        outputs = function(*given, *self._rows, extents=[Extent(len(inputs.visible), 0, length)])
         errors = self._errors(self._with_written(outputs, self._rows), _MOST)
         floor = rounding(function, self._rows)
         self._bounds = [min(_FACTOR * max(error, floor), _LARGEST) for error in errors]
@@ -121,9 +122,9 @@ class _Trial:
 
     def _part(self, start: int, end: int) -> tuple[PassInputs, list[Tensor]]:
         """The inputs of some rows of the tree, and those of the network's own."""
-        tokens, prefix, visible, windowed = self._inputs
-        tokens = tokens[:, start:end].contiguous()
-        inputs = PassInputs(tokens, prefix, visible[start:end], windowed[start:end])
+        rows, visible, windowed = self._inputs
+        rows = rows[:, start:end].contiguous()
+        inputs = PassInputs(rows, visible[start:end], windowed[start:end])
         return inputs, [each[:, start:end] for each in self._extra]
 
     def _with_written(self, outputs: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
@@ -171,7 +172,8 @@ def _fixed_rows(
     device = rows[0].device
     held = [row[:, :, :length].to("cpu", copy=True) for row in rows]
     try:
-        function(*(each.to(device) for each in inputs), *extra, *rows, length=MAX_WIDTH)
+        extents = [Extent(MAX_WIDTH, 0, MAX_WIDTH)]
+        function(*(each.to(device) for each in inputs), *extra, *rows, extents=extents)
         written = [row[:, :, :_PERIOD].clone() for row in rows]
 
         def fill(length: int) -> None:

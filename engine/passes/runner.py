@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from engine.masks import Extent
 from engine.passes.function import (
     FastPasses,
     Form,
@@ -53,17 +54,17 @@ class EagerRunner:
         inputs: PassInputs,
         extra: Sequence[Tensor] = (),
         num_logits: int = 0,
-        length: int | None = None,
+        extents: Sequence[Extent] | None = None,
     ) -> tuple[Tensor, ...]:
         """The function's outputs; at least the last `num_logits` rows get logits, 0 means all.
 
-        `length` is that of the cache's part in use, behind which nothing needs to be read.
+        `extents` are the parts of the cache that need to be read, by the rows of each text.
         """
         if self._fast is not None and self._fast.padding(inputs.width) == 0:
             return self._fast.run(inputs, extra)
         inputs = PassInputs(*(tensor.to(self._device) for tensor in inputs))
         outputs: tuple[Tensor, ...] = self._function(
-            *inputs, *extra, *self._rows, num_logits=num_logits, length=length
+            *inputs, *extra, *self._rows, num_logits=num_logits, extents=extents
         )
         return outputs
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig, PreTrainedModel
 
 from engine import attention
-from engine.attention import DenseMasks
 from engine.drafting.head_network import HeadNetwork, HeadShape
+from engine.masks import DenseMasks
 from engine.training.objectives import soft_cross_entropy, vocabulary
 from engine.training.trainer import HeldOut
 

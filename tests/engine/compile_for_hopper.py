@@ -15,6 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from engine.kernels import triton_attention, triton_programs
+from engine.kernels.sight import Sight
 
 CAPACITY = 32768
 NUM_PROCESSORS = 132
@@ -57,14 +58,14 @@ def compile_example(
     results: list[dict[str, Any]] = []
     query = torch.empty(1, rows, heads, size, dtype=dtype).transpose(1, 2)
     cache = torch.empty(1, kv_heads, CAPACITY, size, dtype=dtype)
-    visible = torch.zeros(rows, 136, dtype=torch.uint8) if has_options else None
-    options: dict[str, Any] = {"window": 4096, "softcap": 50.0, "sinks": torch.zeros(heads)}
+    places, visible = torch.zeros(3, rows).long(), torch.zeros(rows, 136, dtype=torch.uint8)
+    sight = Sight(places, visible, 4096 if has_options else 0)
+    options: dict[str, Any] = {"softcap": 50.0, "sinks": torch.zeros(heads)}
     programs = ("attend_parts", "combine_parts")
     replaced = {name: Compiled(getattr(triton_programs, name), results) for name in programs}
     with patch.multiple(triton_programs, **replaced):
         triton_attention.attend(
-            *(query, cache, cache, torch.zeros(1, dtype=torch.int64), visible),
-            torch.zeros(rows, dtype=torch.int64),
+            *(query, cache, cache, sight),
             **(options if has_options else {}),
         )
     return results

@@ -16,7 +16,6 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from engine.attention import DenseMasks
 from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
 from engine.drafting.head import HeadModel
@@ -26,6 +25,7 @@ from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
 from engine.drafting.stage import Drafter, NoStage
 from engine.loading import read_limits
+from engine.masks import DenseMasks
 from engine.model import Model
 from engine.request import Finished, GenerateRequest, Output, SamplingParams, Speculation
 from tests.checkpoints import VOCAB_SIZE, make_head_weights, make_model

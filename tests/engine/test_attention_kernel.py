@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.attention import PackedMasks
 from engine.kernels.attention import attend
+from engine.kernels.sight import Sight
+from engine.masks import PackedMasks
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -38,6 +39,17 @@ class Case:
         return torch.from_numpy(np.pad(bits, ((0, 0), (0, 1))))
 
     @property
+    def places(self) -> Tensor:
+        """Of a text that begins at the top of the cache."""
+        begin = torch.zeros_like(self.positions)
+        return torch.stack([self.positions, begin, begin + self.prefix])
+
+    @property
+    def sight(self) -> Sight:
+        """As the kernel is given it."""
+        return Sight(self.places, self.visible, self.window)
+
+    @property
     def mask(self) -> Tensor:
         """The same written out over the whole cache: (rows, length), additive."""
         rows = torch.arange(self.prefix)
@@ -54,11 +66,9 @@ class Case:
 
     def attend(self, scale: float = 0.2) -> Tensor:
         """By the kernel."""
-        masks = (torch.tensor([self.prefix]), self.visible, self.positions[None])
         return attend(
-            *(self.query, self.keys, self.values, *masks),
+            *(self.query, self.keys, self.values, self.sight),
             scaling=scale,
-            window=self.window,
             softcap=self.softcap,
             sinks=self.sinks,
         )
@@ -188,12 +198,9 @@ def test_masks_written_out_say_the_same() -> None:
     """Red when who has no kernel reads the bits in another way."""
     for window in (None, 4):
         case = replace(make(2, 1, 8, 20, 50), window=window or 0)
-        masks = PackedMasks(
-            *(torch.tensor([30]), case.visible, case.visible, case.positions[None]),
-            window=window or 0,
-        )
-        written = masks.additive(window, case.keys.shape[2], torch.float32)
-        assert torch.equal(written[0, 0], case.mask)
+        masks = PackedMasks(case.places, case.visible, case.visible, window=window or 0)
+        (share,) = masks.shares(window, case.keys.shape[2], torch.float32)
+        assert torch.equal(share.mask[0, 0], case.mask)
 
 
 def test_what_does_not_fit_is_refused() -> None:

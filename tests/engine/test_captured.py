@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from engine import acceleration, attention
-from engine.acceleration import on_gpu
+from engine.acceleration import on_gpu, run_by
 from engine.api import Engine
 from engine.config import NgramStageConfig
 from engine.drafting.head import HeadModel
@@ -55,7 +55,7 @@ def capture(scorer: TreeScorer, seconds: float = 60.0) -> TreeScorer:
     lay_out(scorer.network, has_kernels=False)
     if is_gpu:
         attention.use(scorer.network, attention.GPU_KERNEL)
-    assert scorer.run_by(CapturedRunner).capture(seconds, CudaRecorder() if is_gpu else again)
+    assert run_by(scorer, CapturedRunner).capture(seconds, CudaRecorder() if is_gpu else again)
     assert scorer.runner.form == "captured"
     return scorer
 
@@ -125,7 +125,7 @@ def test_speculation_over_captured_passes_never_changes_the_text(
             super().__init__(*arguments)  # type: ignore[arg-type]
             self.capture(60.0, again)
 
-    monkeypatch.setattr("engine.scorer.EagerRunner", Capturing)
+    monkeypatch.setattr(TreeScorer, "runner_kind", Capturing)
     monkeypatch.setattr(target_model(), "_runners", {})
     assert stages in STAGE_LISTS
     assert play(stages, num_cases=10)[0] == 0
@@ -136,12 +136,12 @@ def test_widths_that_are_not_captured_yet_are_padded_to_others_or_run_eagerly() 
     """Red when a request waits for a capture, or a tree is cut to what has been captured."""
     network = make_network()
     model = Model(network, read_limits(network.config), 512, chunk=100)
-    assert model.run_by(CapturedRunner).capture(0.0, again)
+    assert run_by(model, CapturedRunner).capture(0.0, again)
     assert model.runner.is_uncaptured
     assert [model.runner.num_padding(width) for width in (1, 2, 9)] == [0, 0, 0]
-    assert model.run_by(CapturedRunner).capture(0.0, again)
+    assert run_by(model, CapturedRunner).capture(0.0, again)
     assert [model.runner.num_padding(width) for width in (1, 2, 9, 16, 17)] == [0, 14, 7, 0, 0]
-    while model.run_by(CapturedRunner).capture(0.0, again):
+    while run_by(model, CapturedRunner).capture(0.0, again):
         pass
     assert not model.runner.is_uncaptured
     assert [model.runner.num_padding(width) for width in (1, 2, 9, 33, 64, 65)] == [
@@ -153,7 +153,7 @@ def test_a_replay_that_does_nothing_new_is_refused(caplog: pytest.LogCaptureFixt
     """Were a graph ever to ignore its inputs, its proof would tell."""
     network = make_network()
     model = Model(network, read_limits(network.config), 512, chunk=100)
-    assert not model.run_by(CapturedRunner).capture(60.0, nothing)
+    assert not run_by(model, CapturedRunner).capture(60.0, nothing)
     assert model.runner.form == "eager"
     assert "of which rounding explains" in caplog.text
     assert not model.runner.is_uncaptured, "it would be tried again and again"
@@ -167,7 +167,7 @@ def test_a_function_that_cannot_be_recorded_is_run_eagerly(
 
     network = make_network()
     model = Model(network, read_limits(network.config), 512, chunk=100)
-    assert not model.run_by(CapturedRunner).capture(60.0, fail)
+    assert not run_by(model, CapturedRunner).capture(60.0, fail)
     assert model.runner.form == "eager"
     assert "passes stay eager: they could not be captured" in caplog.text
     assert "operation not permitted when stream is capturing" in caplog.text
@@ -182,7 +182,7 @@ def test_what_is_captured_can_be_compiled_first(kind: str, monkeypatch: pytest.M
     torch._dynamo.reset()
     network = make_network(kind)
     model = Model(network, read_limits(network.config), 512, chunk=100)
-    assert model.run_by(CapturedRunner).capture(0.0, again, is_fused=True)
+    assert run_by(model, CapturedRunner).capture(0.0, again, is_fused=True)
     context = [3, 1, 4, 1, 5]
     model.reset(context)
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -199,7 +199,7 @@ def test_all_widths_of_several_networks_can_be_compiled(monkeypatch: pytest.Monk
     for seed in (1, 2):
         network = make_network(seed=seed, hidden_size=16 * seed)
         model = Model(network, read_limits(network.config), 512, chunk=100)
-        assert model.run_by(CapturedRunner).capture(60.0, again, is_fused=True)
+        assert run_by(model, CapturedRunner).capture(60.0, again, is_fused=True)
         assert not model.runner.is_uncaptured and model.runner.form == "captured"
 
 
@@ -220,8 +220,8 @@ def test_a_deep_network_is_compiled_as_few_layers(
     model = Model(network := make_network(kind, **depth), read_limits(network.config), 512)
     model.keep_features((1, 4, 8))
     example = model._example(3)
-    expected = model._function()(*example.inputs, *example.rows)
-    outputs = FusedFunction(model._function())(*example.inputs, *example.rows)
+    expected = model.function(*example.inputs, *example.rows)
+    outputs = FusedFunction(model.function)(*example.inputs, *example.rows)
     for output, wanted in zip(outputs, expected, strict=True):
         assert torch.equal(output, wanted)
     assert compiler.frame_count <= (4 if kind == "gemma2" else 2)
@@ -242,8 +242,8 @@ def test_all_widths_but_one_row_are_one_piece_of_code(
     frames = []
     for width in (1, 16, 4, 64, 2):
         example = model._example(width)
-        expected = model._function()(*example.inputs, *example.rows)
-        outputs = FusedFunction(model._function())(*example.inputs, *example.rows)
+        expected = model.function(*example.inputs, *example.rows)
+        outputs = FusedFunction(model.function)(*example.inputs, *example.rows)
         assert torch.equal(outputs[0], expected[0])
         frames.append(compiler.frame_count)
     assert frames[2:] == [frames[2]] * 3
@@ -260,7 +260,7 @@ def test_what_cannot_be_fused_is_captured_as_it_is(
     monkeypatch.setattr("engine.passes.fused._COMPILER", fails)
     torch._dynamo.reset()
     model = Model(network := make_network(), read_limits(network.config), 512)
-    assert model.run_by(CapturedRunner).capture(60.0, again, is_fused=True)
+    assert run_by(model, CapturedRunner).capture(60.0, again, is_fused=True)
     assert model.runner.form == "captured" and not model.runner.is_uncaptured
     assert "passes are not fused" in caplog.text and "no such compiler" in caplog.text
 

@@ -181,11 +181,11 @@ def grown(drafter: ModelDrafter, context: Step) -> TokenTree:
 
 def assert_found(drafter: ModelDrafter, tree: TokenTree, wanted: Reference) -> None:
     """The rows and the children of the drafter are those of the reference."""
-    rows = [tuple(tree.path_tokens(node)) for node in drafter._model._nodes]
+    rows = [tuple(tree.path_tokens(node)) for node in drafter._model.rows.nodes]
     num_first = 1 + sum(wanted.is_open(path) for path in wanted.guesses)
     assert set(rows[:num_first]) == set(wanted.rows[:num_first])
     assert rows[num_first:] == wanted.rows[num_first:]
-    for path, node in zip(rows, drafter._model._nodes, strict=True):
+    for path, node in zip(rows, drafter._model.rows.nodes, strict=True):
         listed = {
             tree.tokens[child]: tree.estimates[child]
             for child in tree.children(node)
@@ -233,7 +233,7 @@ def test_a_guess_that_the_draft_confirms_is_not_evaluated_twice() -> None:
     drafter = stage_over(make_draft("llama", "cpu"), script, width=3, passes=3, children=3)
     step = step_of(text, 9)
     grown(drafter, step)
-    nodes = drafter._model._nodes
+    nodes = drafter._model.rows.nodes
     assert len(nodes) == len(set(nodes)) == 3 + 2 * 3
     assert step.turn("draft").num_passes == 3
     guesses = step.turn("script")
@@ -247,7 +247,7 @@ def test_rows_too_unlikely_to_pay_get_no_children(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Step, "prospects", lambda self, budget: prospects)
     drafter = stage_over(model, NoStage(), width=5, passes=5, children=3)
     tree = grown(drafter, step_of(text_of([3, 1, 4], GREEDY), 9))
-    scores, nodes = tree.scores(), model._nodes
+    scores, nodes = tree.scores(), model.rows.nodes
     assert len(nodes) == len(set(nodes)) == 1 + 3 + 3 * 5
     likely = [node for node in nodes if math.exp(scores[node]) >= floor]
     assert [node for node in nodes if tree.children(node) and node in likely] == likely
@@ -272,7 +272,7 @@ def test_rows_written_on_the_device_can_be_committed(device: str) -> None:
     for _ in range(12):
         context = random_context(rng, GREEDY)
         tree = grown(drafter, context)
-        path = tree.path(rng.choice(model._nodes))
+        path = tree.path(rng.choice(model.rows.nodes))
         model.commit(tree, path)
         text = [*context.text.tokens, *(tree.tokens[node] for node in path), 9]
         plain.reset([])
@@ -292,12 +292,12 @@ def test_a_head_reads_its_parents_output_on_the_device() -> None:
         target.score(tokens, TokenTree(tokens[-1]))
         tree = grown(drafter, context)
         eager.reset(tokens)
-        for node in head._nodes:
+        for node in head.rows.nodes:
             logits = eager.score(tokens, tree, [node]).log_softmax(dim=-1)[0]
             for child in tree.children(node):
                 said = logits[tree.tokens[child]].item()
                 assert tree.estimates[child] == pytest.approx(said, abs=2e-3)
-        leaf = tree.children(head._nodes[-1])[0]
+        leaf = tree.children(head.rows.nodes[-1])[0]
         got, wanted = (each.score(tokens, tree, [leaf]) for each in (head, eager))
         assert torch.allclose(got, wanted, atol=2e-4)
 

@@ -166,7 +166,7 @@ def test_a_head_equals_the_reference_token_by_token(
     tree = chain(path)
     for node in range(len(tree)):
         assert close(head.score(CONTEXT, tree, [node])[0], expected[node])
-    assert head.tokens == CONTEXT[1:-1]
+    assert head.rows.tokens == CONTEXT[:-1]
 
 
 def test_nodes_that_share_a_pass_with_their_parents_hold_the_feature_above_both(
@@ -313,9 +313,9 @@ def test_a_draft_that_is_a_head_is_recognised(tmp_path: Path) -> None:
 def test_stages_without_the_head_keep_no_features(tmp_path: Path) -> None:
     """Plain decoding must not carry the head's work, or it would flatter the head."""
     engine = Engine.load(engine_config(tmp_path, "head"))
-    assert engine.scorers["target"]._feature_layers == (0, 1, 2)
+    assert engine.scorers["target"].function.feature_layers == (0, 1, 2)
     plain = engine.with_stages(())
-    assert plain.scorers["target"]._feature_layers == ()
+    assert plain.scorers["target"].function.feature_layers == ()
 
 
 def test_a_head_below_another_stage_is_refused(tmp_path: Path) -> None:

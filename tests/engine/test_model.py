@@ -14,17 +14,20 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from engine import attention
-from engine.attention import DenseMasks, PackedMasks, tree_attention
+from engine.attention import tree_attention
 from engine.config import ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
 from engine.drafting.model import ModelDrafter
 from engine.drafting.ngram import NgramDrafter
 from engine.drafting.stage import NoStage
 from engine.errors import ModelLoadError
-from engine.feed import Pass
+from engine.kernels.sight import Sight
 from engine.loading import choose_device, load_model, read_limits, rope_boundary
+from engine.masks import DenseMasks, PackedMasks
 from engine.model import Model
+from engine.parts import Part, join
 from engine.request import GenerateRequest, SamplingParams
+from engine.rows import Rows
 from engine.tree import TokenTree
 from engine.weights import bytes_read
 from tests.checkpoints import ARCHITECTURES, VOCAB_SIZE, make_model, make_network
@@ -71,7 +74,7 @@ def test_nodes_scored_over_several_passes_equal_one_pass(architecture: str) -> N
 
 
 def cache_rows(model: Model) -> list[Tensor]:
-    length = model._cache.length
+    length = model.rows.prefix
     return [rows[:, :, :length] for rows in model._cache.rows]
 
 
@@ -81,7 +84,7 @@ def assert_same_cache(model: Model, text: list[int]) -> None:
     fresh.reset(text)
     fresh.score(text, TokenTree(text[-1]))
     fresh.rollback()
-    assert model.tokens == fresh.tokens == text[:-1]
+    assert model.rows.tokens == fresh.rows.tokens == text[:-1]
     for held, expected in zip(cache_rows(model), cache_rows(fresh), strict=True):
         # The fresh pass has written the last token's row too, and rolled it back.
         assert torch.allclose(held, expected, atol=1e-5)
@@ -162,16 +165,18 @@ def test_a_kernel_is_given_the_rows_of_the_queries_that_there_are() -> None:
     """Red when a layer that is asked for the last queries alone is shown what the first may see."""
     given: list[Tensor] = []
 
-    def kernel(query: Tensor, *states: Tensor, **options: object) -> Tensor:
-        given.extend(states[2:])
+    def kernel(query: Tensor, keys: Tensor, values: Tensor, sight: Sight, **_: object) -> Tensor:
+        given.extend([sight.places, sight.visible])
         return query
 
-    feed = Pass(10, [1, 2, 3, 4], TokenTree(0), (), ())
-    tokens, prefix, visible, windowed = feed.inputs([], range(10, 14), window=0, place=10)
-    masks = PackedMasks(prefix, visible, windowed, tokens[1:2])
-    query, rows = torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 14, 8)
-    tree_attention(torch.nn.Identity(), query, rows, rows, None, masks, kernel=kernel)
-    assert torch.equal(given[1], visible[-2:]) and given[2].tolist() == [[12, 13]]
+    text = Rows(0, 14)
+    text.add([0] * 10, ())
+    rows, visible, windowed = join([Part.of_text(text, [1, 2, 3, 4], TokenTree(0), ())])
+    masks = PackedMasks(rows[2:], visible, windowed)
+    query, cache = torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 14, 8)
+    tree_attention(torch.nn.Identity(), query, cache, cache, None, masks, kernel=kernel)
+    assert given[0].tolist() == [[12, 13], [0, 0], [10, 10]]
+    assert torch.equal(given[1], visible[-2:])
 
 
 def test_attention_sinks_are_honoured() -> None:
@@ -272,8 +277,9 @@ def test_a_text_on_either_side_of_a_rotary_boundary_equals_stock_transformers(
 
 def test_a_row_that_is_there_to_be_far_away_sees_something_in_every_window() -> None:
     """Red when all is hidden from it: some kernels then write what is no number into the cache."""
-    feed = Pass(0, [1, 2, 3, 4], TokenTree(0), (), ())
-    inputs = feed.inputs([99], range(4), window=6, place=20)
+    text, spare = Rows(0, 14), Rows(14, 1)
+    parts = [Part.padding(spare, 1, 20), Part.of_text(text, [1, 2, 3, 4], TokenTree(0), ())]
+    inputs = join(parts, window=6)
     assert inputs.windowed.any(dim=1).all() and inputs.visible.any(dim=1).all()
 
 
@@ -448,9 +454,9 @@ def test_a_change_of_features_forgets_rows_that_lack_them() -> None:
     model.score(PROMPT, TokenTree(PROMPT[-1]))
     model.commit(TokenTree(PROMPT[-1]), [])
     model.keep_features(())
-    assert model.tokens == PROMPT
+    assert model.rows.tokens == PROMPT
     model.keep_features((2,))
-    assert model.tokens == []
+    assert model.rows.tokens == []
 
 
 def test_a_pass_reads_all_weights_but_embeddings_that_are_no_output_matrix() -> None:

@@ -52,20 +52,20 @@ def test_positions_by_node_and_not_by_depth_are_caught(monkeypatch: pytest.Monke
 
 
 def test_a_cache_that_is_not_compacted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    def compact(self: KVCache, start: int, kept: list[int]) -> None:
-        self.length = start + len(kept)
+    def move(self: KVCache, sources: list[int], targets: range) -> None:
+        """Leave everything where it is."""
 
-    monkeypatch.setattr(KVCache, "compact", compact)
+    monkeypatch.setattr(KVCache, "move", move)
     assert_caught()
 
 
 def test_a_cache_that_keeps_one_row_too_few_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = KVCache.compact
+    original = KVCache.move
 
-    def compact(self: KVCache, start: int, kept: list[int]) -> None:
-        original(self, start, [*kept[:-1], kept[0]])
+    def move(self: KVCache, sources: list[int], targets: range) -> None:
+        original(self, [*sources[:-1], sources[0]], targets)
 
-    monkeypatch.setattr(KVCache, "compact", compact)
+    monkeypatch.setattr(KVCache, "move", move)
     assert_caught()
 
 

@@ -18,9 +18,9 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from engine.acceleration import BackgroundCompiler, on_cpu
 from engine.api import Engine
-from engine.attention import DenseMasks
 from engine.config import EngineConfig, NgramStageConfig
 from engine.kernels import library, linear
+from engine.masks import DenseMasks
 from engine.passes import compiled as compiled_file
 from engine.passes import proof
 from engine.passes.package import Package, fingerprint
@@ -671,5 +671,5 @@ def test_weights_that_a_compiler_writes_into_its_code_are_in_a_packages_name() -
     for scale in (1.0, 2.0):
         with torch.no_grad():
             model.network.model.layers[0].self_attn.q_norm.weight.fill_(scale)
-        names.append(fingerprint(model._function(), model._cache.rows))
+        names.append(fingerprint(model.function, model._cache.rows))
     assert len(set(names)) == 2

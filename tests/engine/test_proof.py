@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.attention import PackedMasks
-from engine.feed import packed
+from engine.geometry import MAX_WIDTH
 from engine.kv_cache import KVCache
 from engine.loading import read_limits
+from engine.masks import Extent, PackedMasks
 from engine.model import Model
-from engine.passes.function import MAX_WIDTH, Form, PassFunction, PassInputs
+from engine.parts import packed
+from engine.passes.function import Form, PassFunction, PassInputs
 from engine.passes.proof import WrongPassError, prove
 from tests.checkpoints import make_network
 
@@ -23,10 +24,24 @@ Change = Callable[[PassInputs], PassInputs]
 
 
 def shifted(inputs: PassInputs, row: int, by: int) -> PassInputs:
-    """Ids, positions or slots (by row of `tokens`) that are off."""
-    tokens = inputs.tokens.clone()
-    tokens[row] += by
-    return inputs._replace(tokens=tokens)
+    """Ids, slots, positions, or where texts begin and end (by row of `rows`) that are off."""
+    rows = inputs.rows.clone()
+    rows[row] += by
+    return inputs._replace(rows=rows)
+
+
+def without_text(inputs: PassInputs) -> PassInputs:
+    """All rows are the first of their texts."""
+    rows = inputs.rows.clone()
+    rows[4] = rows[3]
+    return inputs._replace(rows=rows)
+
+
+def from_the_top(inputs: PassInputs) -> PassInputs:
+    """All texts begin at the top of the cache."""
+    rows = inputs.rows.clone()
+    rows[3] = 0
+    return inputs._replace(rows=rows)
 
 
 def blind(inputs: PassInputs) -> PassInputs:
@@ -40,11 +55,13 @@ MISTAKES: dict[str, Change] = {
     "no row sees itself": lambda inputs: inputs._replace(
         visible=inputs.visible & 0xFE, windowed=inputs.windowed & 0xFE
     ),
-    "later positions": lambda inputs: shifted(inputs, 1, 1),
+    "later positions": lambda inputs: shifted(inputs, 2, 1),
     "other ids": lambda inputs: shifted(inputs, 0, 1),
-    "rows of the cache that are one further": lambda inputs: shifted(inputs, 2, -1),
-    "a shorter text": lambda inputs: inputs._replace(prefix=inputs.prefix - 1),
-    "nothing of the text": lambda inputs: inputs._replace(prefix=torch.zeros_like(inputs.prefix)),
+    "rows of the cache that are one further": lambda inputs: shifted(inputs, 1, -1),
+    "a shorter text": lambda inputs: shifted(inputs, 4, -1),
+    "a text that begins one row too late": lambda inputs: shifted(inputs, 3, 1),
+    "the rows of another text": from_the_top,
+    "nothing of the text": without_text,
 }
 
 
@@ -62,11 +79,10 @@ class Mistaken:
 
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One row after the other."""
-        tokens, prefix, visible, windowed = self._change(inputs)
+        rows, visible, windowed = self._change(inputs)
         outputs = [
             self._function(
-                tokens[:, row : row + 1],
-                prefix,
+                rows[:, row : row + 1],
                 visible[row : row + 1],
                 windowed[row : row + 1],
                 *(each[:, row : row + 1] for each in extra),
@@ -84,7 +100,7 @@ def small_model(kind: str, precision: torch.dtype, max_model_len: int = 512, **s
 
 
 def try_out(model: Model, change: Change) -> None:
-    function = model._function()
+    function = model.function
     prove(Mistaken(function, model._cache.rows, change), function, model._example, WIDTHS)
 
 
@@ -127,8 +143,10 @@ def test_a_wide_window_that_the_text_does_not_know_of_is_refused(
     )
     seen = PackedMasks._seen
 
-    def without_window(masks: PackedMasks, window: int | None, length: int) -> Tensor:
-        return seen(replace(masks, positions=masks.positions.clamp(max=0)), window, length)
+    def without_window(masks: PackedMasks, window: int | None, extent: Extent, row: int) -> Tensor:
+        position, first, prefix = masks.places
+        places = torch.stack([position.clamp(max=0), first, prefix])
+        return seen(replace(masks, places=places), window, extent, row)
 
     class Endless(Mistaken):
         def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -136,7 +154,7 @@ def test_a_wide_window_that_the_text_does_not_know_of_is_refused(
                 patch.setattr(PackedMasks, "_seen", without_window)
                 return super().run(inputs, extra)
 
-    function = model._function()
+    function = model.function
     passes = Endless(function, model._cache.rows, lambda inputs: inputs)
     with pytest.raises(WrongPassError, match=f"reads {max(2000, window * 5 // 4)}"):
         prove(passes, function, model._example, WIDTHS)
@@ -190,7 +208,7 @@ def test_the_verdict_and_the_cache_do_not_touch_each_other(
 def test_what_is_no_number_is_refused() -> None:
     """Red when a comparison with NaN counts as passed."""
     model = small_model("llama", torch.float32)
-    function = model._function()
+    function = model.function
 
     class Nothing(Mistaken):
         def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:

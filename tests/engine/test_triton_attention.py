@@ -10,6 +10,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +21,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
+from torch.nn.functional import pad
 
 from engine.kernels import proof, triton_attention
+from engine.kernels.sight import Sight
 from engine.kernels.triton_attention import attend, plan
 from engine.tree import TokenTree
 
@@ -58,15 +61,14 @@ class Problem:
     query: Tensor
     keys: Tensor
     values: Tensor
-    prefix: Tensor
-    visible: Tensor | None
-    positions: Tensor
+    places: Tensor
+    visible: Tensor
     seen: Tensor
 
-    def attend(self, **options: Any) -> Tensor:
+    def attend(self, window: int = 0, **options: Any) -> Tensor:
         """The kernel's answer."""
-        given = (self.query, self.keys, self.values, self.prefix, self.visible, self.positions)
-        return attend(*given, **options)
+        sight = Sight(self.places, self.visible, window)
+        return attend(self.query, self.keys, self.values, sight, **options)
 
     def reference(
         self,
@@ -137,11 +139,16 @@ def problem(shape: Shape, dtype: torch.dtype = torch.float32, window: int = 0) -
         query.to(DEVICE, dtype),
         keys,
         values,
-        torch.tensor([shape.prefix], device=DEVICE),
+        places_of(positions, shape.prefix),
         pack(mask, shape.num_bytes),
-        torch.from_numpy(positions).to(DEVICE),
         torch.from_numpy(seen).to(DEVICE),
     )
+
+
+def places_of(positions: np.ndarray[Any, Any], prefix: int, first: int = 0) -> Tensor:
+    """Of rows of a text that begins at this row of the cache, as the kernel reads them."""
+    others = np.full_like(positions, first), np.full_like(positions, first + prefix)
+    return torch.from_numpy(np.stack([positions, *others])).to(DEVICE)
 
 
 def assert_close(output: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
@@ -250,20 +257,17 @@ def test_values_have_their_own_size(size: int, value_size: int) -> None:
 
 
 @pytest.mark.parametrize(("window", "rows"), [(0, 7), (0, 35), (4, 7), (20, 35)])
-def test_a_chain_needs_no_bits(window: int, rows: int) -> None:
+def test_a_chain_is_causal_attention(window: int, rows: int) -> None:
     """Red when a row of a chain sees its successor, or not itself."""
     given = problem(Shape(rows, kv_heads=1, group=2, size=32, capacity=150, prefix=61))
     row = np.arange(rows)
     distance = row[:, None] - row[None, :]
-    given.positions = given.prefix + torch.from_numpy(row).to(DEVICE)
+    given.places = places_of(61 + row, 61)
     given.visible = pack((distance >= 0) & (distance < (window or rows)), 0)
-    by_bits = given.attend(window=window)
-    given.visible = None
-    assert torch.equal(given.attend(window=window), by_bits)
     place = torch.arange(150, device=DEVICE)
-    away = given.positions[:, None] - place[None, :]
+    away = given.places[0][:, None] - place[None, :]
     given.seen = (away >= 0) & (away < (window or 150))
-    assert_close(by_bits, given.reference())
+    assert_close(given.attend(window=window), given.reference())
 
 
 @pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[3]], ids=str)
@@ -281,7 +285,7 @@ def test_the_length_of_the_text_is_read_from_memory() -> None:
     long = problem(Shape(rows=5, kv_heads=1, group=2, size=64, capacity=300, prefix=250))
     rows_behind = {}
     for length in (250, 0, 31, 32, 100):
-        rows_behind[length] = long.prefix.fill_(length), long.attend()
+        rows_behind[length] = long.places[2].fill_(length), long.attend()
         place = torch.arange(300, device=DEVICE)[None, :]
         tree = torch.from_numpy(np.unpackbits(long.visible.cpu().numpy(), 1, bitorder="little"))
         long.seen = (place < length).repeat(5, 1)
@@ -297,20 +301,71 @@ def test_other_rows_change_no_bit_of_a_row() -> None:
     sizes = (4, 2, 300, 64, 4, 6)
     assert plan(5, *sizes) == plan(8, *sizes)
     for kept in ([3, 0, 7, 4, 1], [6, 5, 2, 0, 3, 1, 7]):
-        few = replace(given, query=given.query[:, :, kept], positions=given.positions[kept])
-        assert given.visible is not None
+        few = replace(given, query=given.query[:, :, kept], places=given.places[:, kept])
         few.visible = given.visible[kept]
         assert torch.equal(few.attend(window=170), together[:, kept])
+
+
+def side_by_side(problems: Sequence[Problem], gap: int = 3) -> Problem:
+    """All rows of texts that lie behind one another in one cache, with gaps that would show."""
+    rows, first = [], gap
+    for each in problems:
+        rows.append((each, first))
+        first += each.keys.shape[2] + gap
+
+    def cache(name: str) -> Tensor:
+        like = getattr(problems[0], name)
+        whole = torch.full((1, like.shape[1], first, like.shape[3]), 1e30, device=DEVICE)
+        for each, start in rows:
+            own = getattr(each, name)
+            whole[:, :, start : start + own.shape[2]] = own
+        return whole
+
+    def moved(places: Tensor, start: int) -> Tensor:
+        return places + torch.tensor([[0], [start], [start]], device=DEVICE)
+
+    num_bytes = max(each.visible.shape[1] for each in problems)
+    return Problem(
+        torch.cat([each.query for each in problems], dim=2),
+        cache("keys"),
+        cache("values"),
+        torch.cat([moved(each.places, start) for each, start in rows], dim=1),
+        torch.cat([pad(each.visible, (0, num_bytes - each.visible.shape[1])) for each in problems]),
+        torch.empty(0),
+    )
+
+
+@pytest.mark.parametrize("window", [0, 20])
+@pytest.mark.parametrize("prefixes", [(61, 33, 5), (0, 7, 90), (40, 40, 0)], ids=str)
+def test_texts_in_one_pass_are_what_each_is_alone(prefixes: Sequence[int], window: int) -> None:
+    """Red when a row sees a neighbour's rows, or where its text lies changes a bit of it.
+
+    Blocks of 16 pairs begin and end in the middle of a text and hold parts of up to three.
+    """
+    sizes = ((3, 0), (5, 4), (6, 9))
+    alone = [
+        problem(Shape(rows, 2, 3, 64, 120, prefix, earlier), window=window)
+        for prefix, (rows, earlier) in zip(prefixes, sizes, strict=True)
+    ]
+    together = side_by_side(alone)
+    output, end = together.attend(window=window), 0
+    for each in alone:
+        start, end = end, end + each.query.shape[2]
+        assert_close(output[:, start:end].contiguous(), each.reference())
+        others = replace(together, query=together.query.clone())
+        others.query[:, :, :start] = others.query[:, :, end:] = 7.0
+        assert torch.equal(others.attend(window=window)[:, start:end], output[:, start:end])
+    elsewhere = side_by_side(alone[::-1]).attend(window=window).split([6, 5, 3], dim=1)
+    assert torch.equal(torch.cat(elsewhere[::-1], dim=1), output)
 
 
 def test_a_row_that_sees_nothing_is_zeros() -> None:
     """Red when padding is divided by the sum of no weights."""
     given = problem(Shape(rows=6, kv_heads=2, group=2, size=64, capacity=90, prefix=40))
-    assert given.visible is not None
     given.visible[3:] = 0
-    given.positions[3:] = 0
+    given.places[0, 3:] = 0
     assert given.attend().isfinite().all()
-    given.prefix.fill_(0)
+    given.places[2] = 0
     output = given.attend(sinks=torch.zeros(4, device=DEVICE))
     assert not output[:, 3:].any() and output[:, :3].any()
     assert torch.equal(given.attend()[:, 3:], output[:, 3:])
@@ -342,8 +397,8 @@ def test_compilers_trace_it_as_one_operator() -> None:
     assert counted.frame_count == 1
     operator = torch.ops.stagetree.tree_attention_triton.default
     arguments = (
-        *(given.query, given.keys, given.values, given.prefix, given.visible, given.positions),
-        *(0.125, 0, 0.0, None),
+        *(given.query, given.keys, given.values, given.places, given.visible),
+        *(0, 0.125, 0.0, None),
     )
     torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
@@ -351,7 +406,6 @@ def test_compilers_trace_it_as_one_operator() -> None:
 def test_shapes_that_differ_are_refused() -> None:
     """Red when attention reads beyond what it was given."""
     given = problem(SHAPES[3])
-    assert given.visible is not None
     with pytest.raises(ValueError, match="shapes of query, keys and values differ"):
         replace(given, values=given.values[:, :, 1:]).attend()
     with pytest.raises(ValueError, match="5 heads over 2"):
@@ -360,7 +414,7 @@ def test_shapes_that_differ_are_refused() -> None:
         replace(given, visible=given.visible[1:]).attend()
     with pytest.raises(ValueError, match="the last dimension must be contiguous"):
         replace(given, visible=given.visible.T.contiguous().T).attend()
-    with pytest.raises(ValueError, match="one text at a time"):
+    with pytest.raises(ValueError, match="side by side in one cache"):
         replace(given, query=given.query.expand(2, -1, -1, -1)).attend()
 
 
@@ -451,7 +505,7 @@ def test_a_recorded_launch_serves_every_text(
     assert torch.equal(output, alone)
     for prefix, earlier in ((0, 0), (37, 5), (1024, 100), (shape.prefix, 0), (2500, 700)):
         other = problem(replace(shape, prefix=prefix, earlier=earlier), dtype, window)
-        for name in ("query", "keys", "values", "prefix", "visible", "positions"):
+        for name in ("query", "keys", "values", "places", "visible"):
             getattr(given, name).copy_(getattr(other, name))
         graph.replay()
         expected = torch.nn.functional.scaled_dot_product_attention(

@@ -145,11 +145,12 @@ def test_a_sampling_field_has_one_name_from_the_wire_to_the_engine() -> None:
 
 
 def test_a_bad_word_is_read_alone_and_after_a_space() -> None:
-    """Red when only one of the two is kept from the text: a byte for each character here."""
-    told = TOKENIZER.encode("a"), TOKENIZER.encode(" a")
-    assert len(told[1]) == 2, "so that the second reading is another number of tokens"
-    words = plan(bad_words=["a", "ab", "a"]).sequences[0].sampling.bad_words
-    assert words == (tuple(told[0]), tuple(TOKENIZER.encode("ab")))
+    """Red when only one of the two is kept from the text, or a word of more tokens is another."""
+    alone, after = (tuple(TOKENIZER.encode(text)) for text in ("world", " world"))
+    letter = tuple(TOKENIZER.encode("a"))
+    assert len(alone) == len(after) == 1 and len(TOKENIZER.encode(" a")) == 2
+    words = plan(bad_words=["world", "a", " world"]).sequences[0].sampling.bad_words
+    assert words == (alone, after, letter)
     assert plan(bad_words="").sequences[0].sampling.bad_words == ()
 
 

@@ -1,12 +1,16 @@
 """What a drafter is worth: accepted drafts for the time that drafting takes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from engine.errors import ConfigError, ModelLoadError
+from engine.parts import Part
+from engine.passes import PassInputs
 from engine.training.compare import DrafterFigures, compare_drafters
 from engine.training.measure import expected_accepted, pass_milliseconds
 from engine.training.shapes import HeadPlan, draft_of, llama
@@ -57,7 +61,12 @@ def test_every_timed_pass_scores_one_token_behind_the_whole_text() -> None:
     model = make_model()
     rows = []
     forward = model._forward
-    model._forward = lambda feed, masks: rows.append((feed.start, feed.ids)) or forward(feed, masks)
+
+    def noted(parts: Sequence[Part], inputs: PassInputs) -> Tensor:
+        rows.append((parts[0].rows.prefix, parts[0].ids))
+        return forward(parts, inputs)
+
+    model._forward = noted
     assert pass_milliseconds(model, [5, 6, 7, 8], num_passes=3) > 0
     assert rows[0] == (0, [5, 6, 7, 8])
     assert len(rows) == 7 and set(map(str, rows[1:])) == {str((3, [8]))}

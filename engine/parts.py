@@ -1,0 +1,190 @@
+"""What one forward pass feeds: a part for each of its texts, which says who sees whom."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.geometry import MAX_WIDTH, NUM_BYTES, SPARE_ROWS
+from engine.masks import Extent
+from engine.passes import Example, PassInputs
+from engine.rows import Rows
+from engine.tree import TokenTree, bushy_tree
+
+_FIRST = 3
+"""Where the text of an example begins, or a mistake about that would not show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One text's share of a pass: ids and positions of its next rows, and what each of them sees.
+
+    That are all rows of committed tokens and, behind these, row j if bit j of the row's `sight` is
+    set. The last of the rows are `nodes` of `tree`.
+    """
+
+    rows: Rows
+    ids: Sequence[int]
+    positions: Sequence[int]
+    sight: Sequence[int]
+    tree: TokenTree
+    nodes: Sequence[int] = ()
+
+    @classmethod
+    def of_text(
+        cls, rows: Rows, pending: Sequence[int], tree: TokenTree, nodes: Sequence[int]
+    ) -> Self:
+        """Committed tokens, each of which sees those before it, then nodes, their ancestors.
+
+        The first of the tokens is the first that has no row; the root of the tree follows the last.
+        Raises ValueError for tokens behind a tree's rows.
+        """
+        if pending and rows.nodes:
+            raise ValueError("committed tokens cannot follow a tree's rows: roll back first")
+        start, num_pending = rows.prefix - rows.first, len(pending)
+        root, depths, tokens = start + num_pending, tree.depths, tree.tokens
+        ids = [*pending, *[tokens[node] for node in nodes]]
+        positions = [*range(start, root), *[root + depths[node] for node in nodes]]
+        sight = tree.ancestor_mask([*rows.nodes, *nodes])[len(rows.nodes) :]
+        if pending:
+            everybody = (1 << num_pending) - 1
+            causal = [(2 << row) - 1 for row in range(num_pending)]
+            sight = [*causal, *[ancestors << num_pending | everybody for ancestors in sight]]
+        return cls(rows, ids, positions, sight, tree, nodes)
+
+    @classmethod
+    def padding(cls, rows: Rows, num_rows: int, position: int) -> Self:
+        """Rows that nobody reads, each of which sees itself, at one position of an empty text."""
+        sight = [1 << row for row in range(num_rows)]
+        return cls(rows, [0] * num_rows, [position] * num_rows, sight, TokenTree(0))
+
+    @property
+    def slots(self) -> range:
+        """The rows of the cache that are written. Raises ValueError if there are not so many."""
+        return self.rows.slots(len(self.ids))
+
+    @property
+    def num_columns(self) -> int:
+        """Rows behind those of committed tokens, once the pass has been run."""
+        return len(self.rows.nodes) + len(self.ids)
+
+    @property
+    def extent(self) -> Extent:
+        """How many rows there are, and which part of the cache they read."""
+        return Extent(len(self.ids), self.rows.first, self.rows.prefix + self.num_columns)
+
+    def near(self, window: int) -> NDArray[np.bool_] | None:
+        """Which columns are less than a window before each row; None if all are."""
+        start = self.rows.prefix - self.rows.first
+        if not 0 < window <= max(self.positions) - start:
+            return None
+        earlier = [start + self.tree.depths[node] for node in self.rows.nodes]
+        behind = np.array([*earlier, *self.positions])
+        is_near: NDArray[np.bool_] = np.array(self.positions)[:, None] - behind < window
+        return is_near
+
+
+def join(parts: Sequence[Part], window: int = 0) -> PassInputs:
+    """The inputs of a pass over all these rows; `window` is that of sliding layers, 0 for none."""
+    rows = np.empty((5, sum([len(part.ids) for part in parts])), np.int64)
+    end = 0
+    for part in parts:
+        start, end = end, end + len(part.ids)
+        own = rows[:, start:end]
+        own[0], own[1], own[2] = part.ids, part.slots, part.positions
+        own[3], own[4] = part.rows.first, part.rows.prefix
+    num_bytes = (max([part.num_columns for part in parts]) + 7) // 8
+    visible = packed([bits for part in parts for bits in part.sight], num_bytes)
+    return PassInputs(torch.from_numpy(rows), visible, _windowed(parts, visible, window))
+
+
+def _windowed(parts: Sequence[Part], visible: Tensor, window: int) -> Tensor:
+    """What of `visible` is in a window: `visible` itself if everything is."""
+    near = [part.near(window) for part in parts] if window else [None]
+    if not any(each is not None for each in near):
+        return visible
+    windowed, end = visible.clone(), 0
+    for part, is_near in zip(parts, near, strict=True):
+        start, end = end, end + len(part.ids)
+        if is_near is not None:
+            bits = np.packbits(is_near, axis=1, bitorder="little")
+            windowed[start:end, : bits.shape[1]] &= torch.from_numpy(bits)
+    return windowed
+
+
+def packed(sets: Sequence[int], num_bytes: int = 0) -> Tensor:
+    """Sets of small numbers as bits, the lowest first: uint8 of (sets, NUM_BYTES or more)."""
+    num_bytes = max(num_bytes, NUM_BYTES)
+    bits = bytearray().join([each.to_bytes(num_bytes, "little") for each in sets])
+    return torch.frombuffer(bits, dtype=torch.uint8).view(len(sets), num_bytes)
+
+
+def split(parts: Sequence[Part], output: Tensor) -> list[Tensor]:
+    """A pass's output, of all rows or the last ones, by part: views (rows, ...)."""
+    outputs, end = [], len(output)
+    for part in reversed(parts):
+        start = max(0, end - len(part.ids))
+        outputs.append(output[start:end])
+        end = start
+    return outputs[::-1]
+
+
+def num_logits(parts: Sequence[Part]) -> int:
+    """How many of the last rows of a pass are needed for the logits of all nodes; 1 or more."""
+    count = sum(len(part.ids) for part in parts)
+    for part in parts:
+        if part.nodes:
+            return count - len(part.ids) + len(part.nodes)
+        count -= len(part.ids)
+    return 1
+
+
+def of_nodes(parts: Sequence[Part], logits: Tensor) -> Tensor:
+    """The logits of nodes alone, part by part, from those of at least the last `num_logits`."""
+    pairs = zip(parts, split(parts, logits), strict=True)
+    found = [rows[len(rows) - len(part.nodes) :] for part, rows in pairs if part.nodes]
+    if len(found) == 1:
+        return found[0]
+    return torch.cat(found) if found else logits[:0]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Makes arguments of passes that mean nothing: the first nodes of a tree.
+
+    `cache` are the rows of a cache, `extra` makes a network's own inputs for a width. Ids are below
+    `vocab_size`, positions below `max_positions`, `window` is that of sliding layers (0: none).
+    """
+
+    cache: Sequence[Tensor]
+    extra: Callable[[int], tuple[Tensor, ...]]
+    vocab_size: int
+    max_positions: int
+    window: int
+
+    def __call__(self, width: int, length: int | None = None) -> Example:
+        """A pass whose tree of MAX_WIDTH rows ends the first `length` rows of the cache.
+
+        By default it has its rows where no text ever has any.
+        """
+        capacity = self.cache[0].shape[2]
+        prefix = (length or capacity - SPARE_ROWS + MAX_WIDTH) - MAX_WIDTH
+        rows = Rows(prefix if length is None else min(_FIRST, prefix), capacity)
+        rows.add([0] * (prefix - rows.first), ())
+        tree = bushy_tree(0, MAX_WIDTH)
+        depths, last = tree.depths[:width], self.max_positions - 1
+        part = Part(
+            rows,
+            [7 * row % self.vocab_size for row in range(width)],
+            [min(prefix - rows.first + depth, last) for depth in depths],
+            tree.ancestor_mask(range(width)),
+            tree,
+        )
+        inputs = join([part], self.window)
+        # No tensor twice: a compiler would take two inputs that are one for one input.
+        inputs = inputs._replace(windowed=inputs.windowed.clone())
+        return Example(inputs, self.extra(width), self.cache)

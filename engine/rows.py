@@ -1,0 +1,100 @@
+"""Where one text's rows lie in one network's cache.
+
+    first       committed tokens       prefix       nodes of the tree, as they were scored
+      | .. .. .. .. .. .. .. .. .. .. .. | .. .. .. .. .. .. .. .. .. .. .. .. | free ..
+
+What is kept are the tokens and the nodes; where they lie follows from their numbers.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from engine.tree import TokenTree
+
+
+class Rows:
+    """The rows of one text in a cache, from row `first` on, `capacity` at the most.
+
+    `tokens` are the committed tokens that the network has read, of which those before index
+    `offset` have no row; `nodes` are those of a tree that it has scored since the last commit or
+    rollback. `carried` is, by node, what its row hands down to its children's beside what is in the
+    cache. A text of more than `boundary` tokens with rows `is_long`: all of them are others then.
+    """
+
+    def __init__(
+        self, first: int, capacity: int, offset: int = 0, boundary: int | None = None
+    ) -> None:
+        self.first = first
+        self.tokens: list[int] = []
+        self.nodes: list[int] = []
+        self.carried: dict[int, Tensor] = {}
+        self.is_long = False
+        self._capacity, self._offset, self._boundary = capacity, offset, boundary
+
+    @property
+    def prefix(self) -> int:
+        """The row of the cache where those of committed tokens end."""
+        return self.first + max(0, len(self.tokens) - self._offset)
+
+    def known(self, text: Sequence[int]) -> int:
+        """How many tokens a text, but for its last, has in common with this one."""
+        count = 0
+        for held, wanted in zip(self.tokens, text[:-1], strict=False):
+            if held != wanted:
+                break
+            count += 1
+        return count
+
+    def keep(self, text: Sequence[int]) -> None:
+        """Go on with this text: forget whatever it has not in common with the last one."""
+        self.rollback()
+        self.fit(text)
+        del self.tokens[self.known(text) :]
+        self.fit(text)
+
+    def fit(self, text: Sequence[int]) -> None:
+        """Forget the rows if the text has grown across the boundary; count in what needs none."""
+        is_long = self._boundary is not None and len(text) - self._offset > self._boundary
+        if is_long != self.is_long:
+            self.is_long = is_long
+            self.tokens.clear()
+            self.rollback()
+        if len(self.tokens) < self._offset:
+            self.tokens[:] = text[: self._offset]
+
+    def missing(self, text: Sequence[int]) -> Sequence[int]:
+        """The committed tokens that have yet to be read: the last one, a tree's root, is none."""
+        return text[len(self.tokens) : -1]
+
+    def num_missing(self, text: Sequence[int]) -> int:
+        """How many these are."""
+        return max(0, len(text) - 1 - len(self.tokens))
+
+    def slots(self, num_rows: int) -> range:
+        """The next rows of the cache. Raises ValueError if there are not so many."""
+        start = self.prefix + len(self.nodes)
+        if start + num_rows > self.first + self._capacity:
+            end = start + num_rows - self.first
+            raise ValueError(f"{end} rows do not fit a strip of {self._capacity}")
+        return range(start, start + num_rows)
+
+    def add(self, tokens: Sequence[int], nodes: Sequence[int]) -> None:
+        """Count in the rows that a pass has just written, of tokens and then of nodes."""
+        self.tokens.extend(tokens)
+        self.nodes.extend(nodes)
+
+    def commit(self, tree: TokenTree, path: Sequence[int]) -> tuple[list[int], range]:
+        """Make the root and the nodes of `path`, which must have been scored, committed tokens.
+
+        All others are forgotten. Returns the rows that stay, and where they now belong.
+        """
+        start, kept = self.prefix, [0, *path]
+        sources = [start + self.nodes.index(node) for node in kept]
+        self.tokens.extend([tree.tokens[node] for node in kept])
+        self.rollback()
+        return sources, range(start, start + len(kept))
+
+    def rollback(self) -> None:
+        """Forget the tree's rows."""
+        self.nodes, self.carried = [], {}
