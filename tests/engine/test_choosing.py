@@ -15,8 +15,8 @@ from engine import edits
 from engine.candidates import Candidates
 from engine.choosing import Place, candidates, chooser, places, scores_of
 from engine.noise import noise_values
+from engine.ranking import rank
 from engine.request import GenerateRequest, SamplingParams
-from engine.sampling import rank
 from engine.text import Text
 from engine.tree import TokenTree
 from tests.engine import plain_choosing
@@ -226,3 +226,17 @@ def test_samples_follow_the_edited_and_filtered_softmax() -> None:
     chi2 = ((counts[kept] - wanted) ** 2 / wanted).sum()
     degrees = int(kept.sum()) - 1
     assert torch.special.gammaincc(torch.tensor(degrees / 2), chi2 / 2) > 1e-4
+
+
+@pytest.mark.gpu
+def test_a_gpu_chooses_what_the_host_chooses() -> None:
+    """Red when an edit, a filter or the noise of a row is another where the logits are."""
+    rng = random.Random(6)
+    for _ in range(100):
+        text, tree, _ = random_place(rng, random_sampling(rng, SIZE, WORDS))
+        there = Text.of(text.request, (), SIZE, "cuda")
+        there.tokens[:] = text.tokens
+        logits = random_logits(rng, len(tree))
+        nodes = range(len(tree))
+        host = candidates(places(text, tree, nodes), logits).best()
+        assert candidates(places(there, tree, nodes), logits.cuda()).best() == host
