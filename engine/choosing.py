@@ -14,8 +14,8 @@ from torch import Tensor
 from engine.candidates import Candidates
 from engine.edits import EditedRow, edited
 from engine.noise import noise_values
+from engine.ranking import rank
 from engine.request import EmittedToken
-from engine.sampling import rank
 from engine.text import Text
 from engine.tree import TokenTree
 

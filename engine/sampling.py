@@ -1,31 +1,22 @@
-"""From logits to candidates, for rows of any texts at once: temperature, filters, noise.
-
-A token is argmax over x of logit(x) / T + G(seed, position, x), which is an exact sample of the
-filtered softmax (Gumbel-max) and depends on nothing that a drafter does. Filters leave few tokens,
-and from there on a row is a short table of those: nothing but the search for them reads the rest.
-"""
+"""How the tokens of a text are chosen: what was asked for, its noise, and its edits."""
 
 import math
-from collections.abc import Sequence
+from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from engine.candidates import Candidates
 from engine.edits import edits_of
-from engine.filters import EVERY, Array, Filters, above_sigma, keep, kth
-from engine.kernels import triton_noise
-from engine.noise import NoiseRows, as_int64, noise_rows, noise_values
+from engine.filters import Filters
+from engine.noise import NoiseRows
 from engine.request import SamplingParams
+
+Kind = Literal["greedy", "whole", "filtered"]
+"""No noise; noise for every token; noise for the few that filters leave."""
 
 _WIDTH = 64
 """How many of the likeliest tokens to look at first where neither top-k nor min-p says it."""
-_SPARE = 8
+SPARE = 8
 """How many more than they say, since what ties with the last one is kept too."""
-_WIDER = 8
-
-_GREEDY, _WHOLE, _FILTERED = range(3)
 
 
 class Sampling:
@@ -48,10 +39,14 @@ class Sampling:
         self.noise = NoiseRows(params.seed, vocab_size, device)
         self.edits = edits_of(params, vocab_size, num_prompt, stop_ids)
         self.filters = Filters.of([params], vocab_size)
-        self.kind = _GREEDY if params.is_greedy else _FILTERED if params.is_filtered else _WHOLE
+        self.kind: Kind = "whole"
+        if params.is_greedy:
+            self.kind = "greedy"
+        elif params.is_filtered:
+            self.kind = "filtered"
         self.width = _WIDTH
         if params.top_k:
-            self.width = params.top_k + _SPARE
+            self.width = params.top_k + SPARE
         elif params.typical_p < 1:
             self.width = vocab_size
         elif params.min_p:
@@ -69,134 +64,3 @@ class Sampling:
         params = self.params
         is_at_work = params.is_excluding and self.noise.draw(position) < params.xtc_probability
         return math.log(max(params.xtc_threshold, 1e-30)) if is_at_work else math.inf
-
-
-def rank(samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor) -> Candidates:
-    """What the filters leave of logits (rows, vocabulary), with the noise of their positions.
-
-    Row i is sampled by `samplings[i]`, and chooses the token at the index `positions[i]` of its
-    model's whole input. The best candidate is that token; the next best are what a drafter should
-    offer too.
-    """
-    # A draft's vocabulary may be padded to another size than the target's; ids stay the same.
-    logits = logits[:, : samplings[0].vocab_size].float()
-    kinds = {sampling.kind for sampling in samplings}
-    if len(kinds) == 1:
-        return _RANKED[kinds.pop()](samplings, positions, logits)
-    scores = torch.empty(logits.shape)
-    for kind in kinds:
-        rows = [row for row, sampling in enumerate(samplings) if sampling.kind == kind]
-        among = [samplings[row] for row in rows], [positions[row] for row in rows]
-        scores[rows] = _RANKED[kind](*among, logits[rows]).whole(logits.shape[-1])
-    return Candidates(scores)
-
-
-def _greedy(samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor) -> Candidates:
-    """Rows without filters or noise."""
-    return Candidates(logits)
-
-
-def _whole(samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor) -> Candidates:
-    """Rows of which every token is a candidate, but for what XTC leaves out."""
-    noise = _noise(samplings, positions, logits.device)[:, : logits.shape[-1]]
-    filters = _filters(samplings, positions)
-    scores = _scaled(logits, filters)
-    if filters.xtc_threshold is not None:
-        scores = keep(scores, Filters(xtc_threshold=_there(filters.xtc_threshold, logits)))
-    return Candidates(scores + noise)
-
-
-def _filtered(
-    samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor
-) -> Candidates:
-    """Rows of which the filters leave few tokens: the likeliest of them, and no more than needed.
-
-    They are looked for among more and more of the likeliest, until all that may count is there.
-    """
-    size = logits.shape[-1]
-    filters = _filters(samplings, positions)
-    if filters.top_n_sigma is not None:
-        logits = above_sigma(logits, _there(filters.top_n_sigma, logits))
-    log_total = _log_total(filters, logits)
-    width = _width(samplings, filters, logits)
-    while True:
-        likeliest = logits.topk(min(width, size), dim=-1)
-        scores = likeliest.values.cpu().numpy()
-        if filters.temperature is not None:
-            scores = scores / filters.temperature
-        with np.errstate(invalid="ignore"):  # the best of a broken network may be infinite
-            kept = keep(scores, filters, log_total)
-        if width >= size or not _goes_on(scores, kept, filters):
-            break
-        width *= _WIDER
-    ids = likeliest.indices.cpu().numpy()
-    noise = noise_values([each.noise for each in samplings], positions, list(ids))
-    return Candidates(torch.from_numpy(kept + noise.reshape(ids.shape)), ids)
-
-
-_RANKED = {_GREEDY: _greedy, _WHOLE: _whole, _FILTERED: _filtered}
-
-
-def _filters(samplings: Sequence[Sampling], positions: Sequence[int]) -> Filters:
-    """The columns of these rows; numbers where one text has them all."""
-    first = samplings[0]
-    filters = first.filters
-    if any(sampling is not first for sampling in samplings):
-        filters = Filters.of([sampling.params for sampling in samplings], first.vocab_size)
-    if not any(sampling.params.is_excluding for sampling in samplings):
-        return filters
-    places = zip(samplings, positions, strict=True)
-    thresholds = [sampling.xtc_threshold(position) for sampling, position in places]
-    return filters._replace(xtc_threshold=np.array(thresholds, np.float32)[:, None])
-
-
-def _scaled(logits: Tensor, filters: Filters) -> Tensor:
-    """Over the temperature, where the logits are."""
-    if filters.temperature is None:
-        return logits
-    scaled: Tensor = logits / _there(filters.temperature, logits)
-    return scaled
-
-
-def _there(column: Array, logits: Tensor) -> Array:
-    """A column where the logits are."""
-    is_array = isinstance(column, np.ndarray)
-    return torch.from_numpy(column).to(logits.device, logits.dtype) if is_array else column
-
-
-def _log_total(filters: Filters, logits: Tensor) -> Array | None:
-    """The logarithm of the sum of whole rows' exponentials, if top-p needs it: (rows, 1)."""
-    is_ended = filters.top_k is not None and np.all(filters.top_k < EVERY)
-    if filters.top_p is None or filters.typical_p is not None or is_ended:
-        return None
-    return _scaled(logits, filters).logsumexp(dim=-1, keepdim=True).cpu().numpy()
-
-
-def _width(samplings: Sequence[Sampling], filters: Filters, logits: Tensor) -> int:
-    """How many of the likeliest tokens of a row to look at first: few, and seldom too few."""
-    if known := [sampling.width for sampling in samplings if sampling.width]:
-        return max(known)
-    reach: Array = filters.min_p
-    if filters.temperature is not None:
-        reach = reach * filters.temperature
-    floor = logits.amax(dim=-1, keepdim=True) + _there(reach, logits)
-    return int((logits >= floor).sum(dim=-1).max()) + _SPARE
-
-
-def _goes_on(scores: Array, kept: Array, filters: Filters) -> bool:
-    """Whether more may be kept, or tie with the last of top-k, behind the columns of any row."""
-    if (kept[:, -1] > -math.inf).any():
-        return True
-    if filters.top_k is None:
-        return False
-    is_tied = scores[:, -1:] >= kth(scores, filters.top_k)
-    return bool((is_tied & (filters.top_k < EVERY)).any())
-
-
-def _noise(samplings: Sequence[Sampling], positions: Sequence[int], device: torch.device) -> Tensor:
-    """The noise of whole rows, (rows, vocabulary), made where it is wanted if possible."""
-    if device.type != "cuda" or not triton_noise.is_usable():
-        return noise_rows([sampling.noise for sampling in samplings], positions)
-    seeds = [as_int64(sampling.params.seed) for sampling in samplings]
-    there = torch.tensor([seeds, list(positions)], device=device)
-    return triton_noise.noise_rows(there[0], there[1], samplings[0].vocab_size)

@@ -6,7 +6,8 @@ Nothing here knows of tokens or engines.
 from server.protocol.completions import Choice, Completion, CompletionRequest, Logprobs
 from server.protocol.errors import ErrorBody, ErrorReply
 from server.protocol.models import ModelCard, ModelList
-from server.protocol.request import SamplingFields, StreamOptions, TextRequest
+from server.protocol.request import StreamOptions, TextRequest
+from server.protocol.sampling import SamplingFields
 from server.protocol.usage import (
     PromptTokensDetails,
     RequestMetrics,

@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from server.protocol.sampling import SamplingFields, String, TokenId
 from server.protocol.wire import Wire
 
 _log = logging.getLogger(__name__)
@@ -27,33 +26,12 @@ def _list_of_one(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-def _zero_for_all(top_k: int) -> int:
-    """-1 keeps every token, as 0 does."""
-    return max(0, top_k)
-
-
-StopString = Annotated[str, StringConstraints(min_length=1)]
-Stops = Annotated[list[StopString], BeforeValidator(_list_of_one)]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-TopK = Annotated[int, Field(ge=-1, lt=2**31), AfterValidator(_zero_for_all)]
+Stops = Annotated[list[String], BeforeValidator(_list_of_one)]
 
 
 def refusal(param: str, reason: str) -> PydanticCustomError:
     """A complaint about one field of a body."""
     return PydanticCustomError("refused", "{reason}", {"param": param, "reason": reason})
-
-
-class SamplingFields(Wire):
-    """How tokens are chosen: fields by the names that `engine.SamplingParams` has for them.
-
-    What is added here reaches the engine without another line, as what is validated.
-    """
-
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: TopK = 0
-    min_p: float = Field(default=0.0, ge=0, le=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
 
 
 class StreamOptions(Wire):
@@ -69,21 +47,14 @@ class TextRequest(SamplingFields):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
     # Each name with the values that change nothing; any other value is refused.
     unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        "logit_bias": ({},),
-        "frequency_penalty": (0,),
-        "presence_penalty": (0,),
-        "repetition_penalty": (1,),
         "length_penalty": (1,),
         "use_beam_search": (False,),
-        "min_tokens": (0,),
         "response_format": ({"type": "text"},),
         "structured_outputs": ({},),
         "guided_json": (),
         "guided_regex": (),
         "guided_choice": (),
         "guided_grammar": (),
-        "allowed_token_ids": ([],),
-        "bad_words": ([], ""),
         "include_stop_str_in_output": (False,),
         "skip_special_tokens": (True,),
         "truncate_prompt_tokens": (),

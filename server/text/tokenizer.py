@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cached_property
 from typing import Self
 
 import tokenizers
@@ -71,6 +72,11 @@ class Tokenizer:
         if REPLACEMENT in text:
             return _fragment(piece)
         return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The text of every token, by id."""
+        return [self.token_text(token_id) for token_id in range(self.inner.get_vocab_size())]
 
 
 def _decoder_kinds(inner: tokenizers.Tokenizer) -> set[str]:

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from engine import GenerateRequest, ModelInfo, SamplingParams, check
+from engine import GenerateRequest, ModelInfo, check
 from server.errors import BadRequestError
 from server.plan import Plan
-from server.protocol import SamplingFields, TextRequest
+from server.protocol import TextRequest
 from server.seeds import choice_seed, draw_seed
 from server.settings import Settings
 from server.text import Tokenizer
+from server.translate.sampling import sampling_of
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Planner:
             request_id="",
             prompt=prompt,
             max_tokens=self._fitted(body.max_tokens, len(prompt)),
-            sampling=sampling_of(body, seed),
+            sampling=sampling_of(body, seed, self.tokenizer),
             stop_token_ids=(*body.stop_token_ids, *ends),
             ignore_eos=body.ignore_eos,
             num_logprobs=num_logprobs,
@@ -90,9 +91,3 @@ class Planner:
         if wanted > room:
             _log.info("max_tokens %d cut to the %d that the window leaves", wanted, room)
         return min(wanted, room)
-
-
-def sampling_of(body: SamplingFields, seed: int) -> SamplingParams:
-    """What a body says of the choice of tokens, with this seed."""
-    given = {name: getattr(body, name) for name in SamplingFields.model_fields}
-    return SamplingParams(**{**given, "seed": seed})

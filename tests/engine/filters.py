@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from engine.candidates import Candidates
+from engine.ranking import rank
 from engine.request import SamplingParams
-from engine.sampling import Sampling, rank
+from engine.sampling import Sampling
 
 
 def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:

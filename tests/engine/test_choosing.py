@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from engine import edits
 from engine.candidates import Candidates
 from engine.choosing import Place, candidates, chooser, places, scores_of
 from engine.noise import noise_values
+from engine.ranking import rank
 from engine.request import GenerateRequest, SamplingParams
 from engine.text import Text
 from engine.tree import TokenTree
@@ -192,3 +194,49 @@ def test_a_few_tokens_have_the_scores_that_they_have_among_all(temperature: floa
         tokens = rng.sample(range(SIZE), 6)
         few = scores_of(place, tokens, row[0, tokens].tolist())
         assert few == pytest.approx(candidates([place], row).of([0] * 6, tokens), abs=1e-4)
+
+
+def test_samples_follow_the_edited_and_filtered_softmax() -> None:
+    """Red when XTC's draw has to do with a token's noise, or a filter with either."""
+    params = SamplingParams(
+        temperature=1.3,
+        top_k=6,
+        typical_p=0.95,
+        xtc_probability=0.4,
+        xtc_threshold=0.15,
+        presence_penalty=1.0,
+        logit_bias=((3, 1.5),),
+    )
+    row = [2.0, 1.0, 0.5, 0.0, -1.0, -4.0, 1.5]
+    edited = plain_choosing.edited(row, params, [5], [0])
+    shares = [
+        torch.tensor(plain_choosing.softmax(plain_choosing.filtered(edited, params, is_excluding)))
+        for is_excluding in (False, True)
+    ]
+    expected = 0.6 * shares[0] + 0.4 * shares[1]
+    num_draws = 20_000
+    text, tree = text_of(params, [5], [0], size=7), TokenTree(0)
+    sampling = text.sampling
+    logits = edits.edited(torch.tensor([row]), [Place(text, tree, 0).edited_row])
+    drawn = rank([sampling] * num_draws, range(num_draws), logits.expand(num_draws, -1)).best()
+    counts = torch.bincount(torch.tensor(drawn), minlength=7)
+    kept = expected > 0
+    assert counts[~kept].sum() == 0 and (shares[0] - shares[1]).abs().max() > 0.1
+    wanted = num_draws * expected[kept]
+    chi2 = ((counts[kept] - wanted) ** 2 / wanted).sum()
+    degrees = int(kept.sum()) - 1
+    assert torch.special.gammaincc(torch.tensor(degrees / 2), chi2 / 2) > 1e-4
+
+
+@pytest.mark.gpu
+def test_a_gpu_chooses_what_the_host_chooses() -> None:
+    """Red when an edit, a filter or the noise of a row is another where the logits are."""
+    rng = random.Random(6)
+    for _ in range(100):
+        text, tree, _ = random_place(rng, random_sampling(rng, SIZE, WORDS))
+        there = Text.of(text.request, (), SIZE, "cuda")
+        there.tokens[:] = text.tokens
+        logits = random_logits(rng, len(tree))
+        nodes = range(len(tree))
+        host = candidates(places(text, tree, nodes), logits).best()
+        assert candidates(places(there, tree, nodes), logits.cuda()).best() == host

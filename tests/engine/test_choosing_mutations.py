@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import sampling
+from engine import ranking
 from engine.choosing import Place
 from engine.edits import EditedRow, rows
 from engine.edits.bans import Bans
@@ -100,12 +100,12 @@ def test_a_draw_of_xtc_with_a_state_is_caught(monkeypatch: pytest.MonkeyPatch) -
 def test_a_draw_of_xtc_by_row_and_not_by_position_is_caught(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = sampling._filters
+    original = ranking._filters
 
     def filters(samplings: Sequence[Sampling], positions: Sequence[int]) -> Filters:
         return original(samplings, range(len(positions)))
 
-    monkeypatch.setattr(sampling, "_filters", filters)
+    monkeypatch.setattr(ranking, "_filters", filters)
     assert_rows_differ(test_choosing.test_every_row_is_edited_and_filtered_as_documented)
 
 
@@ -126,7 +126,7 @@ def test_the_seed_of_the_first_row_for_all_rows_is_caught(
     def of_the_first(sources: Sequence[NoiseRows], positions: Sequence[int]) -> Tensor:
         return torch.stack([sources[0].row(position) for position in positions])
 
-    monkeypatch.setattr(sampling, "noise_rows", of_the_first)
+    monkeypatch.setattr(ranking, "noise_rows", of_the_first)
     assert_rows_differ(test_choosing.test_rows_of_different_texts_are_each_as_if_alone)
 
 

@@ -32,8 +32,8 @@ from engine.loading import read_limits
 from engine.model import Model
 from engine.noise import noise_of
 from engine.passes.function import Run
+from engine.ranking import rank
 from engine.request import SamplingParams
-from engine.sampling import rank
 from engine.scorer import TreeScorer
 from engine.stats import StageStats
 from engine.tree import TokenTree

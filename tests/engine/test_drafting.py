@@ -16,8 +16,8 @@ from engine.drafting.ngram import NgramDrafter
 from engine.drafting.stage import NoStage
 from engine.economy import Economy, Step
 from engine.errors import ModelLoadError
+from engine.ranking import rank
 from engine.request import GenerateRequest, SamplingParams
-from engine.sampling import rank
 from engine.tree import TokenTree
 from tests.alone import Alone
 from tests.checkpoints import (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import sampling
+from engine import ranking
 from engine.choosing import Place
 from engine.kv_cache import KVCache
 from engine.noise import NoiseRows
@@ -78,7 +78,7 @@ def test_noise_with_a_state_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
         noise = torch.empty(len(positions), sources[0].vocab_size)
         return -noise.exponential_(generator=generator).log()
 
-    monkeypatch.setattr(sampling, "noise_rows", rows)
+    monkeypatch.setattr(ranking, "noise_rows", rows)
     assert_caught()
 
 

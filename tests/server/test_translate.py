@@ -126,8 +126,37 @@ def test_figures_of_two_choices_are_folded() -> None:
 
 
 def test_a_sampling_field_has_one_name_from_the_wire_to_the_engine() -> None:
-    """Red when a field of the wire has a name of its own, or is not handed on."""
-    asked = {"temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.5, "seed": 5}
-    assert asked.keys() <= SamplingFields.model_fields.keys()
-    assert SamplingFields.model_fields.keys() <= {each.name for each in fields(SamplingParams)}
-    assert plan(**asked).sequences[0].sampling == SamplingParams(**asked)  # type: ignore[arg-type]
+    """Red when a field is added to one of the two and not to the other, or is lost on the way."""
+    names = {field.name for field in fields(SamplingParams)}
+    assert names == set(SamplingFields.model_fields)
+    given = ("logit_bias", "dry_sequence_breakers", "bad_words", "allowed_token_ids")
+    asked = {name: 0.5 for name in names if name not in given}
+    asked |= {"dry_base": 1.5, "top_k": 5, "seed": 5, "min_tokens": 5}
+    asked |= {"dry_allowed_length": 5, "dry_penalty_last_n": 5}
+    ids = {"logit_bias": {"5": -1.5}, "allowed_token_ids": [5, 6]}
+    found = plan(**asked, **ids, bad_words=["hello"], dry_sequence_breakers=[]).sequences[0]
+    hello = tuple(TOKENIZER.encode("hello"))
+    assert found.sampling == SamplingParams(
+        **asked,  # type: ignore[arg-type]
+        logit_bias=((5, -1.5),),
+        allowed_token_ids=(5, 6),
+        bad_words=(hello,),
+    )
+
+
+def test_a_bad_word_is_read_alone_and_after_a_space() -> None:
+    """Red when only one of the two is kept from the text, or a word of more tokens is another."""
+    alone, after = (tuple(TOKENIZER.encode(text)) for text in ("world", " world"))
+    letter = tuple(TOKENIZER.encode("a"))
+    assert len(alone) == len(after) == 1 and len(TOKENIZER.encode(" a")) == 2
+    words = plan(bad_words=["world", "a", " world"]).sequences[0].sampling.bad_words
+    assert words == (alone, after, letter)
+    assert plan(bad_words="").sequences[0].sampling.bad_words == ()
+
+
+def test_every_token_that_holds_a_breaker_breaks() -> None:
+    params = plan(dry_multiplier=1, dry_sequence_breakers=["\n", "o"]).sequences[0].sampling
+    texts = [TOKENIZER.token_text(token) for token in params.dry_sequence_breakers]
+    assert texts and all("\n" in text or "o" in text for text in texts)
+    assert {*TOKENIZER.encode("\n"), *TOKENIZER.encode("o")} <= {*params.dry_sequence_breakers}
+    assert plan().sequences[0].sampling.dry_sequence_breakers == ()
