@@ -34,7 +34,7 @@ OnProgress = Callable[[LoadProgress], None]
 
 
 class Engine:
-    """A loaded target with its stages. One request runs at a time.
+    """A loaded target with its stages; as many requests run at once as there are seats.
 
     `scorers` are whatever runs passes, by the names of `info.passes`: the target, then its stages.
     """
@@ -78,6 +78,7 @@ class Engine:
             max_model_len=config.max_model_len,
             chunk=config.prefill_chunk,
             num_engines=config.num_engines,
+            num_seats=config.max_running or 0,
         )
         config = replace(config, stages=recognised(config.stages), threads=THREADS.num_threads)
         return cls(config, Shared(config, target), on_progress)
@@ -103,6 +104,8 @@ class Engine:
             passes=self._acceleration.forms,
             is_compiling=self._acceleration.is_under_way,
             precision=target.precision,
+            num_seats=len(target.strips.seats),
+            seating=target.seating,
             refusals=self._acceleration.refusals,
         )
 

@@ -15,8 +15,6 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache as Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from engine.memory import require
-
 
 class KVCache:
     """So many rows as its `capacity` says, whosever they are.
@@ -44,27 +42,6 @@ class KVCache:
         self.rows = [self._blocks[shape][index] for shape, index in places]
         self._features: Tensor | None = None
 
-    @classmethod
-    def of(cls, capacity: int, run: Callable[[Cache], object]) -> "KVCache":
-        """A cache of the shapes that a pass over one token, `run`, writes to the one it is given.
-
-        Only the network itself knows what each of its layers keeps. Raises ConfigError if there is
-        not the memory for it.
-        """
-        probe = DynamicCache()
-        with torch.inference_mode():
-            run(probe)
-        layers = cast(Any, probe.layers)
-        like = [rows for layer in layers for rows in (layer.keys, layer.values)]
-        num_bytes = capacity * sum(rows.nbytes for rows in like)
-        require(
-            num_bytes,
-            like[0].device,
-            f"a cache of {capacity} rows",
-            "choose a lower max_model_len.",
-        )
-        return cls(capacity, like)
-
     @torch.inference_mode()
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy rows to where others are, all of them at once."""
@@ -87,6 +64,18 @@ class KVCache:
         if self._features is None:
             raise ValueError("no features are kept")
         return self._features[start:end]
+
+
+def rows_like(run: Callable[[Cache], object]) -> list[Tensor]:
+    """What a pass over one token, `run`, writes to the cache that it is given: keys, values, ...
+
+    Only the network itself knows what each of its layers keeps.
+    """
+    probe = DynamicCache()
+    with torch.inference_mode():
+        run(probe)
+    layers = cast(Any, probe.layers)
+    return [rows for layer in layers for rows in (layer.keys, layer.values)]
 
 
 class PassRows(Cache):

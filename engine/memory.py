@@ -34,6 +34,18 @@ def require(
         )
 
 
+def num_that_fit(num_bytes: int, device: torch.device, most: int, num_engines: int = 1) -> int:
+    """How many things of this size, 1 to `most`, half of what is free has room for.
+
+    A CPU's memory is shared by `num_engines`, this one included.
+    """
+    free = free_bytes(device)
+    if free is None:
+        return most
+    share = free // 2 // (num_engines if device.type == "cpu" else 1)
+    return min(max(share // max(num_bytes, 1), 1), most)
+
+
 def free_bytes(device: torch.device) -> int | None:
     """Bytes that can still be allocated there; None where nobody can tell."""
     if device.type == "cuda":

@@ -101,6 +101,8 @@ class Model(TreeScorer):
     ) -> None:
         function = CausalPass(network, limits.window, ())
         super().__init__(function, limits, max_model_len, chunk, num_seats)
+        self.seating = "as given"
+        """Why there are so many seats."""
         self.precision = "as given"
         """Why the weights have the precision that they have."""
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())

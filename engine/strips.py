@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
 from engine.geometry import SPARE_ROWS, strip_rows
-from engine.kv_cache import Cache, KVCache
+from engine.kv_cache import Cache, KVCache, rows_like
+from engine.memory import num_that_fit, require
 from engine.rows import Rows, Seated
 
 _LEAST_COPY = 16
 """Tokens: to read so few again is as cheap as to copy their rows."""
+_MOST_SEATS = {"cpu": 4}
+_MOST_SEATS_ELSEWHERE = 8
 
 
 class Strips:
@@ -25,11 +30,18 @@ class Strips:
         offset: int = 0,
         boundary: int | None = None,
     ) -> None:
-        size = strip_rows(max_model_len)
+        size, like = strip_rows(max_model_len), rows_like(probe)
         self.seats = [Rows(seat * size, size, offset, boundary, seat) for seat in range(num_seats)]
         self.spare = Rows(num_seats * size, SPARE_ROWS, seat=num_seats)
         """Where the rows lie that nobody reads."""
-        self.cache = KVCache.of(num_seats * size + SPARE_ROWS, probe)
+        capacity = num_seats * size + SPARE_ROWS
+        require(
+            capacity * _row_bytes(like),
+            like[0].device,
+            f"a cache of {num_seats} x {size} rows",
+            "choose a lower max_model_len, or a lower max_running.",
+        )
+        self.cache = KVCache(capacity, like)
 
     def of(self, text: Seated) -> Rows:
         """The rows of a text; when it comes to sit, whatever is known of it already."""
@@ -56,3 +68,22 @@ class Strips:
         """Forget all texts."""
         for rows in self.seats:
             rows.forget()
+
+
+def num_seats_for(
+    probe: Callable[[Cache], object], max_model_len: int, num_engines: int = 1
+) -> tuple[int, str]:
+    """How many texts to seat where nobody has said it, and why: as memory and the device allow."""
+    like = rows_like(probe)
+    device = like[0].device
+    most = _MOST_SEATS.get(device.type, _MOST_SEATS_ELSEWHERE)
+    num_bytes = strip_rows(max_model_len) * _row_bytes(like)
+    count = num_that_fit(num_bytes, device, most, num_engines)
+    size = f"{num_bytes / 1e6:.0f} MB each for a window of {max_model_len}"
+    if count < most:
+        return count, f"half of the free memory holds no more, {size}"
+    return count, f"the default on {device.type}, {size}"
+
+
+def _row_bytes(like: Sequence[Tensor]) -> int:
+    return sum(rows.nbytes for rows in like)

@@ -21,7 +21,8 @@ class EngineConfig(Section):
     the family that ships with the engine. `stages` run from the one nearest the target downwards;
     none is plain decoding. `alternatives` are drafters that only a benchmark loads, each in the
     place of the first stage. `threads` 0 leaves the number of CPU threads to torch, and takes its
-    part of that number where `num_engines` processes share the machine.
+    part of that number where `num_engines` processes share the machine. So many texts are written
+    at once as `max_running` says; by default the device and its memory do.
 
     `compile` says where a CPU's compiled passes come from: they are made in the `background` and
     taken over when they are ready, made before loading ends (`wait`), taken only if an earlier
@@ -38,6 +39,7 @@ class EngineConfig(Section):
     prefill_chunk: Positive = 512
     threads: int = 0
     num_engines: Positive = 1
+    max_running: Positive | None = None
     compile: Compile = "cached"
     cache_dir: str | None = None
     alternatives: tuple[StageConfig, ...] = ()

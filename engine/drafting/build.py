@@ -63,6 +63,7 @@ class StageBuilder:
                 max_model_len=self._target.max_model_len,
                 chunk=self._config.prefill_chunk,
                 num_engines=self._config.num_engines,
+                num_seats=len(self._target.strips.seats),
             )
             _fit_vocabulary(name, model, self._target)
             check_same_tokens(name, self._config.model)

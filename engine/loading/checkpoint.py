@@ -16,9 +16,10 @@ from engine.loading.limits import eos_token_ids, read_limits
 from engine.loading.network import load_network, unfit, unloadable
 from engine.loading.precision import choose_device, choose_precision
 from engine.loading.quiet import silence
-from engine.model import Model
+from engine.model import CausalPass, Model
 from engine.names import resolve
 from engine.scorer import ModelLimits
+from engine.strips import num_seats_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,12 @@ class Checkpoint:
         max_model_len: int | None,
         chunk: int,
         num_engines: int = 1,
+        num_seats: int = 1,
     ) -> Model:
         """Load the weights, prove that they obey tree masks, and give them a cache.
 
-        `num_engines`, this one included, share the machine. Raises ModelLoadError for weights that
+        It has room for `num_seats` texts; 0: for as many as memory allows. `num_engines`,
+        this one included, share the machine. Raises ModelLoadError for weights that
         cannot be found or an architecture that cannot be served, ConfigError for a device or
         precision that this machine lacks.
         """
@@ -59,8 +62,12 @@ class Checkpoint:
             eos = eos_token_ids(self.config, network.generation_config)
             limits = replace(self.limits, eos_token_ids=eos)
             window = max_model_len or min(limits.max_positions, 8192)
-            model = Model(network, limits, window, chunk).check_seam()
-        model.precision = wanted.reason
+            seating = "as configured"
+            if not num_seats:
+                probe = CausalPass(network, limits.window, ()).probe
+                num_seats, seating = num_seats_for(probe, window, num_engines)
+            model = Model(network, limits, window, chunk, num_seats).check_seam()
+        model.precision, model.seating = wanted.reason, seating
         return model
 
 
@@ -72,6 +79,7 @@ def load_model(
     max_model_len: int | None,
     chunk: int,
     num_engines: int = 1,
+    num_seats: int = 1,
 ) -> Model:
     """The same at once, by a name. Raises as `Checkpoint.read` and `load` do."""
     return Checkpoint.read(name).load(
@@ -80,6 +88,7 @@ def load_model(
         max_model_len=max_model_len,
         chunk=chunk,
         num_engines=num_engines,
+        num_seats=num_seats,
     )
 
 

@@ -127,8 +127,8 @@ def test_the_target_chooses_node_by_node_what_it_chooses_for_all_at_once(seed: i
     text, tree, _ = random_place(rng, random_sampling(rng, SIZE, WORDS))
     logits = random_logits(rng, len(tree))
     before = logits.clone()
-    at_once = candidates(places(text, tree, range(len(tree))), logits).best()
-    assert [chooser(text, tree, logits)(node) for node in range(len(tree))] == at_once
+    at_once = candidates(places([text], tree, range(len(tree))), logits).best()
+    assert [chooser([text], tree, logits)([node])[0] for node in range(len(tree))] == at_once
     assert torch.equal(logits, before)
 
 
@@ -154,7 +154,7 @@ def test_a_narrow_draft_is_edited_as_far_as_it_goes() -> None:
     params = SamplingParams(0.0, logit_bias=((39, 50.0), (2, 30.0)), presence_penalty=2.0)
     text = text_of(params, [1], [39, 5])
     logits = torch.zeros(2, 30)
-    found = candidates(places(text, TokenTree(5), [0]) * 2, logits)
+    found = candidates(places([text], TokenTree(5), [0]) * 2, logits)
     wanted = torch.zeros(2, 30)
     wanted[:, 2], wanted[:, 5] = 30.0, -2.0
     assert torch.equal(found.scores, wanted)
@@ -165,7 +165,7 @@ def test_the_columns_behind_a_vocabulary_are_no_tokens() -> None:
     text = text_of(SamplingParams(0.0, allowed_token_ids=(7, 8)), [1])
     logits = torch.zeros(1, SIZE + 9)
     logits[0, SIZE:] = 5.0
-    assert candidates(places(text, TokenTree(1), [0]), logits).best() == [7]
+    assert candidates(places([text], TokenTree(1), [0]), logits).best() == [7]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -178,9 +178,9 @@ def test_bad_words_and_min_tokens_give_way_where_no_token_would_be_left(
     )
     text = text_of(params, [1], stop_ids=[8])
     logits = torch.zeros(1, SIZE)
-    assert candidates(places(text, TokenTree(1), [0]), logits).best()[0] in (7, 8)
+    assert candidates(places([text], TokenTree(1), [0]), logits).best()[0] in (7, 8)
     text = text_of(replace(params, bad_words=()), [1], stop_ids=[8])
-    assert candidates(places(text, TokenTree(1), [0]), logits).best() == [7]
+    assert candidates(places([text], TokenTree(1), [0]), logits).best() == [7]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
@@ -238,5 +238,5 @@ def test_a_gpu_chooses_what_the_host_chooses() -> None:
         there.tokens[:] = text.tokens
         logits = random_logits(rng, len(tree))
         nodes = range(len(tree))
-        host = candidates(places(text, tree, nodes), logits).best()
+        host = candidates(places([text], tree, nodes), logits).best()
         assert candidates(places(there, tree, nodes), logits.cuda()).best() == host
