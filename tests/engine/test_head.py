@@ -313,9 +313,9 @@ def test_a_draft_that_is_a_head_is_recognised(tmp_path: Path) -> None:
 def test_stages_without_the_head_keep_no_features(tmp_path: Path) -> None:
     """Plain decoding must not carry the head's work, or it would flatter the head."""
     engine = Engine.load(engine_config(tmp_path, "head"))
-    assert engine._target._feature_layers == (0, 1, 2)
+    assert engine._target.function.feature_layers == (0, 1, 2)
     plain = engine.with_stages(())
-    assert plain._target._feature_layers == ()
+    assert plain._target.function.feature_layers == ()
 
 
 def test_a_head_below_another_stage_is_refused(tmp_path: Path) -> None:
