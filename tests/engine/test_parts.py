@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine import attention
+from engine.acceleration.on_cpu import lay_out_for_kernels
 from engine.kernels import is_loaded
 from engine.kernels.sight import Sight
 from engine.masks import PackedMasks
@@ -113,7 +113,7 @@ def test_texts_in_one_pass_of_our_kernels_are_what_each_is_alone_bit_for_bit(
     """Red when a block of the kernel holds rows of two texts, or sums are cut by where one lies."""
     assert is_loaded()
     model = make_model(architecture, hidden_size=64)
-    model.prepare(attention.CPU_KERNEL)
+    lay_out_for_kernels({"target": model})
     assert_as_alone(model, is_exact=True)
 
 
