@@ -70,14 +70,14 @@ def score(model: Model, parts: Sequence[Part]) -> Tensor:
 def assert_as_alone(model: Model, is_exact: bool) -> None:
     for seed in range(3):
         parts = texts_of(model, seed)
-        spare = Part.padding(model.spare, 2, 0)
+        spare = Part.padding(model.strips.spare, 2, 0)
         together = score(model, [spare, *parts]).split([len(part.nodes) for part in parts])
-        written = [rows[:, :, : 3 * STRIP].clone() for rows in model._cache.rows]
+        written = [rows[:, :, : 3 * STRIP].clone() for rows in model.strips.cache.rows]
         for part, logits in zip(parts, together, strict=True):
             alone = score(model, [part])
             error = (logits - alone).abs().max() / alone.abs().max()
             assert torch.equal(logits, alone) if is_exact else error < ROUNDING[model.dtype]
-        for rows, before in zip(model._cache.rows, written, strict=True):
+        for rows, before in zip(model.strips.cache.rows, written, strict=True):
             assert torch.allclose(rows[:, :, : 3 * STRIP], before, atol=1e-5)
 
 
