@@ -150,7 +150,8 @@ class TreeScorer(ABC):
             places = self.strips.of(text).commit(tree, nodes)
             sources += places[0]
             targets += places[1]
-        self.strips.cache.move(sources, targets)
+        if sources != targets:
+            self.strips.cache.move(sources, targets)
 
     def max_depth(self, context: Sequence[int]) -> int:
         """The deepest node that a tree below this context may have; none below a rowless token."""

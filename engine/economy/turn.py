@@ -72,11 +72,13 @@ class Turn:
         tree, texts = self.tree, self.texts
         scores = tree.scores()
         free = [node for node in waiting if texts[tree.texts[node]].is_free]
-        rows = sorted(set(waiting).difference(free), key=lambda node: (-scores[node], node))
+        # The best first; of equal ones that which was proposed first.
+        rows = sorted(set(waiting).difference(free))
+        rows.sort(key=scores.__getitem__, reverse=True)
         num_written = max(text.num_written for text in texts)
         num_left = max(text.num_left for text in texts)
         next_pass = NextPass(self.name, self.prices, backlog, num_written, num_left)
-        count, saving = next_pass.weigh(self.claims, tree, rows, budget)
+        count, saving = next_pass.weigh(self.claims, tree, scores, rows, budget)
         self._saving += saving
         self._pays = self._pays or saving > 0
         self.weighing += (time.perf_counter() - started) * 1e3
