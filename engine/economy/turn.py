@@ -106,6 +106,11 @@ class Turn:
         self.prices.spend(milliseconds)
         self._passes = [*passes]
 
+    def read(self, milliseconds: float) -> None:
+        """The stage has read some of a text, which took so long; drafts are no dearer by it."""
+        self.prices.drafting += milliseconds
+        self.milliseconds += milliseconds
+
     def num_to_go_on(self, most: int) -> int:
         """How many passes to run on the device behind the first one: 0 to `most`."""
         if self.prices.is_free:
@@ -127,7 +132,8 @@ class Turn:
             self.claims.is_right(self.name, root, token) and token not in self._guessed
             for root, token in outcome.at_roots
         )
-        account.drafting.settle(outcome.total, self._has_run, self._is_trial, is_right, self._pays)
+        is_trial = self._is_trial and self._has_run
+        account.drafting.settle(outcome.total, self._has_run, is_trial, is_right, self._pays)
         self._settle_asking(outcome, load)
         per_token = outcome.total / load / len(outcome.reached)
         account.token_milliseconds = moved_from_first(account.token_milliseconds, per_token)
