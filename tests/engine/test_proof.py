@@ -101,7 +101,7 @@ def small_model(kind: str, precision: torch.dtype, max_model_len: int = 512, **s
 
 def try_out(model: Model, change: Change) -> None:
     function = model.function
-    prove(Mistaken(function, model._cache.rows, change), function, model._example, WIDTHS)
+    prove(Mistaken(function, model.strips.cache.rows, change), function, model._example, WIDTHS)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)
@@ -155,11 +155,11 @@ def test_a_wide_window_that_the_text_does_not_know_of_is_refused(
                 return super().run(inputs, extra)
 
     function = model.function
-    passes = Endless(function, model._cache.rows, lambda inputs: inputs)
+    passes = Endless(function, model.strips.cache.rows, lambda inputs: inputs)
     with pytest.raises(WrongPassError, match=f"reads {max(2000, window * 5 // 4)}"):
         prove(passes, function, model._example, WIDTHS)
     prove(
-        Mistaken(function, model._cache.rows, lambda inputs: inputs),
+        Mistaken(function, model.strips.cache.rows, lambda inputs: inputs),
         *(function, model._example, WIDTHS),
     )
 
@@ -195,7 +195,7 @@ def test_the_verdict_and_the_cache_do_not_touch_each_other(
     bounds = []
     for fill in (0.0, 100.0):
         model = small_model("llama", torch.bfloat16)
-        cache: KVCache = model._cache
+        cache: KVCache = model.strips.cache
         for rows in cache.rows:
             rows.fill_(fill)
         with pytest.raises(WrongPassError) as caught:
@@ -216,6 +216,6 @@ def test_what_is_no_number_is_refused() -> None:
 
     with pytest.raises(WrongPassError, match="nan"):
         prove(
-            Nothing(function, model._cache.rows, lambda inputs: inputs),
+            Nothing(function, model.strips.cache.rows, lambda inputs: inputs),
             *(function, model._example, (1,)),
         )
