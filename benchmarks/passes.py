@@ -31,6 +31,7 @@ from engine.drafting.build import StageBuilder
 from engine.loading import choose_device, load_model
 from engine.model import Model
 from engine.passes import CompiledRunner, CudaRecorder
+from engine.rows import Tokens
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 from engine.weights import bytes_read, lay_out
@@ -123,11 +124,10 @@ def _text(length: int) -> list[int]:
 
 def _read(scorer: TreeScorer, length: int) -> None:
     """Give a scorer the rows of a text and of its last token."""
-    text = _text(length)
-    tree = TokenTree(text[-1])
-    scorer.reset(text)
-    scorer.score(text, tree)
-    scorer.commit(tree, [])
+    text = Tokens(_text(length))
+    tree = TokenTree(text.tokens[-1])
+    scorer.score([text], tree)
+    scorer.commit([text], tree, [[0]])
 
 
 def _times(

@@ -80,9 +80,9 @@ class Loaded:
     def _read(self, text: list[int]) -> None:
         """Give the target the rows of a text, whose features a head reads."""
         tree = TokenTree(text[-1])
-        self.target.reset(text)
-        self.target.score(text, tree)
-        self.target.commit(tree, [])
+        read = Tokens([*text])
+        self.target.score([read], tree)
+        self.target.commit([read], tree, [[0]])
 
 
 def window_of(plan: Plan, longest_prompt: int) -> int:

@@ -18,6 +18,7 @@ from engine.training.teacher import read_whole_texts
 from engine.training.tokens import windows
 from engine.training.trainer import Run
 from engine.tree import TokenTree
+from tests.alone import Alone
 from tests.checkpoints import VOCAB_SIZE, make_model, make_network, save_checkpoint
 
 NUM_STEPS = 3
@@ -57,14 +58,14 @@ def served_logits(
 ) -> torch.Tensor:
     """Logits of the last node of a chain below a context, its nodes scored in these passes."""
     model = target()
-    model.reset(context)
-    model.score(context, TokenTree(context[-1]))
-    model.rollback()
+    Alone(model).reset(context)
+    Alone(model).score(context, TokenTree(context[-1]))
+    Alone(model).rollback()
     scorer = HeadModel(head, model)
     chain = TokenTree.from_parents([context[-1], *ahead], [-1, *range(len(ahead))])
-    scorer.reset(context)
+    Alone(scorer).reset(context)
     for nodes in passes:
-        logits = scorer.score(context, chain, nodes)
+        logits = Alone(scorer).score(context, chain, nodes)
     return logits[-1]
 
 
