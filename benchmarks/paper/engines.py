@@ -22,6 +22,7 @@ from engine.benchmark import (
 from engine.config import Compile, Dtype, EngineConfig, StageConfig
 from engine.loading import load_model, random_model
 from engine.model import Model
+from engine.rows import Tokens
 from engine.shared import Shared
 from engine.tree import TokenTree
 from engine.weights import bytes_read
