@@ -441,3 +441,57 @@ def test_requests_may_wait_over_there_and_the_last_output_comes_with_the_end(
                     await collect(process, LONG)
 
     asyncio.run(scenario())
+
+
+def test_requests_that_run_at_once_are_each_what_they_are_alone(config: EngineConfig) -> None:
+    """Red when what is told of one goes to another, or one waits for another's end."""
+    requests = [
+        replace(LONG, request_id=str(seed), max_tokens=60, sampling=SamplingParams(seed=seed))
+        for seed in range(6)
+    ]
+
+    async def scenario() -> None:
+        async with running(replace(config, max_running=3)) as process:
+            info = await process.wait_ready()
+            assert (info.num_seats, info.seating) == (3, "as configured")
+            together = await asyncio.gather(*(collect(process, each) for each in requests))
+            for request, told in zip(requests, together, strict=True):
+                assert ids(told) == ids(await collect(process, request))
+            widths = [each.stats.num_texts for each in together[2] if isinstance(each, Output)]
+            assert max(widths) == 3
+
+    asyncio.run(scenario())
+
+
+def test_one_of_several_that_is_given_up_frees_its_seat_alone(config: EngineConfig) -> None:
+    """Red when a cancel ends a neighbour, or leaves the seat to the text that nobody wants."""
+
+    async def scenario() -> None:
+        async with running(replace(config, max_running=2)) as process:
+            await process.wait_ready()
+            alone = ids(await collect(process, replace(LONG, request_id="alone")))
+            staying = asyncio.create_task(collect(process, LONG))
+            leaving = process.generate(replace(LONG, request_id="leaving"))
+            await anext(leaving)
+            await leaving.aclose()
+            assert len(ids(await collect(process, SHORT))) == 12
+            assert not staying.done()
+            assert ids(await staying) == alone
+
+    asyncio.run(scenario())
+
+
+def test_a_death_is_told_to_all_that_run(config: EngineConfig) -> None:
+    """Red when a request waits for ever because another was told."""
+
+    async def scenario() -> None:
+        async with running(replace(config, max_running=2)) as process:
+            await process.wait_ready()
+            named = [replace(LONG, request_id=str(number)) for number in range(3)]
+            work = [asyncio.create_task(collect(process, each)) for each in named]
+            await asyncio.sleep(0.1)
+            os.kill(process._child.process.pid or 0, signal.SIGKILL)
+            told = await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), 5)
+            assert [type(each) for each in told] == [EngineDiedError] * 3
+
+    asyncio.run(scenario())
