@@ -20,6 +20,8 @@ from engine.request import SamplingParams
 Array = Any
 """Of numpy on the host, where it is the sooner called, or a tensor. What is used here is both's."""
 
+_NEVER = np.float32(-math.inf)
+
 EVERY = 1 << 24
 """A top-k that keeps every token: more than any vocabulary has."""
 
@@ -164,7 +166,7 @@ def _at(scores: Array, places: Array) -> Array:
 def _without(scores: Array, is_dropped: Array) -> Array:
     if isinstance(scores, Tensor):
         return scores.masked_fill(is_dropped, -math.inf)
-    return np.where(is_dropped, -np.float32(math.inf), scores)
+    return np.where(is_dropped, _NEVER, scores)
 
 
 def _column(values: list[Any], off: float, dtype: type = np.float32) -> Array | None:

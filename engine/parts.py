@@ -69,14 +69,10 @@ class Part:
         return self.rows.slots(len(self.ids))
 
     @property
-    def num_columns(self) -> int:
-        """Rows behind those of committed tokens, once the pass has been run."""
-        return len(self.rows.nodes) + len(self.ids)
-
-    @property
     def extent(self) -> Extent:
         """How many rows there are, and which part of the cache they read."""
-        return Extent(len(self.ids), self.rows.first, self.rows.prefix + self.num_columns)
+        num_rows, rows = len(self.ids), self.rows
+        return Extent(num_rows, rows.first, rows.prefix + len(rows.nodes) + num_rows)
 
     def near(self, window: int) -> NDArray[np.bool_] | None:
         """Which columns are less than a window before each row; None if all are."""
@@ -91,21 +87,32 @@ class Part:
 
 def join(parts: Sequence[Part], window: int = 0) -> PassInputs:
     """The inputs of a pass over all these rows; `window` is that of sliding layers, 0 for none."""
-    rows = np.empty((5, sum([len(part.ids) for part in parts])), np.int64)
-    end = 0
+    # One list of them all: to make an array costs more than to fill it.
+    ids: list[int] = []
+    slots: list[int] = []
+    positions: list[int] = []
+    firsts: list[int] = []
+    prefixes: list[int] = []
+    sight: list[int] = []
+    num_columns = 0
     for part in parts:
-        start, end = end, end + len(part.ids)
-        own = rows[:, start:end]
-        own[0], own[1], own[2] = part.ids, part.slots, part.positions
-        own[3], own[4] = part.rows.first, part.rows.prefix
-    num_bytes = (max([part.num_columns for part in parts]) + 7) // 8
-    visible = packed([bits for part in parts for bits in part.sight], num_bytes)
-    return PassInputs(torch.from_numpy(rows), visible, _windowed(parts, visible, window))
+        num_rows, rows = len(part.ids), part.rows
+        ids += part.ids
+        slots += part.slots
+        positions += part.positions
+        firsts += [rows.first] * num_rows
+        prefixes += [rows.prefix] * num_rows
+        sight += part.sight
+        num_columns = max(num_columns, len(rows.nodes) + num_rows)
+    numbers = np.array(ids + slots + positions + firsts + prefixes)
+    visible = packed(sight, (num_columns + 7) // 8)
+    windowed = _windowed(parts, visible, window) if window else visible
+    return PassInputs(torch.from_numpy(numbers).view(5, -1), visible, windowed)
 
 
 def _windowed(parts: Sequence[Part], visible: Tensor, window: int) -> Tensor:
     """What of `visible` is in a window: `visible` itself if everything is."""
-    near = [part.near(window) for part in parts] if window else [None]
+    near = [part.near(window) for part in parts]
     if not any(each is not None for each in near):
         return visible
     windowed, end = visible.clone(), 0
@@ -126,6 +133,8 @@ def packed(sets: Sequence[int], num_bytes: int = 0) -> Tensor:
 
 def split(parts: Sequence[Part], output: Tensor) -> list[Tensor]:
     """A pass's output, of all rows or the last ones, by part: views (rows, ...)."""
+    if len(parts) == 1:
+        return [output]
     outputs, end = [], len(output)
     for part in reversed(parts):
         start = max(0, end - len(part.ids))

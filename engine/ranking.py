@@ -91,9 +91,9 @@ def _filters(samplings: Sequence[Sampling], positions: Sequence[int]) -> Filters
     """The columns of these rows; numbers where one text has them all."""
     first = samplings[0]
     filters = first.filters
-    if any(sampling is not first for sampling in samplings):
+    if len(samplings) > 1 and any(sampling is not first for sampling in samplings):
         filters = Filters.of([sampling.params for sampling in samplings], first.vocab_size)
-    if not any(sampling.params.is_excluding for sampling in samplings):
+    if not any(sampling.is_excluding for sampling in samplings):
         return filters
     places = zip(samplings, positions, strict=True)
     thresholds = [sampling.xtc_threshold(position) for sampling, position in places]
@@ -116,8 +116,9 @@ def _there(column: Array, logits: Tensor) -> Array:
 
 def _log_total(filters: Filters, logits: Tensor) -> Array | None:
     """The logarithm of the sum of whole rows' exponentials, if top-p needs it: (rows, 1)."""
-    is_ended = filters.top_k is not None and np.all(filters.top_k < EVERY)
-    if filters.top_p is None or filters.typical_p is not None or is_ended:
+    if filters.top_p is None or filters.typical_p is not None:
+        return None
+    if filters.top_k is not None and np.all(filters.top_k < EVERY):
         return None
     return _scaled(logits, filters).logsumexp(dim=-1, keepdim=True).cpu().numpy()
 
@@ -135,12 +136,11 @@ def _width(samplings: Sequence[Sampling], filters: Filters, logits: Tensor) -> i
 
 def _goes_on(scores: Array, kept: Array, filters: Filters) -> bool:
     """Whether more may be kept, or tie with the last of top-k, behind the columns of any row."""
-    if (kept[:, -1] > -math.inf).any():
-        return True
-    if filters.top_k is None:
-        return False
-    is_tied = scores[:, -1:] >= kth(scores, filters.top_k)
-    return bool((is_tied & (filters.top_k < EVERY)).any())
+    goes_on = kept[:, -1:] > -math.inf
+    if filters.top_k is not None:
+        is_tied = scores[:, -1:] >= kth(scores, filters.top_k)
+        goes_on = goes_on | (is_tied & (filters.top_k < EVERY))
+    return bool(goes_on.any())
 
 
 def _noise(samplings: Sequence[Sampling], positions: Sequence[int], device: torch.device) -> Tensor:

@@ -1,9 +1,12 @@
 """Timing the passes of a target and its stages, before there is a text to time them with."""
 
+import time
+
 from engine.drafting.stage import Drafter
 from engine.economy import TARGET_PASS, Economy, time_passes
 from engine.model import Model
 from engine.request import GenerateRequest, SamplingParams
+from engine.rows import Tokens
 from engine.text import Text
 from engine.tree import TokenTree, bushy_tree
 
@@ -11,6 +14,7 @@ _NUM_TOKENS = 80
 """More than a captured pass has rows: on a GPU the first prompt need not wait for its kernels."""
 _DEEPEST = 8
 """A tree of 64 rows is 6 levels deep, and needs as many positions."""
+_CHUNKS = (64, 128, 256, 512, 1024, 2048)
 _SAMPLED, _GREEDY = SamplingParams(1.0, top_k=50), SamplingParams(0.0)
 
 
@@ -27,6 +31,31 @@ def rehearse(target: Model, drafter: Drafter, economy: Economy, seconds: float) 
         measured = {name: time_passes(run, share) for name, run in runs.items()}
         economy.time(sampling.is_greedy, measured)
     target.strips.forget()
+
+
+def fit_chunk(target: Model, milliseconds: float) -> int:
+    """The most tokens of a prompt, of a few sizes, that the target reads in so many milliseconds.
+
+    Never more than its chunk is now, nor fewer than the smallest size, which takes what it takes.
+    """
+    most, room = target.chunk, target.max_model_len
+    sizes = [size for size in _CHUNKS if size < min(most, room)] + [most]
+    fitting = sizes[0]
+    for size in sizes:
+        if size + 2 > room:
+            break
+        text = Tokens([0] * (size + 2))
+        target.chunk = size
+        target.strips.forget()
+        started = time.perf_counter()
+        target.read(text)
+        target.wait()
+        if (time.perf_counter() - started) * 1e3 > milliseconds:
+            break
+        fitting = size
+    target.chunk = most
+    target.strips.forget()
+    return fitting
 
 
 class _Rehearsal:

@@ -44,6 +44,7 @@ class Sampling:
             self.kind = "greedy"
         elif params.is_filtered:
             self.kind = "filtered"
+        self.is_excluding = params.is_excluding
         self.width = _WIDTH
         if params.top_k:
             self.width = params.top_k + SPARE
@@ -56,11 +57,11 @@ class Sampling:
     def is_plain(self) -> bool:
         """Whether temperature, top-k, top-p and min-p are all that is asked for."""
         params = self.params
-        is_rare = params.is_excluding or params.typical_p < 1 or params.top_n_sigma > 0
+        is_rare = self.is_excluding or params.typical_p < 1 or params.top_n_sigma > 0
         return not self.edits and (params.is_greedy or not is_rare)
 
     def xtc_threshold(self, position: int) -> float:
         """The logarithm of the share that XTC looks for there, infinity where it is not at work."""
         params = self.params
-        is_at_work = params.is_excluding and self.noise.draw(position) < params.xtc_probability
+        is_at_work = self.is_excluding and self.noise.draw(position) < params.xtc_probability
         return math.log(max(params.xtc_threshold, 1e-30)) if is_at_work else math.inf

@@ -14,6 +14,7 @@ from engine.drafting.build import StageBuilder, layers_read
 from engine.economy import Economy
 from engine.errors import EngineError
 from engine.model import Model
+from engine.rehearsal import fit_chunk
 
 Stages = tuple[StageConfig, ...]
 
@@ -27,6 +28,8 @@ class Shared:
         self.compiler = BackgroundCompiler(cache_root(config.cache_dir) / "passes")
         self._economies: dict[Stages, Economy] = {}
         self._timed: set[Stages] = set()
+        # For others to wait for a chunk there must be others.
+        self._stall = config.prefill_stall_ms if len(target.strips.seats) > 1 else None
         self._writer: Decoder | None = None
 
     def economy(self, stages: Stages) -> Economy:
@@ -41,6 +44,8 @@ class Shared:
             )
         self._writer = writer
         self.target.keep_features(layers_read(writer.drafter))
+        for scorer in writer.drafter.scorers().values():
+            scorer.chunk = self.target.chunk
 
     def time(
         self, writer: Decoder, stages: Stages, announce: Callable[[], object] = lambda: None
@@ -48,6 +53,10 @@ class Shared:
         """Time its passes, unless they have been as they are run now; `announce` if that is due."""
         if stages not in self._timed and not writer.is_busy:
             announce()
+            if self._stall is not None:
+                # Once: where chunks end is not to change while prompts are remembered.
+                self.target.chunk, self._stall = fit_chunk(self.target, self._stall), None
+                self.lend(writer)
             writer.measure()
             self._timed.add(stages)
 

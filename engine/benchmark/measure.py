@@ -151,9 +151,10 @@ def parted(index: int, text: Sequence[int], other: Sequence[int]) -> Divergence 
 
 
 def _displace_prompts(engine: Engine, mode: Mode, request: GenerateRequest) -> None:
-    """Generate from one token, or the run before leaves a lone prompt in the caches, read."""
+    """Generate from one token at every seat, or the last run leaves a prompt in the caches."""
     short = replace(request, prompt=request.prompt[-1:], max_tokens=1)
-    list(engine.generate(replace(short, speculation=mode.speculation)))
+    for _ in range(engine.info.num_seats):
+        list(engine.generate(replace(short, speculation=mode.speculation)))
 
 
 def _timed(engine: Engine, mode: Mode, passage: Passage, run: Run) -> list[int]:

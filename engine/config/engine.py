@@ -22,7 +22,9 @@ class EngineConfig(Section):
     none is plain decoding. `alternatives` are drafters that only a benchmark loads, each in the
     place of the first stage. `threads` 0 leaves the number of CPU threads to torch, and takes its
     part of that number where `num_engines` processes share the machine. So many texts are written
-    at once as `max_running` says; by default the device and its memory do.
+    at once as `max_running` says; by default the device and its memory do. Prompts are read in
+    chunks of `prefill_chunk` tokens, or as many fewer as others wait for, `prefill_stall_ms` at
+    most.
 
     `compile` says where a CPU's compiled passes come from: they are made in the `background` and
     taken over when they are ready, made before loading ends (`wait`), taken only if an earlier
@@ -37,6 +39,7 @@ class EngineConfig(Section):
     device: str = "auto"
     max_model_len: Positive | None = None
     prefill_chunk: Positive = 512
+    prefill_stall_ms: Positive = 100
     threads: int = 0
     num_engines: Positive = 1
     max_running: Positive | None = None

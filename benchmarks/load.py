@@ -1,0 +1,165 @@
+"""Several texts at once in one engine: tokens a second in all, plain and `auto`.
+
+    python benchmarks/load.py --prompts FILE.jsonl [--shapes 0,100,300] [--texts 1,2,4,8,16]
+
+Each shape is the embedded target, grown (0: as it is). So many texts are added at once; what is
+counted are the tokens of the steps in which all of them sit and have begun. Rounds of plain and
+`auto` alternate. `share` is what plain decoding makes of the machine's own table of passes: N
+tokens in the time that a pass over N rows takes, the host not counted. With `--fixed` five fixed
+sizes, used fully, are measured too. Needs torch and transformers alone.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from engine.api import Engine
+from engine.benchmark import SIZES, grown, machine, pass_times, read_prompts
+from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig, StageConfig
+from engine.request import Finished, GenerateRequest, Output, SamplingParams, Speculation
+
+FIXED = ((4, 1), (8, 1), (8, 2), (16, 2), (48, 6))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Tokens a second of so many texts in one mode: the median of rounds, and quartiles."""
+
+    shape: int
+    num_texts: int
+    mode: str
+    rate: float
+    quartiles: tuple[float, float]
+    tokens_per_step: float
+    share: float = 0.0
+
+
+def run(
+    engine: Engine, prompts: Sequence[tuple[int, ...]], num_tokens: int, speculation: Speculation
+) -> tuple[float, float]:
+    """Tokens a second, and tokens a step, while all of these texts are being written."""
+    for number, prompt in enumerate(prompts):
+        sampling = SamplingParams(0.0)
+        request = GenerateRequest(str(number), prompt, num_tokens, sampling, ignore_eos=True)
+        engine.add(replace(request, speculation=speculation))
+    begun: set[str] = set()
+    while len(begun) < len(prompts):
+        begun |= {event.request_id for event in engine.step() if isinstance(event, Output)}
+    count = steps = 0
+    started = time.perf_counter()
+    while True:
+        events = engine.step()
+        count += sum(len(event.tokens) for event in events if isinstance(event, Output))
+        steps += 1
+        if any(isinstance(event, Finished) for event in events):
+            break
+    seconds = time.perf_counter() - started
+    while engine.is_busy:
+        engine.step()
+    return count / seconds, count / steps
+
+
+def engines_of(engine: Engine, stages: Sequence[StageConfig]) -> Mapping[str, Engine]:
+    """The same weights behind each list of stages of fixed sizes."""
+    draft, ngram = stages
+    assert isinstance(draft, ModelStageConfig) and isinstance(ngram, NgramStageConfig)
+    sized = {
+        f"{budget} nodes, {passes} passes": replace(draft, budget=budget, passes=passes)
+        for budget, passes in FIXED
+    }
+    return {name: engine.with_stages((stage, ngram)) for name, stage in sized.items()}
+
+
+def measure(
+    shape: int, arguments: argparse.Namespace, prompts: Sequence[tuple[int, ...]]
+) -> Iterator[Load]:
+    """All numbers of texts at one shape."""
+    stages = (
+        ModelStageConfig("embedded/draft", budget=48, passes=6),
+        NgramStageConfig(table="embedded/draft2", budget=48),
+    )
+    with grown("embedded/target", SIZES[shape] if shape else None) as target:
+        config = EngineConfig(
+            target,
+            stages,
+            dtype=arguments.dtype,
+            device=arguments.device,
+            max_model_len=1024,
+            max_running=max(arguments.texts),
+            compile="wait",
+        )
+        engine = Engine.load(config)
+        fixed = engines_of(engine, stages) if arguments.fixed else {}
+        scorers = {"target": engine.scorers["target"]}
+        passes = pass_times(scorers, prompts[0], arguments.texts)
+        for num_texts in arguments.texts:
+            rounds: dict[str, list[tuple[float, float]]] = {}
+            for number in range(arguments.rounds + 1):
+                chosen = [
+                    prompts[(number * num_texts + place) % len(prompts)]
+                    for place in range(num_texts)
+                ]
+                runs: list[tuple[str, Engine, Speculation]] = [
+                    ("plain", engine, "off"),
+                    ("auto", engine, "auto"),
+                    *((name, each, "always") for name, each in fixed.items()),
+                ]
+                for name, each, speculation in runs[:: 1 if number % 2 else -1]:
+                    found = run(each, chosen, arguments.tokens, speculation)
+                    if number:  # the first round warms up
+                        rounds.setdefault(name, []).append(found)
+            for name, found in rounds.items():
+                rates = sorted(rate for rate, _ in found)
+                allowed = num_texts / passes["target", num_texts] * 1e3
+                yield Load(
+                    shape,
+                    num_texts,
+                    name,
+                    statistics.median(rates),
+                    (rates[len(rates) // 4], rates[-1 - len(rates) // 4]),
+                    statistics.median(tokens for _, tokens in found),
+                    statistics.median(rates) / allowed if name == "plain" else 0.0,
+                )
+
+
+def main() -> None:
+    """Measure, print a line for each, and keep all if a file is named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--shapes", type=_numbers, default=[0])
+    parser.add_argument("--texts", type=_numbers, default=[1, 2, 4, 8, 16])
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--fixed", action="store_true")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    prompts = read_prompts(arguments.prompts, 32, "embedded/target")
+    prompts = [prompt[-256:] for prompt in prompts]
+    loads: list[Load] = []
+    for shape in arguments.shapes:
+        for load in measure(shape, arguments, prompts):
+            loads.append(load)
+            share = f"  {load.share:.2f} of the pass table" if load.share else ""
+            print(
+                f"{load.shape or 'embedded':>8}  {load.num_texts:2} texts  {load.mode:20} "
+                f"{load.rate:7.0f} tokens/s ({load.quartiles[0]:.0f}-{load.quartiles[1]:.0f})  "
+                f"{load.tokens_per_step:5.2f} a step{share}",
+                flush=True,
+            )
+    if arguments.json:
+        told = {"machine": machine(), "loads": [asdict(load) for load in loads]}
+        arguments.json.write_text(json.dumps(told, indent=2))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+if __name__ == "__main__":
+    main()
