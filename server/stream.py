@@ -84,7 +84,7 @@ class Generation:
         plan, sequence = self.plan, self.plan.sequences[index]
         tokenizer = self.pool.tokenizer.get()
         writer = ChoiceWriter(index, sequence.prompt, tokenizer, plan.stops, plan.tells_tokens)
-        async with self.pool.queue.turn(queued, sequence.prompt) as (client, seat):
+        async with self.pool.seating.turn(queued, sequence.prompt) as (client, seat):
             choice.engine = client.number
             self._begin()
             async with aclosing(client.generate(sequence)) as updates:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from server.engines.client import EngineClient, Spawn
-from server.engines.queue import QueuedRequest, SeatQueue
+from server.engines.queue import QueuedRequest, RequestQueue
+from server.engines.seating import Seating
 from server.engines.tokenizer import SharedTokenizer
 from server.errors import DrainingError, LoadFailedError, QueueFullError
 from server.settings import Settings
@@ -34,7 +35,8 @@ class EnginePool:
             EngineClient(number, spawn, self.tokenizer.read, self._note_change, backoff)
             for number, spawn in enumerate(spawns)
         )
-        self.queue = SeatQueue(self.clients, settings.queue_timeout, settings.max_seats_per_request)
+        self.queue = RequestQueue(settings.max_seats_per_request)
+        self.seating = Seating(self.clients, self.queue, settings.queue_timeout)
         self.is_draining = False
         self._settings = settings
         self._on_failure = on_failure
@@ -79,7 +81,7 @@ class EnginePool:
         if self.is_draining:
             raise DrainingError("The server is shutting down.", retry_after=_RETRY_AFTER)
         num_waiting = self.queue.num_unseated
-        must_wait = num_waiting or (self.queue.num_running and not self.queue.has_free)
+        must_wait = num_waiting or (self.queue.num_running and not self.seating.has_free)
         if must_wait and num_waiting >= self._settings.max_queue:
             raise QueueFullError(
                 f"The queue is full: {num_waiting} requests are waiting.",
@@ -90,11 +92,11 @@ class EnginePool:
     def request(self, priority: int = 0) -> Iterator[QueuedRequest]:
         """Join the queue for as long as the block runs; raises as `admit` does."""
         self.admit()
-        with self.queue.request(priority) as request:
+        with self.queue.join(priority) as request:
             yield request
 
     def _note_change(self) -> None:
-        self.queue.serve()
+        self.seating.serve()
         if self.failure is not None:
             self._on_failure()
         elif self.nearest.is_serving:

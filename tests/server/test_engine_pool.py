@@ -30,7 +30,7 @@ def slow(**changes: object) -> Behaviour:
 async def turn(pool: EnginePool) -> AsyncIterator[EngineClient]:
     """The turn of a request of one sequence."""
     with pool.request() as request:
-        async with pool.queue.turn(request, (1,)) as (client, _):
+        async with pool.seating.turn(request, (1,)) as (client, _):
             yield client
 
 

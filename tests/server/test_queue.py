@@ -4,11 +4,15 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from os.path import commonprefix
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine import GenerateRequest
 from server.engines import EnginePool, QueuedRequest
+from server.engines.seats import Seats
 from server.errors import QueueTimeoutError
 from server.settings import Settings
 from tests.server.conftest import StartServer, wait_until
@@ -45,7 +49,7 @@ class Turns:
         await asyncio.sleep(0.01)
 
     async def _hold(self, request: QueuedRequest, name: str) -> None:
-        async with self._pool.queue.turn(request, (1, 2, 3)):
+        async with self._pool.seating.turn(request, (1, 2, 3)):
             self.came.append(name)
             await self._ends[name].wait()
 
@@ -59,7 +63,7 @@ def over_seats(
         given = {"model": "fake", **settings}
         pool = EnginePool(Settings(**given), [Behaviour(num_seats=num_seats).spawn])
         pool.start()
-        while not pool.queue.has_free:
+        while not pool.seating.has_free:
             await asyncio.sleep(0.001)
         async with AsyncExitStack() as stack:
             await asyncio.wait_for(scenario(Turns(pool, stack)), 10)
@@ -151,6 +155,27 @@ def test_a_sequence_that_leaves_just_as_its_turn_comes_leaves_its_seat() -> None
         await turns.end("c")
 
     over_seats(1, scenario)
+
+
+@given(st.lists(st.integers(0, 1), max_size=9), st.lists(st.integers(0, 1), max_size=9))
+def test_what_two_prompts_begin_with_is_known(one: list[int], other: list[int]) -> None:
+    """Red when a text is sent to where less of it is known."""
+    num_common = len(commonprefix([tuple(one), tuple(other)]))
+    seats = Seats(1, 100)
+    seats.vacate(seats.take(tuple(one)))
+    assert seats.saving(tuple(other)) == (num_common if 2 * num_common >= len(other) else 0)
+
+
+def test_a_text_sits_where_it_is_known_and_else_where_nobody_sat_for_longest() -> None:
+    """Red when the server's idea of an engine's seats is not the engine's."""
+    seats = Seats(3, 100)
+    held = [seats.take((number,) * 4) for number in (1, 2, 3)]
+    for number in (2, 0, 1):
+        seats.vacate(held[number])
+    assert seats.take((1, 1, 1)) is held[0]
+    assert seats.take((9,)) is held[2]
+    assert seats.saving((3, 3, 3)) == 0 and seats.saving((2, 2, 5)) == 2
+    assert seats.usage == 4 / 300 and seats.num_free == 1
 
 
 def test_a_reader_that_does_not_read_holds_no_seat(start_server: StartServer) -> None:
