@@ -14,6 +14,7 @@ from engine.rows import Rows, Tokens
 from engine.strips import Strips
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_model
+from tests.engine.sampling_params import random_edits
 from tests.engine.setups import (
     NUM_SEATS,
     STAGE_LISTS,
@@ -35,6 +36,11 @@ def requests_of(rng: random.Random, count: int) -> list[GenerateRequest]:
         if made and rng.random() < 0.4:
             begun = rng.choice(made).prompt
             request = replace(request, prompt=(*begun, *begun, *request.prompt)[:60])
+        if rng.random() < 0.3:
+            edits = random_edits(rng, VOCAB_SIZE, request.prompt)
+            sampling = replace(request.sampling, **edits)  # type: ignore[arg-type]
+            num_least = min(sampling.min_tokens, request.max_tokens)
+            request = replace(request, sampling=replace(sampling, min_tokens=num_least))
         speculation: Speculation = rng.choice(["off", "auto", "always", "always"])
         made.append(replace(request, request_id=str(number), speculation=speculation))
     return made

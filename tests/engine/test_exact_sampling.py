@@ -1,7 +1,7 @@
 """Emitted tokens follow the target's filtered softmax, through the whole loop and its trees."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import pytest
@@ -77,11 +77,13 @@ def test_a_rule_that_favours_the_drafts_first_choice_is_caught(
 ) -> None:
     """The same test with acceptance by rank in the draft: it must not pass."""
 
-    def accept_first_child(tree: TokenTree, choose: Callable[[int], int]) -> Acceptance:
+    def accept_first_child(
+        tree: TokenTree, choose: Callable[[Sequence[int]], Sequence[int]]
+    ) -> list[Acceptance]:
         children = tree.children(0)
         if children and tree.estimates[children[0]] > -0.5:
-            return Acceptance((children[0],), choose(children[0]))
-        return Acceptance((), choose(0))
+            return [Acceptance((children[0],), choose([children[0]])[0])]
+        return [Acceptance((), choose([0])[0])]
 
     monkeypatch.setattr(decoder_module, "accept", accept_first_child)
     assert chi_square_p_value(600) < 1e-6

@@ -129,7 +129,8 @@ def test_a_prompt_in_chunks_with_a_kept_prefix_equals_a_prompt_at_once(architect
         logits = Alone(model).score(text, TokenTree(text[-1]))[0]
         expected = reference_logits(architecture, [text])[0]
         assert (logits - expected).abs().max() < 2e-5 * expected.abs().max()
-    assert model.num_passes - passes == 2, "the common prefix was fed again"
+    # From 23 to 32, to 48, and the rest with the tree.
+    assert model.num_passes - passes == 3, "the common prefix was fed again"
 
 
 def test_committed_tokens_are_not_fed_behind_a_trees_rows() -> None:

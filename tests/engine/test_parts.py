@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from engine import attention
+from engine.acceleration.on_cpu import lay_out_for_kernels
 from engine.kernels import is_loaded
 from engine.kernels.sight import Sight
 from engine.masks import PackedMasks
@@ -70,14 +70,14 @@ def score(model: Model, parts: Sequence[Part]) -> Tensor:
 def assert_as_alone(model: Model, is_exact: bool) -> None:
     for seed in range(3):
         parts = texts_of(model, seed)
-        spare = Part.padding(model.spare, 2, 0)
+        spare = Part.padding(model.strips.spare, 2, 0)
         together = score(model, [spare, *parts]).split([len(part.nodes) for part in parts])
-        written = [rows[:, :, : 3 * STRIP].clone() for rows in model._cache.rows]
+        written = [rows[:, :, : 3 * STRIP].clone() for rows in model.strips.cache.rows]
         for part, logits in zip(parts, together, strict=True):
             alone = score(model, [part])
             error = (logits - alone).abs().max() / alone.abs().max()
             assert torch.equal(logits, alone) if is_exact else error < ROUNDING[model.dtype]
-        for rows, before in zip(model._cache.rows, written, strict=True):
+        for rows, before in zip(model.strips.cache.rows, written, strict=True):
             assert torch.allclose(rows[:, :, : 3 * STRIP], before, atol=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_texts_in_one_pass_of_our_kernels_are_what_each_is_alone_bit_for_bit(
     """Red when a block of the kernel holds rows of two texts, or sums are cut by where one lies."""
     assert is_loaded()
     model = make_model(architecture, hidden_size=64)
-    model.prepare(attention.CPU_KERNEL)
+    lay_out_for_kernels({"target": model})
     assert_as_alone(model, is_exact=True)
 
 

@@ -29,6 +29,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
         "stages": [{"kind": "head", "model": str(head)}],
         "dtype": "float32",
         "compile": "never",
+        "max_running": 1,
     }
     return EngineConfig.from_mapping(mapping)
 

@@ -75,7 +75,7 @@ def test_passes_of_every_network_and_width_are_timed(target: Model) -> None:
     assert times.keys() == {(name, width) for name in ("target", "draft") for width in (1, 4)}
     assert all(milliseconds > 0 for milliseconds in times.values())
     assert target.num_passes - num_passes == 1 + 2 * 3
-    assert target.rows.tokens == list(range(9))
+    assert target.strips.seats[0].tokens == list(range(9))
 
 
 def test_a_shape_alone_makes_a_model_that_scores(target: Model) -> None:
