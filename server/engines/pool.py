@@ -80,9 +80,10 @@ class EnginePool:
         """Refuse at once what could not be queued; raises DrainingError or QueueFullError."""
         if self.is_draining:
             raise DrainingError("The server is shutting down.", retry_after=_RETRY_AFTER)
-        num_waiting = self.queue.num_unseated
-        must_wait = num_waiting or (self.queue.num_running and not self.seating.has_free)
-        if must_wait and num_waiting >= self._settings.max_queue:
+        # Of those who have just come, some will sit down at once.
+        num_waiting = self.queue.num_unseated - self.seating.num_free
+        is_idle = not self.queue.num_unseated and not self.queue.num_running
+        if num_waiting >= self._settings.max_queue and not is_idle:
             raise QueueFullError(
                 f"The queue is full: {num_waiting} requests are waiting.",
                 retry_after=_RETRY_AFTER,

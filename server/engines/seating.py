@@ -28,9 +28,9 @@ class Seating:
         self._timeout = timeout
 
     @property
-    def has_free(self) -> bool:
-        """Whether any engine that can serve has a free seat."""
-        return any(True for _ in self._free())
+    def num_free(self) -> int:
+        """Free seats of the engines that can serve."""
+        return sum(client.seats.num_free for client in self._free())
 
     @asynccontextmanager
     async def turn(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from engine import GenerateRequest
 from server.engines import EnginePool, QueuedRequest
 from server.engines.seats import Seats
-from server.errors import QueueTimeoutError
+from server.errors import QueueFullError, QueueTimeoutError
 from server.settings import Settings
 from tests.server.conftest import StartServer, wait_until
 from tests.server.fakes import Behaviour
@@ -63,7 +63,7 @@ def over_seats(
         given = {"model": "fake", **settings}
         pool = EnginePool(Settings(**given), [Behaviour(num_seats=num_seats).spawn])
         pool.start()
-        while not pool.seating.has_free:
+        while not pool.seating.num_free:
             await asyncio.sleep(0.001)
         async with AsyncExitStack() as stack:
             await asyncio.wait_for(scenario(Turns(pool, stack)), 10)
@@ -155,6 +155,20 @@ def test_a_sequence_that_leaves_just_as_its_turn_comes_leaves_its_seat() -> None
         await turns.end("c")
 
     over_seats(1, scenario)
+
+
+def test_whoever_finds_a_seat_is_admitted_and_else_only_who_may_wait() -> None:
+    """Red when one that has come and not sat down yet counts as if it waited, or not at all."""
+
+    async def scenario(turns: Turns) -> None:
+        one, other = turns.join(), turns.join()
+        with pytest.raises(QueueFullError, match="0 requests are waiting"):
+            turns.join()
+        await turns.wait(one, "a")
+        await turns.wait(other, "b")
+        await turns.end("a", "b")
+
+    over_seats(2, scenario, max_queue=0)
 
 
 @given(st.lists(st.integers(0, 1), max_size=9), st.lists(st.integers(0, 1), max_size=9))
