@@ -63,14 +63,20 @@ class Decoder:
 
         With the last of its prompt, alone, a text gets its first token.
         """
-        told, self._cancelled = self._cancelled, []
+        told = [*self._cancelled]
         self._seats.fill()
         texts = self._seats.writing
         reading = self._seats.next_to_read()
-        if reading is not None and not self.target.read(reading):
-            self._seats.begin(reading)
-            told += self._write([reading])
-        return told + self._write(texts) if texts else told
+        if reading is not None:
+            if not self.target.read(reading):
+                self._seats.begin(reading)
+                told += self._write([reading])
+            elif texts:
+                self.target.wait()  # or the others' next pass would seem to take so long
+        if texts:
+            told += self._write(texts)
+        self._cancelled.clear()
+        return told
 
     def generate(self, request: GenerateRequest) -> Iterator[Output | Finished]:
         """Continue a prompt: steps of one or more tokens, then how it ended.
@@ -100,6 +106,7 @@ class Decoder:
         """One step of texts that have been read: grow, score, accept, commit."""
         # The last token of a reply is always a bonus.
         max_depths = [min(t.num_left - 1, self.target.max_depth(t.tokens)) for t in texts]
+        self.target.strips.rollback()  # of a step that was broken off
         step = self.economy.step(texts, max_depths)
         leaves = step.leaves
         tree = step.choose(self.drafter.grow(step, leaves, self.drafter.budget) if leaves else ())

@@ -86,6 +86,16 @@ def kth(scores: Array, top_k: Array) -> Array:
     return _at(scores, top_k.clip(max=scores.shape[-1]) - 1)
 
 
+def is_narrowed(filters: Filters) -> Array | bool:
+    """Whether filters before top-p have left a row few tokens, of which shares are then."""
+    is_few: Array | bool = False
+    if filters.top_k is not None:
+        is_few = filters.top_k < EVERY
+    if filters.typical_p is not None:
+        is_few = is_few | (filters.typical_p < math.inf)
+    return is_few
+
+
 def above_sigma(logits: Tensor, top_n_sigma: Array) -> Tensor:
     """Whole rows of logits, minus infinity where so many standard deviations below the best."""
     is_there = logits > -math.inf
@@ -122,8 +132,8 @@ def _least_of_top_p(scores: Array, filters: Filters, log_total: Array | None) ->
     total = sums[:, -1:]
     if log_total is not None:
         whole = library.exp(log_total - best)
-        top_k = filters.top_k
-        total = whole if top_k is None else library.where(top_k < EVERY, total, whole)
+        is_few = is_narrowed(filters)
+        total = whole if is_few is False else library.where(is_few, total, whole)
     is_before = sums - weights < filters.top_p * total
     num_kept = is_before.sum(axis=-1, keepdims=True)
     return _at(scores, num_kept + (num_kept < 1) - 1)

@@ -91,6 +91,11 @@ class NoiseRows:
         # Neither knows this object, so they go with it.
         self._bits, self._row, self._word = bits, row, source.word
 
+    def forget(self) -> None:
+        """Keep nothing of what was made; it is made again when it is asked for."""
+        self._bits.cache_clear()
+        self._row.cache_clear()
+
     def row(self, position: int) -> Tensor:
         """The noise of one position: float32, shape (vocab_size,)."""
         return self._row(position)

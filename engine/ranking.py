@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.candidates import Candidates
-from engine.filters import EVERY, Array, Filters, above_sigma, keep, kth
+from engine.filters import EVERY, Array, Filters, above_sigma, is_narrowed, keep, kth
 from engine.kernels import triton_noise
 from engine.noise import as_int64, noise_rows, noise_values
 from engine.sampling import SPARE, Sampling
@@ -116,9 +116,7 @@ def _there(column: Array, logits: Tensor) -> Array:
 
 def _log_total(filters: Filters, logits: Tensor) -> Array | None:
     """The logarithm of the sum of whole rows' exponentials, if top-p needs it: (rows, 1)."""
-    if filters.top_p is None or filters.typical_p is not None:
-        return None
-    if filters.top_k is not None and np.all(filters.top_k < EVERY):
+    if filters.top_p is None or np.all(is_narrowed(filters)):
         return None
     return _scaled(logits, filters).logsumexp(dim=-1, keepdim=True).cpu().numpy()
 

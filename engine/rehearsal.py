@@ -44,18 +44,22 @@ def fit_chunk(target: Model, milliseconds: float) -> int:
     for size in sizes:
         if size + 2 > room:
             break
-        text = Tokens([0] * (size + 2))
         target.chunk = size
-        target.strips.forget()
-        started = time.perf_counter()
-        target.read(text)
-        target.wait()
-        if (time.perf_counter() - started) * 1e3 > milliseconds:
+        # The first of a size may wait for a kernel, and any for another process.
+        if min([_read_milliseconds(target, size) for _ in range(3)]) > milliseconds:
             break
         fitting = size
     target.chunk = most
     target.strips.forget()
     return fitting
+
+
+def _read_milliseconds(target: Model, size: int) -> float:
+    target.strips.forget()
+    started = time.perf_counter()
+    target.read(Tokens([0] * (size + 2)))
+    target.wait()
+    return (time.perf_counter() - started) * 1e3
 
 
 class _Rehearsal:

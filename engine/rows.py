@@ -91,10 +91,6 @@ class Rows:
         """The committed tokens that have yet to be read: the last one, a tree's root, is none."""
         return text[len(self.tokens) : -1]
 
-    def num_missing(self, text: Sequence[int]) -> int:
-        """How many these are."""
-        return max(0, len(text) - 1 - len(self.tokens))
-
     def slots(self, num_rows: int) -> range:
         """The next rows of the cache. Raises ValueError if there are not so many."""
         start = self.prefix + len(self.nodes)

@@ -93,7 +93,9 @@ class TreeScorer(ABC):
 
     def num_missing(self, text: Seated) -> int:
         """How many committed tokens of a text have no row yet, the root not counted."""
-        return self.strips.of(text).num_missing(text.tokens)
+        rows = self.strips.of(text)
+        rows.fit(text.tokens)
+        return max(0, len(text.tokens) - 1 - len(rows.tokens))
 
     def read(self, text: Seated) -> bool:
         """Feed a chunk of the committed tokens, unless one pass can take all with a tree.
@@ -101,10 +103,9 @@ class TreeScorer(ABC):
         Whether there was one to feed: a long text is read by calling this until it says no. Chunks
         end where their number of tokens is a multiple of their size, whatever was known before.
         """
-        rows = self.strips.of(text)
-        rows.fit(text.tokens)
-        if rows.num_missing(text.tokens) <= self.chunk:
+        if self.num_missing(text) <= self.chunk:
             return False
+        rows = self.strips.of(text)
         start = len(rows.tokens)
         pending = text.tokens[start : (start // self.chunk + 1) * self.chunk]
         self._feed([Part.of_text(rows, pending, TokenTree(0), [])])
@@ -150,7 +151,8 @@ class TreeScorer(ABC):
             places = self.strips.of(text).commit(tree, nodes)
             sources += places[0]
             targets += places[1]
-        self.strips.cache.move(sources, targets)
+        if sources != targets:
+            self.strips.cache.move(sources, targets)
 
     def max_depth(self, context: Sequence[int]) -> int:
         """The deepest node that a tree below this context may have; none below a rowless token."""

@@ -53,9 +53,11 @@ class Seats:
         """The text whose prompt lacks least; one that has waited for long goes first."""
         if not self._reading:
             return None
-        chunk = self.target.chunk
-        ages = enumerate(reversed(self._reading))
-        return min(ages, key=lambda each: self.target.num_missing(each[1]) - each[0] * chunk)[1]
+        chunk, num_missing = self.target.chunk, self.target.num_missing
+        chosen = min(self._reading, key=lambda text: num_missing(text) - text.num_waits * chunk)
+        for text in self._reading:
+            text.num_waits += text is not chosen
+        return chosen
 
     def begin(self, text: Text) -> None:
         """Its prompt has been read."""
@@ -68,4 +70,5 @@ class Seats:
             self._waiting.remove(text)
             return
         (self._writing if text in self._writing else self._reading).remove(text)
+        text.sampling.noise.forget()  # the text itself is remembered, with its rows
         self._free.append(text.seat)

@@ -11,6 +11,8 @@ from engine.rows import Rows, Seated
 
 _LEAST_COPY = 16
 """Tokens: to read so few again is as cheap as to copy their rows."""
+_COPIED_AT_ONCE = 512
+"""Rows of all layers, which lie twice in memory meanwhile."""
 _MOST_SEATS = {"cpu": 4}
 _MOST_SEATS_ELSEWHERE = 8
 
@@ -52,12 +54,21 @@ class Strips:
             best = max(self.seats, key=lambda other: other.known(text.tokens))
             count = best.known(text.tokens)
             if count >= len(rows.tokens) + _LEAST_COPY and best.is_long == rows.is_long:
-                self.cache.move(*rows.copy(best, count))
+                sources, targets = rows.copy(best, count)
+                for start in range(0, len(sources), _COPIED_AT_ONCE):
+                    end = start + _COPIED_AT_ONCE
+                    self.cache.move(sources[start:end], targets[start:end])
         return rows
 
     def known(self, seat: int, tokens: Sequence[int]) -> int:
-        """How many of a text's tokens would have their rows at this seat, without a copy."""
-        return self.seats[seat].known(tokens)
+        """How many of a text's tokens would have their rows at this seat, without a copy.
+
+        None where more would be forgotten than kept: the beginning that all prompts share is copied
+        to a seat that has less to lose.
+        """
+        rows = self.seats[seat]
+        count = rows.known(tokens)
+        return count if 2 * count >= len(rows.tokens) else 0
 
     def rollback(self) -> None:
         """Forget the rows of trees."""

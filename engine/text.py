@@ -19,8 +19,9 @@ class Text:
     """A request that is being written: its tokens, its rule of choice, and where it ends.
 
     The last token is the root of the next tree. A node that holds one of `stop_ids` gets no
-    children, since the text would end there. `num_cached` of the prompt's tokens had their rows
-    already where it sits; `reason` tells why the text has ended, None while it goes on.
+    children, since the text would end there. Where it sits, `num_cached` of the prompt's tokens had
+    their rows already; `num_waits` chunks of other prompts were read before its own. `reason` tells
+    why the text has ended, None while it goes on.
     """
 
     request: GenerateRequest
@@ -28,6 +29,7 @@ class Text:
     stop_ids: frozenset[int] = frozenset()
     seat: int = 0
     num_cached: int = 0
+    num_waits: int = 0
     reason: FinishReason | None = None
     stats: SpeculationStats = field(default_factory=SpeculationStats)
     tokens: list[int] = field(init=False)

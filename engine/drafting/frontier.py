@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.economy import Step, Turn
 
@@ -11,12 +11,14 @@ from engine.economy import Step, Turn
 class Frontier:
     """The nodes after which the network has yet to say what comes.
 
-    None of a text is as deep as its `max_depths`, which are those of the network.
+    None of a text is as deep as its `max_depths`, which are those of the network, and none is of
+    the texts that are `behind`: those that the network has yet to read.
     """
 
     step: Step
     turn: Turn
     max_depths: Sequence[int]
+    behind: set[int] = field(default_factory=set)
 
     def open_among(self, nodes: Iterable[int]) -> list[int]:
         """Those of these nodes that the network may evaluate."""
@@ -26,6 +28,7 @@ class Frontier:
             node
             for node in nodes
             if depths[node] < max_depths[texts[node]]
+            and texts[node] not in self.behind
             and node not in evaluated
             and step.can_extend(node)
         ]

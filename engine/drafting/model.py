@@ -68,7 +68,7 @@ class ModelDrafter:
             waiting = {*nodes, *frontier.open_among(guesses)}
             num_missing = self._num_missing(step, waiting)
             rows = turn.worth_evaluating(list(waiting), num_missing, budget)
-            if not (rows := self._of_texts_read(step, rows)):
+            if not (rows := self._of_texts_read(frontier, rows)):
                 break
             expansion = self._expander.expand(frontier, rows, left)
             left, nodes = left - expansion.num_passes, []
@@ -121,19 +121,20 @@ class ModelDrafter:
         fed = {step.tree.texts[node] for node in nodes}
         return sum([self._model.num_missing(step.texts[text]) for text in fed])
 
-    def _of_texts_read(self, step: Step, nodes: Sequence[int]) -> list[int]:
+    def _of_texts_read(self, frontier: Frontier, nodes: Sequence[int]) -> list[int]:
         """Those of these nodes whose texts the model has read, but for what goes with a tree.
 
         Of one that it has not it reads a chunk, one a step; meanwhile it drafts for the others.
         """
-        started = time.perf_counter()
-        texts = step.tree.texts
+        step, texts, started = frontier.step, frontier.step.tree.texts, time.perf_counter()
         behind = {
             text
             for text in {texts[node] for node in nodes}
             if self._model.num_missing(step.texts[text]) > self._model.chunk
         }
-        if behind:
+        if behind and not frontier.behind:
             self._model.read(step.texts[min(behind)])
-            step.turn(self.name).milliseconds += (time.perf_counter() - started) * 1e3
+            self._model.wait()
+            frontier.turn.read((time.perf_counter() - started) * 1e3)
+        frontier.behind.update(behind)
         return [node for node in nodes if texts[node] not in behind]

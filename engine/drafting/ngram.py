@@ -73,8 +73,11 @@ class NgramDrafter:
             chance, place = math.exp(-best.cost), tree.texts[best.parent]
             if not left[place]:
                 continue
-            if not prospects.are_good(chance, len(proposed), expected):
-                break
+            is_good = prospects.are_good(chance, len(proposed), expected)
+            if not is_good and not step.texts[place].is_free:
+                if not any(text.is_free for text in step.texts):
+                    break
+                continue
             node = tree.add(best.parent, best.token, best.estimate, self.name)
             if node in proposed:  # a leaf may lie below another leaf
                 continue

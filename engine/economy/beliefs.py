@@ -78,8 +78,8 @@ class Claims:
     def __init__(self, beliefs: Beliefs) -> None:
         self._beliefs = beliefs
         self._claims: dict[int, dict[tuple[int, Kind], tuple[float, Record, Record]]] = {}
-        self._ranked: dict[tuple[str, int], tuple[int, Sequence[int]]] = {}
-        self._expected: dict[tuple[str, int], list[float]] = {}
+        self._ranked: dict[int, dict[str, tuple[int, Sequence[int]]]] = {}
+        self._expected: dict[tuple[str, int], tuple[list[float], float]] = {}
 
     def believe(self, node: int, token: int, kind: Kind, claim: float) -> float:
         """The log probability, as believed, that the target chooses `token` at `node`.
@@ -102,36 +102,33 @@ class Claims:
 
     def rank(self, stage: str, node: int, likelihood: float, tokens: Sequence[int]) -> None:
         """A stage ranks these tokens best below a node, whose own likelihood is given."""
-        self._ranked[stage, node] = _grade(likelihood), tokens
+        self._ranked.setdefault(node, {})[stage] = _grade(likelihood), tokens
 
-    def expect(self, stage: str, likelihood: float) -> list[float]:
-        """By rank, the chance that the stage's choice below such a node is the target's."""
+    def expect(self, stage: str, likelihood: float) -> tuple[list[float], float]:
+        """The chance that the stage's choice below such a node is the target's: by rank, in all."""
         key = stage, _grade(likelihood)
         expected = self._expected.get(key)
         if expected is None:
             pairs = zip(self._beliefs.of_ranks(*key), _RANK_PRIORS, strict=True)
-            expected = [record.estimate(prior, _RANK_WEIGHT) for record, prior in pairs]
-            self._expected[key] = expected
+            chances = [record.estimate(prior, _RANK_WEIGHT) for record, prior in pairs]
+            expected = self._expected[key] = chances, sum(chances)
         return expected
 
     def is_right(self, stage: str, root: int, token: int) -> bool:
         """Whether the stage's first choice below a root was this token."""
-        _, tokens = self._ranked.get((stage, root), (0, ()))
+        _, tokens = self._ranked.get(root, {}).get(stage, (0, ()))
         return token in tokens[:1]
 
     def settle(self, reached: Iterable[tuple[int, int]]) -> None:
         """Learn from the nodes that the text reached, each given with the target's token."""
-        truth = dict(reached)
-        for node, chosen in truth.items():
+        for node, chosen in reached:
             for (token, _), (claim, broad, narrow) in self._claims.get(node, {}).items():
                 broad.count(claim, token == chosen)
                 narrow.count(claim, token == chosen)
-        for (stage, node), (grade, tokens) in self._ranked.items():
-            if node in truth:
-                for record, token in zip(
-                    self._beliefs.of_ranks(stage, grade), tokens, strict=False
-                ):
-                    record.count(0.0, token == truth[node])
+            for stage, (grade, tokens) in self._ranked.get(node, {}).items():
+                records = self._beliefs.of_ranks(stage, grade)
+                for record, token in zip(records, tokens, strict=False):
+                    record.count(0.0, token == chosen)
 
 
 def _worth(broad: Record) -> float:

@@ -55,6 +55,8 @@ def best_size(
     size, tokens, best = 0, certain, certain / max(milliseconds[0], NOTHING)
     for count, chance in enumerate(reach, start=1):
         tokens += chance
-        if (rate := tokens / max(milliseconds[count], NOTHING)) > best:
-            size, best = count, rate
+        if tokens > best * milliseconds[count]:
+            rate = tokens / max(milliseconds[count], NOTHING)
+            if rate > best:
+                size, best = count, rate
     return size, best

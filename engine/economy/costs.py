@@ -113,7 +113,9 @@ class Costs:
 
     def curve(self, name: str) -> CostCurve:
         """The curve of this name, in the milliseconds of an idle machine."""
-        return self._curves.setdefault(name, CostCurve())
+        if (curve := self._curves.get(name)) is None:
+            curve = self._curves[name] = CostCurve()
+        return curve
 
     def observe(self, name: str, rows: int, milliseconds: float) -> None:
         """Learn from one pass."""

@@ -29,24 +29,27 @@ class NextPass:
     num_left: int
 
     def weigh(
-        self, claims: Claims, tree: TokenTree, rows: Sequence[int], budget: int
+        self,
+        claims: Claims,
+        tree: TokenTree,
+        scores: Sequence[float],
+        rows: Sequence[int],
+        budget: int,
     ) -> tuple[int, float]:
         """Over how many of these nodes it should go, the best first, and the milliseconds it saves.
 
-        0 if it does not pay. At most `budget` nodes of each text can be verified.
+        0 if it does not pay. `scores` are the tree's. At most `budget` nodes of each text can be
+        verified.
         """
-        scores = tree.scores()
-        drafts = range(len(tree.roots), len(tree))
-        known = sorted([math.exp(scores[node]) for node in drafts], reverse=True)
         num_texts = self.prices.num_texts
         budget *= num_texts
-        known = known[:budget]
+        known = sorted(map(math.exp, scores[num_texts:]), reverse=True)[:budget]
         now = best_size(known, self.prices.step(len(known)), num_texts)[1]
-        found = self._found(claims, tree, rows, scores)
+        found = self._found(claims, tree, scores, rows)
         count = self._best_count(found, now)
         if not count:
             return 0, 0.0
-        news = [chance for chances in found[:count] for chance in chances]
+        news = [share * chance for share, expected, _ in found[:count] for chance in expected]
         after = sorted([*known, *news], reverse=True)[:budget]
         price = self._milliseconds(count)
         steps = [ms + price for ms in self.prices.step(len(after))]
@@ -54,21 +57,23 @@ class NextPass:
         return (count, steps[size] * (rate / now - 1)) if rate >= now * (1 - 1e-9) else (0, 0.0)
 
     def _found(
-        self, claims: Claims, tree: TokenTree, rows: Sequence[int], scores: Sequence[float]
-    ) -> list[list[float]]:
-        """The reach of the children that the pass may find, by row and rank.
+        self, claims: Claims, tree: TokenTree, scores: Sequence[float], rows: Sequence[int]
+    ) -> list[tuple[float, Sequence[float], float]]:
+        """What the pass may find below each row: children of a share of these reaches, and the sum.
 
         They are of use only where the target's token is none of the children known already.
         """
-        found = []
+        found: list[tuple[float, Sequence[float], float]] = []
+        exp, estimates, children = math.exp, tree.estimates, tree.children
         for node in rows:
-            known = sum(math.exp(tree.estimates[child]) for child in tree.children(node))
-            share = math.exp(scores[node]) * max(0.0, 1 - known)
-            expected = claims.expect(self.name, math.exp(tree.estimates[node]))
-            found.append([share * chance for chance in expected])
+            share = exp(scores[node])
+            if below := children(node):
+                share *= max(0.0, 1 - sum([exp(estimates[child]) for child in below]))
+            expected, total = claims.expect(self.name, exp(estimates[node]))
+            found.append((share, expected, share * total))
         return found
 
-    def _best_count(self, found: Sequence[Sequence[float]], now: float) -> int:
+    def _best_count(self, found: Sequence[tuple[float, Sequence[float], float]], now: float) -> int:
         """Over how many rows it pays best where time is worth `now` tokens a millisecond.
 
         0 if it does not, even if the target's pass over what it finds were free.
@@ -77,8 +82,8 @@ class NextPass:
         surcharge = self._milliseconds(1) - self.prices(self.name, first)
         best, most, gain = 0, 0.0, 0.0
         prices = self.prices.table(self.name, first, len(found))
-        for count, (chances, price) in enumerate(zip(found, prices, strict=True), start=1):
-            gain += sum(chances)
+        for count, ((_, _, tokens), price) in enumerate(zip(found, prices, strict=True), start=1):
+            gain += tokens
             if (net := gain - now * (price + surcharge)) >= most:
                 best, most = count, net
         return best

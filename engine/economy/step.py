@@ -77,15 +77,18 @@ class Step:
         There is one order of the nodes of all texts. What is free is always among them.
         """
         base, tree, prices = len(self.texts), self.tree, self.prices
-        order: Sequence[int] = ()
+        order: list[int] = []
         reach: list[float] = []
         size = 0
         if nodes:
             scores, texts = tree.scores(), tree.texts
             is_free = [text.is_free for text in self.texts]
-            order = sorted(nodes, key=lambda node: (not is_free[texts[node]], -scores[node], node))
+            # The best first; of equal ones that which was proposed first.
+            order = sorted(sorted(nodes), key=scores.__getitem__, reverse=True)
+            if any(is_free):
+                order.sort(key=lambda node: not is_free[texts[node]])
+                size = sum([is_free[texts[node]] for node in nodes])
             reach = [math.exp(scores[node]) for node in order]
-            size = sum([is_free[texts[node]] for node in nodes])
             steps = prices.step(len(order))[size:]
             size += best_size(reach[size:], steps, base + sum(reach[:size]))[0]
         tokens = [1.0] * base
@@ -95,7 +98,8 @@ class Step:
         passes = sum([curve(base + size) for curve in curves])
         choosing = self._experience.choosing * sum(tokens)
         milliseconds = (prices.spent + passes + choosing) * prices.costs.load
-        pruned, places = tree.prune(order[:size])
+        # Often nothing was proposed at all.
+        pruned, places = tree.prune(order[:size]) if nodes else (tree, tree.roots)
         self.choice = Choice(places, tokens, milliseconds)
         return pruned
 

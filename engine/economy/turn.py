@@ -72,11 +72,13 @@ class Turn:
         tree, texts = self.tree, self.texts
         scores = tree.scores()
         free = [node for node in waiting if texts[tree.texts[node]].is_free]
-        rows = sorted(set(waiting).difference(free), key=lambda node: (-scores[node], node))
+        # The best first; of equal ones that which was proposed first.
+        rows = sorted(set(waiting).difference(free))
+        rows.sort(key=scores.__getitem__, reverse=True)
         num_written = max(text.num_written for text in texts)
         num_left = max(text.num_left for text in texts)
         next_pass = NextPass(self.name, self.prices, backlog, num_written, num_left)
-        count, saving = next_pass.weigh(self.claims, tree, rows, budget)
+        count, saving = next_pass.weigh(self.claims, tree, scores, rows, budget)
         self._saving += saving
         self._pays = self._pays or saving > 0
         self.weighing += (time.perf_counter() - started) * 1e3
@@ -104,6 +106,11 @@ class Turn:
         self.prices.spend(milliseconds)
         self._passes = [*passes]
 
+    def read(self, milliseconds: float) -> None:
+        """The stage has read some of a text, which took so long; drafts are no dearer by it."""
+        self.prices.drafting += milliseconds
+        self.milliseconds += milliseconds
+
     def num_to_go_on(self, most: int) -> int:
         """How many passes to run on the device behind the first one: 0 to `most`."""
         if self.prices.is_free:
@@ -125,7 +132,8 @@ class Turn:
             self.claims.is_right(self.name, root, token) and token not in self._guessed
             for root, token in outcome.at_roots
         )
-        account.drafting.settle(outcome.total, self._has_run, self._is_trial, is_right, self._pays)
+        is_trial = self._is_trial and self._has_run
+        account.drafting.settle(outcome.total, self._has_run, is_trial, is_right, self._pays)
         self._settle_asking(outcome, load)
         per_token = outcome.total / load / len(outcome.reached)
         account.token_milliseconds = moved_from_first(account.token_milliseconds, per_token)

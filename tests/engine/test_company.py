@@ -168,6 +168,46 @@ def test_a_prompt_sits_where_most_of_it_is_known() -> None:
     assert cached == [0, 0, 59, 60]
 
 
+def test_a_beginning_that_all_prompts_share_costs_no_text_its_seat() -> None:
+    """Red when prompts that begin alike, as with a template, crowd into one seat."""
+    decoder = Decoder(make_model(num_seats=2, max_model_len=256))
+    long, other = (9, *range(1, 41)), (9, *range(50, 20, -1))
+    cached = []
+    for prompt in (long, other, long):
+        request = GenerateRequest("r", prompt, 2, ignore_eos=True)
+        first = next(event for event in decoder.generate(request) if isinstance(event, Output))
+        cached.append(first.num_cached_tokens)
+    assert cached == [0, 0, 40]
+
+
+def test_a_long_prompt_does_not_wait_for_ever_while_short_ones_come() -> None:
+    """Red when the shortest goes first, however long the others have waited."""
+    decoder = Decoder(make_model(num_seats=3, max_model_len=256))
+    decoder.add(GenerateRequest("long", tuple(range(60)) * 3, 2, ignore_eos=True))
+    for number in range(100):
+        decoder.add(GenerateRequest(str(number), (1, 2, number % 60), 1, ignore_eos=True))
+        events = decoder.step()
+        if any(event.request_id == "long" for event in events):
+            break
+    assert number < 60
+
+
+def test_a_step_that_is_broken_off_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when the next step finds a tree's rows that were never committed."""
+    decoder = Decoder(make_model(num_seats=2))
+    request = GenerateRequest("r", (1, 2, 3), 12, ignore_eos=True)
+    expected = token_ids(run(decoder, request, "off")[0])
+    decoder.add(request)
+    events = [*decoder.step(), *decoder.step()]
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenTree, "child", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            decoder.step()
+    while decoder.is_busy:
+        events += decoder.step()
+    assert token_ids([event for event in events if isinstance(event, Output)]) == expected
+
+
 def test_what_a_busy_neighbour_knows_is_copied() -> None:
     model = make_model(num_seats=2, max_model_len=256)
     decoder = Decoder(model)

@@ -151,8 +151,8 @@ def test_what_a_pass_finds_is_learnt_by_rank_and_by_how_sure_the_node_was() -> N
         assert claims.is_right("draft", 0, 4) and not claims.is_right("draft", 0, 5)
         claims.settle([(0, 4), (3, 7)])
     claims = Claims(beliefs)
-    assert claims.expect("draft", 1.0)[0] > 0.9 > 0.1 > claims.expect("draft", 1.0)[1]
-    assert claims.expect("draft", 0.1)[1] > 0.9 > 0.1 > claims.expect("draft", 0.1)[0]
+    assert claims.expect("draft", 1.0)[0][0] > 0.9 > 0.1 > claims.expect("draft", 1.0)[0][1]
+    assert claims.expect("draft", 0.1)[0][1] > 0.9 > 0.1 > claims.expect("draft", 0.1)[0][0]
 
 
 def test_trials_take_a_small_share_of_the_time_and_less_after_each_failure() -> None:
