@@ -28,7 +28,7 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
 def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     """The ASGI application; its lifespan starts and ends the engines."""
     metrics = Metrics(settings.model_id)
-    metrics.add_queue(lambda: pool.num_running, lambda: pool.num_waiting)
+    metrics.add_queue(lambda: pool.queue.num_running, lambda: pool.queue.num_waiting)
     for client in pool.clients:
         _show(client, metrics)
     app = FastAPI(title="stagetree", version=VERSION, lifespan=_lifespan, responses=_FAILURES)
@@ -55,7 +55,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _show(client: EngineClient, metrics: Metrics) -> None:
-    metrics.add_engine(client.number, lambda: client.is_serving)
+    metrics.add_engine(
+        client.number,
+        is_ready=lambda: client.is_serving,
+        num_seats=lambda: len(client.seats),
+        usage=lambda: client.seats.usage,
+    )
 
 
 async def _answer(_: Request, error: Exception) -> JSONResponse:

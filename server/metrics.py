@@ -85,10 +85,15 @@ class _StepFigures:
         self.per_position = families.counter_by(
             "position", "vllm:spec_decode_num_accepted_tokens_per_pos", "Accepted by depth."
         )
-        self.seconds = families.histogram("stagetree_step_seconds", "One whole step.")
+        self.seconds = families.histogram(
+            "stagetree_step_seconds", "A text's share of a step; all of it where it was alone."
+        )
+        self.texts = families.histogram(
+            "stagetree_step_texts", "Texts that shared a step, as each of them saw it.", COUNTS
+        )
         self.target = families.counter("stagetree_target_seconds", "Time spent in the target.")
         self.nodes = families.histogram(
-            "stagetree_tree_nodes", "Nodes of a verified tree, its root included.", COUNTS
+            "stagetree_tree_nodes", "Nodes of a text's verified tree, with its root.", COUNTS
         )
 
 
@@ -143,16 +148,25 @@ class Metrics:
         families = _Families(model_name)
         self._model = model_name
         self._registry = families.registry
-        self._running = families.gauge("vllm:num_requests_running", "Requests being decoded.")
-        self._waiting = families.gauge("vllm:num_requests_waiting", "Requests awaiting their turn.")
+        self._running = families.gauge("vllm:num_requests_running", "Sequences in their seats.")
+        self._waiting = families.gauge("vllm:num_requests_waiting", "Sequences awaiting a seat.")
         self._cache_usage = families.gauge_by(
             *("engine", "vllm:kv_cache_usage_perc"),
-            "Share of the window that the engine's sequence fills, 0 to 1.",
+            "Share of the engine's room for tokens that texts fill, 0 to 1.",
+        )
+        self._seats = families.gauge_by(
+            "engine", "stagetree_seats", "Texts that the engine can write at once; 0 if it is down."
         )
         self._engine_ready = families.gauge_by(
             "engine", "stagetree_engine_ready", "1 for an engine that can serve, else 0."
         )
         self._prompt_tokens = families.counter("vllm:prompt_tokens", "Prompt tokens taken in.")
+        self._cache_queries = families.counter(
+            "vllm:prefix_cache_queries", "Prompt tokens of sequences that looked in the cache."
+        )
+        self._cache_hits = families.counter(
+            "vllm:prefix_cache_hits", "Of these, the ones that were found there."
+        )
         self._success = families.counter_by(
             "finished_reason", "vllm:request_success", "Finished choices."
         )
@@ -169,19 +183,17 @@ class Metrics:
         self._running.set_function(num_running)
         self._waiting.set_function(num_waiting)
 
-    def add_engine(self, engine: int, is_ready: Callable[[], bool]) -> None:
-        """Show an engine from now on; `is_ready` is asked whenever somebody looks."""
+    def add_engine(
+        self,
+        engine: int,
+        is_ready: Callable[[], bool],
+        num_seats: Callable[[], int],
+        usage: Callable[[], float],
+    ) -> None:
+        """Show an engine from now on, by asking whenever somebody looks."""
         self._engine_ready.labels(self._model, str(engine)).set_function(is_ready)
-        self._cache_usage.labels(self._model, str(engine)).set(0)
-
-    @contextmanager
-    def cache_usage(self, engine: int) -> Iterator[Gauge]:
-        """What shows how full an engine's window is, from 0 to 1, while a text is in it."""
-        usage = self._cache_usage.labels(self._model, str(engine))
-        try:
-            yield usage
-        finally:
-            usage.set(0)
+        self._seats.labels(self._model, str(engine)).set_function(num_seats)
+        self._cache_usage.labels(self._model, str(engine)).set_function(usage)
 
     @contextmanager
     def request(self, record: RequestRecord) -> Iterator[None]:
@@ -203,6 +215,11 @@ class Metrics:
         for histogram in self._request.queue:
             histogram.observe(record.queue_seconds)
 
+    def observe_prompt(self, num_tokens: int, num_cached: int) -> None:
+        """A sequence's prompt has been read, but for what the cache had of it."""
+        self._cache_queries.inc(num_tokens)
+        self._cache_hits.inc(num_cached)
+
     def observe_first_token(self, record: RequestRecord) -> None:
         """A request's first token has arrived."""
         for histogram in self._request.first:
@@ -220,6 +237,7 @@ class Metrics:
             figures.per_position.labels(self._model, str(position)).inc()
         figures.seconds.observe(stats.milliseconds / 1e3)
         figures.target.inc(stats.target_milliseconds / 1e3)
+        figures.texts.observe(stats.num_texts)
         figures.nodes.observe(stats.num_nodes)
         for stage in stats.stages:
             self._stages.observe(stage)

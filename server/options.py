@@ -22,6 +22,7 @@ HELP: Mapping[str, str] = {
     "devices": "0,1 or cpu,cpu: an engine process on each.",
     "threads": "CPU threads; 0: as torch has it, parted among engines.",
     "max_model_len": "Prompt plus reply, tokens.",
+    "max_running": "Texts written at once; as memory allows if left out.",
     "host": "Address to listen on.",
     "port": "Port to listen on; 0 picks one.",
     "api_key": "Asked of clients under /v1/.",

@@ -9,12 +9,15 @@ from engine import GenerateRequest
 class Plan:
     """A request that has been checked: its sequences in the order of their choices' indices.
 
-    `num_prompt_tokens` counts each prompt once. `stops` are strings that end a text, of which
+    Each prompt has `n` of them, and `num_prompt_tokens` counts it once. A request with a lower
+    `priority` goes first. `stops` are strings that end a text, of which
     engines know nothing. `tells_tokens` is whether tokens that leave no text are worth a piece.
     """
 
     request_id: str
     sequences: tuple[GenerateRequest, ...]
     num_prompt_tokens: int
+    n: int = 1
+    priority: int = 0
     stops: tuple[str, ...] = ()
     tells_tokens: bool = False

@@ -7,8 +7,12 @@ from engine import Output, SpeculationStats, StageStats
 
 @dataclass(slots=True)
 class ChoiceRecord:
-    """The part of one choice; moments are seconds of one monotonic clock."""
+    """The part of one choice, and the number of the engine that writes it.
 
+    Moments are seconds of one monotonic clock.
+    """
+
+    engine: int | None = None
     num_tokens: int = 0
     num_cached_tokens: int = 0
     first_token_at: float | None = None
@@ -23,7 +27,7 @@ class ChoiceRecord:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """The fold of a request's events, choice by choice.
+    """The fold of a request's events, choice by choice; each prompt has `n` of these.
 
     Each choice has a time from its first to its last token, whatever the others do: the decode time
     is their sum, and `num_decode_tokens` leaves the first of each out.
@@ -32,12 +36,13 @@ class RequestRecord:
     num_prompt_tokens: int
     arrived_at: float
     stage_names: tuple[str, ...] = ()
+    n: int = 1
     turn_at: float | None = None
     choices: list[ChoiceRecord] = field(default_factory=list)
     stats: SpeculationStats = field(default_factory=SpeculationStats)
 
     def begin_choice(self) -> ChoiceRecord:
-        """Another choice begins."""
+        """Another choice, the next by its index."""
         self.choices.append(ChoiceRecord())
         return self.choices[-1]
 
@@ -57,8 +62,11 @@ class RequestRecord:
 
     @property
     def num_cached_tokens(self) -> int:
-        """Prompt tokens that the engine still had, of all choices."""
-        return sum(choice.num_cached_tokens for choice in self.choices)
+        """Prompt tokens that the engine still had, of each prompt's first choice.
+
+        What others find may have been read for that one.
+        """
+        return sum(choice.num_cached_tokens for choice in self.choices[:: self.n])
 
     @property
     def stages(self) -> list[StageStats]:
@@ -69,7 +77,7 @@ class RequestRecord:
 
     @property
     def queue_seconds(self) -> float:
-        """From arrival to the request's turn."""
+        """From arrival to the first turn of the request's choices."""
         return (self.turn_at or self.arrived_at) - self.arrived_at
 
     @property
@@ -85,7 +93,7 @@ class RequestRecord:
 
     @property
     def generation_seconds(self) -> float:
-        """From the request's turn to its last token."""
+        """From the first turn to the last token."""
         return max(0.0, self.last_token_at - (self.turn_at or self.last_token_at))
 
     @property

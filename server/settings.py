@@ -79,7 +79,9 @@ class Settings(BaseModel):
     max_queue: int = Field(default=64, ge=0)
     queue_timeout: float = Field(default=120.0, gt=0)
     max_body_bytes: int = Field(default=8 * 2**20, ge=1)
-    max_sequences: int = Field(default=1024, ge=1)
+    max_sequences: int = Field(default=128, ge=1)
+    # Of all engines together; every one of them if left out.
+    max_seats_per_request: int | None = Field(default=None, ge=1)
     drain_seconds: float = Field(default=30.0, ge=0)
     default_max_tokens: int = Field(default=16, ge=1)
     max_logprobs: int = Field(default=20, ge=0)

@@ -17,11 +17,13 @@ from engine.code_cache import cache_root
 from engine.config import EngineConfig
 from engine.errors import EngineDiedError
 from engine.process.messages import Event, Order, decode_event, encode
-from engine.process.worker import BEAT_SECONDS
+from engine.process.pulse import BEAT_SECONDS
 from engine.scratch import Scratch
 
-_SILENCE_SECONDS = 120.0
-"""A pass may be slow, but one that takes this long is taken for a hang."""
+_SILENCE_SECONDS = 15.0
+"""A process that has loaded shows every second that it is alive."""
+_LATE_SECONDS = 3.0
+"""Whoever wakes so much later than it meant to has slept, and so may others have."""
 _LAST_WORDS_SECONDS = 0.05
 _PROGRAM = "engine.process.worker"
 _SOCKET_NAME = "engine"
@@ -79,9 +81,14 @@ class Child:
             take(event)
 
     async def kill_when_silent(self) -> None:
-        """End it once it has said nothing for too long; its exit is then seen like any other."""
-        while time.monotonic() - self._heard < _SILENCE_SECONDS:
+        """End it once it has said nothing for too long; its exit is then seen like any other.
+
+        A machine that has paused, this process too, kills nothing.
+        """
+        while (now := time.monotonic()) - self._heard < _SILENCE_SECONDS:
             await asyncio.sleep(BEAT_SECONDS)
+            if time.monotonic() - now > BEAT_SECONDS + _LATE_SECONDS:
+                self._heard = time.monotonic()
         self.kill()
 
     async def wait(self) -> int:

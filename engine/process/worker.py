@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import zmq
@@ -34,17 +34,22 @@ from engine.process.messages import (
     decode_order,
     encode,
 )
+from engine.process.pulse import BEAT_SECONDS, Pulse
 from engine.request import Finished, GenerateRequest, Output, Update
+from engine.stats import SpeculationStats
 
 if TYPE_CHECKING:
     from engine.api import Engine
 
-BEAT_SECONDS = 1.0
 _DEAF_PEER_MS = 30_000
 _PATIENCE_SECONDS = 30.0
-"""How long compiled passes wait for a pause between requests before they make one."""
+"""How long compiled passes wait for a pause between requests before one is made for them."""
+_HOLDING_SECONDS = 3.0
+"""How long who comes may wait for that pause, again and again after as long a patience."""
+_LONGEST_STEP_SECONDS = 120.0
+"""A pass may be slow, but one that takes this long is taken for a hang."""
 _LONGEST_WORK_SECONDS = 1800.0
-"""For which an engine that takes passes over is taken at its word that it is alive."""
+"""So is loading, or taking passes over, after this time."""
 
 
 def main() -> None:
@@ -68,40 +73,54 @@ class Worker:
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
         self._orders: deque[Order] = deque()
+        # Of those who come while a pause is made.
+        self._held: dict[str, GenerateRequest] = {}
         self._requests: set[str] = set()
-        self._spoke = 0.0
+        # The pulse has a thread of its own.
+        self._lock = threading.Lock()
 
     def run(self, config: EngineConfig) -> None:
         """Load and serve; an unexpected error ends the process, which its handle will see."""
-        try:
-            from engine.api import Engine  # imports torch, which only this process may
+        with Pulse(lambda: self._tell(Beat())) as pulse:
+            pulse.expect(_LONGEST_WORK_SECONDS)
+            try:
+                from engine.api import Engine  # imports torch, which only this process may
 
-            engine = Engine.load(config, lambda progress: self._tell(Loading(progress)))
-        except Exception as error:
-            self._tell(Unloadable(in_one_line(error), traceback.format_exc()))
-            return
+                engine = Engine.load(config, lambda progress: self._tell(Loading(progress)))
+            except Exception as error:
+                self._tell(Unloadable(in_one_line(error), traceback.format_exc()))
+                return
+            self._serve(engine, config.model, pulse)
+
+    def _serve(self, engine: "Engine", model: str, pulse: Pulse) -> None:
+        """Run requests until told to close."""
         info = engine.info
         refreshed = time.monotonic()
         self._tell(Ready(info))
         while True:
-            self._listen(0.0 if engine.is_busy else BEAT_SECONDS)
+            pulse.expect(_LONGEST_STEP_SECONDS)
+            self._listen(0.0 if engine.is_busy or self._held else BEAT_SECONDS)
+            age = time.monotonic() - refreshed
             # Those who wait are served first, but not for ever: faster passes are for them too.
-            is_due = not self._orders or time.monotonic() - refreshed > _PATIENCE_SECONDS
+            is_due = not self._orders or age > _PATIENCE_SECONDS
             if info.is_compiling and is_due and not engine.is_busy:
-                with self._beating():
-                    info = engine.refresh()
+                pulse.expect(_LONGEST_WORK_SECONDS)
+                info = engine.refresh()
                 refreshed = time.monotonic()
                 self._tell(Ready(info))
+            holds = info.is_compiling and engine.is_busy and _makes_pause(age)
             while self._orders:
                 match self._orders.popleft():
                     case Generate(request):
-                        self._add(engine, request)
+                        self._held[request.request_id] = request
                     case Cancel(request_id):
-                        engine.cancel(request_id)
+                        self._cancel(engine, request_id)
                     case ReadTokenizer():
-                        self._read_tokenizer(config.model)
+                        self._read_tokenizer(model)
                     case Close():
                         return
+            while self._held and not holds:
+                self._add(engine, self._held.pop(next(iter(self._held))))
             self._step(engine)
 
     def _add(self, engine: "Engine", request: GenerateRequest) -> None:
@@ -110,6 +129,13 @@ class Worker:
             self._requests.add(request.request_id)
         except InvalidRequestError as error:
             self._tell(Failed(request.request_id, str(error), is_invalid=True))
+
+    def _cancel(self, engine: "Engine", request_id: str) -> None:
+        if self._held.pop(request_id, None) is None:
+            engine.cancel(request_id)
+        else:
+            end = Finished(request_id, "cancelled", SpeculationStats())
+            self._tell(Stepped((Update(request_id, None, end),)))
 
     def _step(self, engine: "Engine") -> None:
         try:
@@ -134,36 +160,24 @@ class Worker:
             told = TokenizerRead(None, str(error))
         self._tell(told)
 
-    @contextlib.contextmanager
-    def _beating(self) -> Iterator[None]:
-        """Show that we are alive while what is done takes long; only that may speak meanwhile."""
-        end = time.monotonic() + _LONGEST_WORK_SECONDS
-        is_done = threading.Event()
-
-        def beat() -> None:
-            while not is_done.wait(BEAT_SECONDS) and time.monotonic() < end:
-                self._tell(Beat())
-
-        thread = threading.Thread(target=beat)
-        thread.start()
-        try:
-            yield
-        finally:
-            is_done.set()
-            thread.join()
-
     def _listen(self, seconds: float) -> None:
-        """Take in what has been said, waiting at most so long, and show that we are alive."""
-        if self._socket.poll(int(seconds * 1000)):
-            with contextlib.suppress(zmq.Again):
-                while True:
-                    self._orders.append(decode_order(self._socket.recv(zmq.NOBLOCK)))
-        if time.monotonic() - self._spoke > BEAT_SECONDS:
+        """Take in what has been said; who waits for it shows that we are alive."""
+        with self._lock:
+            if self._socket.poll(int(seconds * 1000)):
+                with contextlib.suppress(zmq.Again):
+                    while True:
+                        self._orders.append(decode_order(self._socket.recv(zmq.NOBLOCK)))
+        if seconds:
             self._tell(Beat())
 
     def _tell(self, event: Event) -> None:
-        self._spoke = time.monotonic()
-        self._socket.send(encode(event))
+        with self._lock:
+            self._socket.send(encode(event))
+
+
+def _makes_pause(age: float) -> bool:
+    """Whether who comes is to wait a little, so that passes of this age may be changed over."""
+    return age > _PATIENCE_SECONDS and age % _PATIENCE_SECONDS < _HOLDING_SECONDS
 
 
 def updates_of(told: Sequence[Output | Finished]) -> tuple[Update, ...]:

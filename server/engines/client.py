@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from engine import (
@@ -17,6 +17,7 @@ from engine import (
 )
 from server.engines.contract import Engine
 from server.engines.log import EngineLog, beside
+from server.engines.seats import Seats
 from server.errors import ApiError, DrainingError, LoadFailedError, NotReadyError
 
 # So many deaths, none after a quiet spell of serving, are no accident.
@@ -37,9 +38,8 @@ class EngineClient:
     """Keeps one engine process alive; mutable.
 
     `number` is what logs and metrics call it by, `engine` the process that lives now, if any, and
-    `last_prompt` what it has read last, much of which its cache still holds. `refusal` is why it
-    will never serve again, once that is known: `on_change` is called then, and whenever it can
-    serve.
+    `seats` are that one's, once it is ready. `refusal` is why it will never serve again, once that
+    is known: `on_change` is called then, and whenever it can serve.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class EngineClient:
     ) -> None:
         self.number = number
         self.engine: Engine | None = None
-        self.last_prompt: Sequence[int] = ()
+        self.seats = Seats()
         self.is_serving = False
         self.refusal: ApiError | None = None
         self._spawn = spawn
@@ -100,7 +100,6 @@ class EngineClient:
         try:
             if engine is None:
                 raise EngineDiedError("The engine process died.")
-            self.last_prompt = request.prompt
             async with aclosing(engine.generate(request)) as updates:
                 async for update in updates:
                     if update.finished is not None and update.finished.reason == "cancelled":
@@ -155,11 +154,12 @@ class EngineClient:
             # What loaded once is short of something now, such as what the last process still held.
             return f"it could not be loaded again: {error}"
         finally:
-            self.is_serving, self.engine, self.last_prompt = False, None, ()
+            self.is_serving, self.engine, self.seats = False, None, Seats()
             await engine.close()
 
     def _announce(self, info: ModelInfo) -> None:
         self._log.ready(info)
+        self.seats = Seats(info.num_seats, info.max_model_len)
         self.is_serving, self._ready_at, self._was_ready = True, time.monotonic(), True
         self._on_change()
 

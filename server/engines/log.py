@@ -23,10 +23,11 @@ class EngineLog:
     def ready(self, info: ModelInfo) -> None:
         """It can serve."""
         _log.info(
-            "%s: ready: %s, %.1fM parameters on %s, window %d, stages: %s; precision: %s, %s",
+            "%s: ready: %s, %.1fM parameters on %s, window %d, stages: %s; precision: %s, %s; "
+            "seats: %d, %s",
             *(self._name, info.model, info.num_parameters / 1e6, info.device),
             *(info.max_model_len, " <- ".join(("target", *info.stages))),
-            *(info.dtype, info.precision),
+            *(info.dtype, info.precision, info.num_seats, info.seating),
         )
 
     def died(self, reason: str) -> None:

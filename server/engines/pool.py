@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from itertools import takewhile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from server.engines.client import EngineClient, Spawn
+from server.engines.queue import QueuedRequest, RequestQueue
+from server.engines.seating import Seating
 from server.engines.tokenizer import SharedTokenizer
-from server.errors import DrainingError, LoadFailedError, QueueFullError, QueueTimeoutError
+from server.errors import DrainingError, LoadFailedError, QueueFullError
 from server.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -16,10 +17,9 @@ _RETRY_AFTER = 1
 
 
 class EnginePool:
-    """Engines of one model, each supervised on its own, and who may use which; mutable.
+    """Engines of one model, each supervised on its own, and the queue for their seats; mutable.
 
-    `spawns` make the handle of a fresh process, each of one engine. An engine has one seat: it runs
-    one request at a time, and others queue, first come, first served. `on_failure` is called once
+    `spawns` make the handle of a fresh process, each of one engine. `on_failure` is called once
     it is known that none will ever serve again. Once drained a pool admits nobody.
     """
 
@@ -35,16 +35,11 @@ class EnginePool:
             EngineClient(number, spawn, self.tokenizer.read, self._note_change, backoff)
             for number, spawn in enumerate(spawns)
         )
-        self.num_waiting = 0
-        self.num_running = 0
+        self.queue = RequestQueue(settings.max_seats_per_request)
+        self.seating = Seating(self.clients, self.queue, settings.queue_timeout)
         self.is_draining = False
         self._settings = settings
         self._on_failure = on_failure
-        # The client of every free seat: that which has been free for longest comes first.
-        self._seats = list(self.clients)
-        self._head = asyncio.Lock()
-        self._changed = asyncio.Event()
-        self._left = asyncio.Event()
         self._told: set[EngineClient] = set()
 
     def start(self) -> None:
@@ -57,9 +52,9 @@ class EnginePool:
         self.is_draining = True
         try:
             async with asyncio.timeout(seconds):
-                while self.num_waiting or self.num_running:
-                    self._left.clear()
-                    await self._left.wait()
+                while self.queue:
+                    self.queue.left.clear()
+                    await self.queue.left.wait()
         except TimeoutError:
             await self.close()
 
@@ -85,62 +80,24 @@ class EnginePool:
         """Refuse at once what could not be queued; raises DrainingError or QueueFullError."""
         if self.is_draining:
             raise DrainingError("The server is shutting down.", retry_after=_RETRY_AFTER)
-        must_wait = self.num_waiting or (self.num_running and not self._free)
-        if must_wait and self.num_waiting >= self._settings.max_queue:
+        # Of those who have just come, some will sit down at once.
+        num_waiting = self.queue.num_unseated - self.seating.num_free
+        is_idle = not self.queue.num_unseated and not self.queue.num_running
+        if num_waiting >= self._settings.max_queue and not is_idle:
             raise QueueFullError(
-                f"The queue is full: {self.num_waiting} requests are waiting.",
+                f"The queue is full: {num_waiting} requests are waiting.",
                 retry_after=_RETRY_AFTER,
             )
 
-    @asynccontextmanager
-    async def turn(self, prompt: Sequence[int]) -> AsyncIterator[EngineClient]:
-        """Wait for a seat and hold it; raises ApiError where none comes.
-
-        It is one of an engine that can serve, if possible one that knows the prompt (token ids).
-        """
+    @contextmanager
+    def request(self, priority: int = 0) -> Iterator[QueuedRequest]:
+        """Join the queue for as long as the block runs; raises as `admit` does."""
         self.admit()
-        client = await self._wait(prompt)
-        self.num_running += 1
-        try:
-            yield client
-        finally:
-            self.num_running -= 1
-            self._seats.append(client)
-            self._changed.set()
-            self._left.set()
-
-    @property
-    def _free(self) -> list[EngineClient]:
-        return [client for client in self._seats if client.is_serving]
-
-    async def _wait(self, prompt: Sequence[int]) -> EngineClient:
-        """Queue for a seat, be its engine busy or being restarted."""
-        timeout = self._settings.queue_timeout
-        self.num_waiting += 1
-        try:
-            async with asyncio.timeout(timeout), self._head:
-                return await self._take(prompt)
-        except TimeoutError:
-            raise QueueTimeoutError(
-                f"The request waited {timeout:g} s for its turn.", retry_after=_RETRY_AFTER
-            ) from None
-        finally:
-            self.num_waiting -= 1
-            self._left.set()
-
-    async def _take(self, prompt: Sequence[int]) -> EngineClient:
-        """For the head of the queue alone."""
-        while not (free := self._free):
-            if (refusal := self.nearest.refusal) is not None:  # and so it is with the others
-                raise refusal.with_traceback(None)
-            self._changed.clear()
-            await self._changed.wait()
-        client = max(free, key=lambda one: _saving(one.last_prompt, prompt))
-        self._seats.remove(client)
-        return client
+        with self.queue.join(priority) as request:
+            yield request
 
     def _note_change(self) -> None:
-        self._changed.set()
+        self.seating.serve()
         if self.failure is not None:
             self._on_failure()
         elif self.nearest.is_serving:
@@ -148,13 +105,3 @@ class EnginePool:
             for client in broken - self._told:
                 _log.error("engine %d: %s The others go on.", client.number, client.refusal)
             self._told |= broken
-
-
-def _saving(last_prompt: Sequence[int], prompt: Sequence[int]) -> int:
-    """Tokens of a prompt that an engine need not read again, if they are half of it.
-
-    Fewer, such as a common first line, are not worth the rows of another text.
-    """
-    pairs = zip(prompt, last_prompt, strict=False)
-    num_known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return num_known if 2 * num_known >= len(prompt) else 0

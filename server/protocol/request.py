@@ -66,6 +66,7 @@ class TextRequest(SamplingFields):
     stop_token_ids: list[TokenId] = Field(default_factory=list, max_length=128)
     ignore_eos: bool = False
     n: int = Field(default=1, ge=1, le=128)
+    priority: int = 0
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False

@@ -32,7 +32,7 @@ async def create_completion(body: CompletionRequest, request: Request, state: Ap
     request_id = f"cmpl-{request.state.request_id}"
     # A long prompt takes a while to tokenise, and others are streaming on this loop.
     plan = await asyncio.to_thread(plan_completion, body, request_id, planner)
-    record = RequestRecord(plan.num_prompt_tokens, arrived_at, info.stages)
+    record = RequestRecord(plan.num_prompt_tokens, arrived_at, info.stages, plan.n)
     pieces = Generation(plan, record, state.pool, state.metrics).pieces()
     words = CompletionReply(body, plan, record, tokenizer, state.settings.model_id)
     return await reply_to(request, pieces, words, body.stream)

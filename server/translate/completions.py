@@ -62,23 +62,25 @@ class CompletionReply:
         options = self.body.stream_options
         wants_usage = bool(options and options.include_usage)
         wants_running_usage = bool(options and options.continuous_usage_stats)
-        num_open = len(self.plan.sequences)
+        num_open, num_told = len(self.plan.sequences), 0
         async with aclosing(pieces):
             async for piece in pieces:
                 num_open -= piece.finish_reason is not None
+                num_told += len(piece.tokens)
                 is_last = num_open == 0 and not wants_usage
                 yield self._completion(
                     [self._choice(piece)],
-                    usage_of(self.record) if wants_running_usage else None,
+                    usage_of(self.record, num_told) if wants_running_usage else None,
                     metrics_of(self.record) if is_last else None,
                 )
         if wants_usage:
-            yield self._completion([], usage_of(self.record), metrics_of(self.record))
+            yield self._completion([], usage_of(self.record, num_told), metrics_of(self.record))
 
     def whole(self, choices: Sequence[Piece]) -> Completion:
         """The reply of all choices."""
         told = [self._choice(choice) for choice in choices]
-        return self._completion(told, usage_of(self.record), metrics_of(self.record))
+        num_told = sum(len(choice.tokens) for choice in choices)
+        return self._completion(told, usage_of(self.record, num_told), metrics_of(self.record))
 
     def _completion(
         self, choices: list[Choice], usage: Usage | None, metrics: RequestMetrics | None

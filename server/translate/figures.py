@@ -10,12 +10,15 @@ from server.protocol import (
 from server.record import RequestRecord
 
 
-def usage_of(record: RequestRecord) -> Usage:
-    """OpenAI's usage; its prediction tokens are left out, as they mean a client's own draft."""
+def usage_of(record: RequestRecord, num_told: int) -> Usage:
+    """OpenAI's usage, of so many tokens that the client has been told.
+
+    Its prediction tokens are left out, as they mean a client's own draft.
+    """
     return Usage(
         prompt_tokens=record.num_prompt_tokens,
-        completion_tokens=record.num_completion_tokens,
-        total_tokens=record.num_prompt_tokens + record.num_completion_tokens,
+        completion_tokens=num_told,
+        total_tokens=record.num_prompt_tokens + num_told,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=record.num_cached_tokens),
     )
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from engine import GenerateRequest, ModelInfo, check
 from server.errors import BadRequestError
@@ -14,6 +15,8 @@ from server.text import Tokenizer
 from server.translate.sampling import sampling_of
 
 _log = logging.getLogger(__name__)
+_numbers = count(1)
+"""Engines know sequences by ids, and two clients may choose the same one for their requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,14 @@ class Planner:
             sequences=tuple(
                 replace(
                     first,
-                    request_id=f"{request_id}-{index}",
+                    request_id=f"{request_id}-{next(_numbers)}",
                     sampling=replace(first.sampling, seed=seed),
                 )
-                for index, (first, seed) in enumerate(choices)
+                for first, seed in choices
             ),
             num_prompt_tokens=sum(map(len, prompts)),
+            n=body.n,
+            priority=body.priority,
             stops=tuple(body.stop),
             tells_tokens=body.return_token_ids or num_logprobs is not None,
         )

@@ -31,7 +31,18 @@ from engine import (
     SamplingParams,
 )
 from engine.api import Engine
-from engine.process.messages import Beat, Unloadable, decode_event
+from engine.process import worker
+from engine.process.messages import (
+    Beat,
+    Cancel,
+    Close,
+    Generate,
+    Order,
+    Stepped,
+    Unloadable,
+    decode_event,
+)
+from engine.process.pulse import Pulse
 from engine.process.worker import Worker
 from tests.checkpoints import save_checkpoint
 from tests.engine.planted import plant
@@ -248,20 +259,25 @@ def test_an_unexpected_error_of_loading_is_told_with_its_traceback(
     assert "Traceback" in told.traceback and "in fail" in told.traceback
 
 
-def test_only_while_long_work_lasts_another_thread_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Red when two threads use a socket at once, or an engine that is stuck is never found out."""
-    monkeypatch.setattr("engine.process.worker.BEAT_SECONDS", 0.01)
-    ear = Ear()
-    worker = Worker(ear)  # type: ignore[arg-type]
-    with worker._beating():
-        time.sleep(0.1)
-    heard = [*ear.heard]
-    time.sleep(0.05)
-    assert ear.heard == heard
-    monkeypatch.setattr("engine.process.worker._LONGEST_WORK_SECONDS", -1.0)
-    with worker._beating():
+def test_a_pulse_beats_while_work_may_last_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when an engine that is stuck is never found out, or a slow one is taken for dead."""
+    monkeypatch.setattr("engine.process.pulse.BEAT_SECONDS", 0.01)
+    beats: list[None] = []
+    with Pulse(lambda: beats.append(None)) as pulse:
         time.sleep(0.05)
-    assert ear.heard == heard
+        assert not beats
+        pulse.expect(60.0)
+        time.sleep(0.1)
+        assert beats
+        pulse.expect(-1.0)
+        time.sleep(0.05)
+        num_heard = len(beats)
+        time.sleep(0.05)
+        assert len(beats) == num_heard
+        pulse.expect(60.0)
+    num_heard = len(beats)
+    time.sleep(0.05)
+    assert len(beats) == num_heard
 
 
 class Refreshing:
@@ -285,12 +301,90 @@ def test_a_worker_beats_while_its_engine_takes_passes_over(
     config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when it is silent meanwhile, which its server takes for its death."""
-    monkeypatch.setattr("engine.process.worker.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("engine.process.pulse.BEAT_SECONDS", 0.01)
     ear = Ear()
     monkeypatch.setattr(Engine, "load", lambda *_: Refreshing(ear))
     monkeypatch.setattr(Worker, "_listen", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         Worker(ear).run(config)  # type: ignore[arg-type]
+
+
+class Scripted:
+    """An engine whose texts end when a test says so; it has passes to take over."""
+
+    info = Refreshing.info
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.done: list[str] = []
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.texts)
+
+    def add(self, request: GenerateRequest) -> None:
+        self.texts.append(request.request_id)
+        self.done.append(request.request_id)
+
+    def cancel(self, request_id: str) -> None:
+        self.texts.remove(request_id)
+        self.done.append(f"cancel {request_id}")
+
+    def refresh(self) -> ModelInfo:
+        self.done.append("refresh")
+        return self.info
+
+    def step(self) -> list[Output | Finished]:
+        return []
+
+
+def served(monkeypatch: pytest.MonkeyPatch, *script: list[Order]) -> tuple[Scripted, Ear]:
+    """What comes of orders, those of one step after another, while passes are overdue."""
+    engine, ear, steps = Scripted(), Ear(), iter([*script, [Close()]])
+    monkeypatch.setattr("engine.process.worker._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(Engine, "load", lambda *_: engine)
+    monkeypatch.setattr(Worker, "_listen", lambda self, _: self._orders.extend(next(steps)))
+    Worker(ear).run(EngineConfig(model="x"))  # type: ignore[arg-type]
+    return engine, ear
+
+
+def asked(name: str) -> Generate:
+    return Generate(replace(SHORT, request_id=name))
+
+
+def test_passes_are_taken_over_under_a_load_that_never_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when there is always a text in some seat, so that passes stay slow for ever."""
+    monkeypatch.setattr("engine.process.worker._makes_pause", lambda age: True)
+    a, b, c = map(asked, "abc")
+    engine, _ = served(monkeypatch, [a], [b], [c], [Cancel("a")], [])
+    assert engine.done[-4:] == ["cancel a", "refresh", "b", "c"]
+
+
+def test_a_pause_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when one long text keeps the other seats empty."""
+    answers = iter([True, False, True, True])
+    monkeypatch.setattr("engine.process.worker._makes_pause", lambda age: next(answers))
+    engine, _ = served(monkeypatch, [asked("a")], [asked("b")], [], [])
+    assert engine.done == ["refresh", "a", "b"]
+
+
+def test_who_leaves_while_a_pause_is_made_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when a text is written for nobody, or its handle waits for an end that is not told."""
+    monkeypatch.setattr("engine.process.worker._makes_pause", lambda age: True)
+    engine, ear = served(monkeypatch, [asked("a")], [asked("b")], [Cancel("b")], [Cancel("a")], [])
+    assert "b" not in engine.done
+    [ended] = [told for told in ear.heard if isinstance(told, Stepped)]
+    [update] = ended.updates
+    assert update.finished is not None
+    assert (update.request_id, update.finished.reason) == ("b", "cancelled")
+
+
+def test_pauses_are_made_for_a_short_while_after_a_long_one() -> None:
+    """Red when who comes waits as soon as something is compiled, or for as long as it is."""
+    held = [age for age in range(100) if worker._makes_pause(float(age))]
+    assert held == [31, 32, 60, 61, 62, 90, 91, 92]
 
 
 class Ending:
@@ -334,6 +428,27 @@ def test_a_silent_process_is_taken_for_dead(
             assert not process._answers.died.done(), "an idle engine must show that it is alive"
             os.kill(process._child.process.pid or 0, signal.SIGSTOP)
             assert "exit code -9" in await asyncio.wait_for(process.wait_died(), 10)
+
+    asyncio.run(scenario())
+
+
+def test_a_machine_that_has_paused_kills_nothing(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when what was silent because nothing ran is taken for dead: a lid that was closed."""
+    monkeypatch.setattr("engine.process.child._SILENCE_SECONDS", 2.5)
+    monkeypatch.setattr("engine.process.child._LATE_SECONDS", 0.5)
+
+    async def scenario() -> None:
+        async with running(config) as process:
+            await process.wait_ready()
+            await asyncio.sleep(1.0)  # so that it is being watched
+            pid = process._child.process.pid or 0
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(4.0)  # nor does this loop run
+            os.kill(pid, signal.SIGCONT)
+            await asyncio.sleep(1.0)
+            assert len(ids(await collect(process, SHORT))) == 12
 
     asyncio.run(scenario())
 
@@ -439,5 +554,59 @@ def test_requests_may_wait_over_there_and_the_last_output_comes_with_the_end(
             with pytest.raises(EngineError, match="another request has the id 'long'"):
                 async for _ in process.generate(LONG):
                     await collect(process, LONG)
+
+    asyncio.run(scenario())
+
+
+def test_requests_that_run_at_once_are_each_what_they_are_alone(config: EngineConfig) -> None:
+    """Red when what is told of one goes to another, or one waits for another's end."""
+    requests = [
+        replace(LONG, request_id=str(seed), max_tokens=60, sampling=SamplingParams(seed=seed))
+        for seed in range(6)
+    ]
+
+    async def scenario() -> None:
+        async with running(replace(config, max_running=3)) as process:
+            info = await process.wait_ready()
+            assert (info.num_seats, info.seating) == (3, "as configured")
+            together = await asyncio.gather(*(collect(process, each) for each in requests))
+            for request, told in zip(requests, together, strict=True):
+                assert ids(told) == ids(await collect(process, request))
+            widths = [each.stats.num_texts for each in together[2] if isinstance(each, Output)]
+            assert max(widths) == 3
+
+    asyncio.run(scenario())
+
+
+def test_one_of_several_that_is_given_up_frees_its_seat_alone(config: EngineConfig) -> None:
+    """Red when a cancel ends a neighbour, or leaves the seat to the text that nobody wants."""
+
+    async def scenario() -> None:
+        async with running(replace(config, max_running=2)) as process:
+            await process.wait_ready()
+            alone = ids(await collect(process, replace(LONG, request_id="alone")))
+            staying = asyncio.create_task(collect(process, LONG))
+            leaving = process.generate(replace(LONG, request_id="leaving"))
+            await anext(leaving)
+            await leaving.aclose()
+            assert len(ids(await collect(process, SHORT))) == 12
+            assert not staying.done()
+            assert ids(await staying) == alone
+
+    asyncio.run(scenario())
+
+
+def test_a_death_is_told_to_all_that_run(config: EngineConfig) -> None:
+    """Red when a request waits for ever because another was told."""
+
+    async def scenario() -> None:
+        async with running(replace(config, max_running=2)) as process:
+            await process.wait_ready()
+            named = [replace(LONG, request_id=str(number)) for number in range(3)]
+            work = [asyncio.create_task(collect(process, each)) for each in named]
+            await asyncio.sleep(0.1)
+            os.kill(process._child.process.pid or 0, signal.SIGKILL)
+            told = await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), 5)
+            assert [type(each) for each in told] == [EngineDiedError] * 3
 
     asyncio.run(scenario())

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from tokenizers import Tokenizer as RawTokenizer
@@ -61,6 +61,7 @@ class Behaviour:
 
     script: Script = lambda request: blocks("hello world, hello world, hello world")
     step_seconds: float = 0.0
+    num_seats: int = 1
     load_seconds: float = 0.0
     load_error: str | None = None
     dies_loading: bool = False
@@ -79,7 +80,7 @@ class Behaviour:
 
 
 class FakeEngine:
-    """Replies by script, one request at a time, and obeys limits, EOS and cancel as a real one."""
+    """Replies by script, a request in each seat, and obeys limits, EOS and cancel as a real one."""
 
     info = ModelInfo(
         model="fake",
@@ -93,6 +94,7 @@ class FakeEngine:
         passes={"target": "compiled", "draft": "eager"},
         is_compiling=True,
         precision="as asked for",
+        seating="as configured",
         refusals={"draft": "what was compiled is wrong"},
     )
 
@@ -103,6 +105,7 @@ class FakeEngine:
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
+        self.info = replace(type(self).info, num_seats=behaviour.num_seats)
         self.progress = LoadProgress("starting", 0.0)
         self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -120,7 +123,7 @@ class FakeEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Update]:
         behaviour = self.behaviour
-        assert behaviour.num_running == 0, "the engine runs one request at a time"
+        assert behaviour.num_running < behaviour.num_seats, "the engine has no seat for it"
         if request.sampling.seed == 404:
             raise InvalidRequestError("the engine cannot run this")
         behaviour.requests.append(request)

@@ -32,14 +32,17 @@ def alone(folder: Path) -> Engine:
 
 @pytest.fixture(scope="module")
 def command(folder: Path) -> Iterator[Command]:
-    command = Command(folder, "--devices", "cpu,cpu")
+    command = Command(folder, "--devices", "cpu,cpu", "--max-running", "1")
     yield command
     if command.process.poll() is None:
         command.stop(signal.SIGKILL)
 
 
 class Reading:
-    """A stream of many choices, which holds its engine until it is left; the first one is kept."""
+    """A stream of many choices, which holds its engine until it is left; the first one is kept.
+
+    Each engine has one seat here, and a share of the seats is all that either stream has.
+    """
 
     def __init__(self, command: Command, seed: int) -> None:
         self._first: list[int] = []

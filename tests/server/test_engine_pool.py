@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 import pytest
 
-from server.engines import MAX_DEATHS, EnginePool
+from server.engines import MAX_DEATHS, EngineClient, EnginePool
 from server.settings import Settings
 from tests.server.conftest import LiveServer, StartServer, wait_until
 from tests.server.fakes import Behaviour, FakeEngine
@@ -22,6 +24,14 @@ def slow(**changes: object) -> Behaviour:
     for name, value in changes.items():
         setattr(behaviour, name, value)
     return behaviour
+
+
+@asynccontextmanager
+async def turn(pool: EnginePool) -> AsyncIterator[EngineClient]:
+    """The turn of a request of one sequence."""
+    with pool.request() as request:
+        async with pool.seating.turn(request, (1,)) as (client, _):
+            yield client
 
 
 def wait_all_ready(server: LiveServer) -> None:
@@ -67,12 +77,19 @@ def test_each_engine_runs_one_request_and_the_next_takes_whichever_is_free(
     assert num_requests(server) == (2, 0)
 
 
-def test_a_request_of_several_sequences_stays_on_one_engine(start_server: StartServer) -> None:
-    """Red when its sequences take engines from others."""
-    server = start_server(Behaviour(), Behaviour())
+def test_the_sequences_of_a_request_share_out_the_seats_of_all_engines(
+    start_server: StartServer,
+) -> None:
+    """Red when they run one after another, or fill one engine while another idles."""
+    server = start_server(slow(num_seats=2), slow(num_seats=2))
     wait_all_ready(server)
-    assert server.complete(n=3).status == 200
-    assert sorted(len(one.requests) for one in server.behaviours) == [0, 3]
+    stream = server.open_stream(n=3, max_tokens=200)
+    wait_until(lambda: num_requests(server) == (3, 0))
+    assert sorted(one.num_running for one in server.behaviours) == [1, 2]
+    now = scrape(server)
+    assert [now["stagetree_seats", number] for number in "01"] == [2, 2]
+    stream.close()
+    wait_until(lambda: num_requests(server) == (0, 0))
 
 
 def test_a_text_goes_on_where_its_beginning_is_known(start_server: StartServer) -> None:
@@ -216,7 +233,7 @@ def test_the_tokenizer_is_loaded_once() -> None:
         behaviour = Behaviour()
         pool = EnginePool(SETTINGS, [behaviour.spawn] * 2)
         pool.start()
-        async with pool.turn((1,)), pool.turn((1,)):
+        async with turn(pool), turn(pool):
             assert behaviour.num_tokenizers_read == 1 and pool.tokenizer.get().encode("a")
         await pool.close()
 
@@ -233,7 +250,7 @@ def test_engines_that_cannot_be_loaded_end_the_server_once_there_is_no_other(
         broken = Behaviour(load_error="no such device")
         pool = EnginePool(SETTINGS, [Behaviour().spawn, broken.spawn], ended.set)
         pool.start()
-        async with pool.turn((1,)):
+        async with turn(pool):
             while pool.clients[1].refusal is None:
                 await asyncio.sleep(0.01)
         assert not ended.is_set() and pool.failure is None
@@ -259,7 +276,7 @@ def test_what_has_loaded_once_is_loaded_again_after_a_passing_shortage(
         behaviour, ended = Behaviour(), asyncio.Event()
         pool = EnginePool(SETTINGS, [behaviour.spawn], ended.set, backoff=0.01)
         pool.start()
-        async with pool.turn((1,)) as client:
+        async with turn(pool) as client:
             behaviour.load_error = "it takes 1.1 GB, and 0.9 GB are free on cuda"
             assert isinstance(client.engine, FakeEngine)
             client.engine.die("exit code -9")
@@ -267,7 +284,7 @@ def test_what_has_loaded_once_is_loaded_again_after_a_passing_shortage(
             while behaviour.num_spawned < 3:
                 await asyncio.sleep(0.005)
         behaviour.load_error = None
-        async with asyncio.timeout(5), pool.turn((1,)):
+        async with asyncio.timeout(5), turn(pool):
             assert not ended.is_set() and pool.failure is None
         await pool.close()
 
@@ -282,7 +299,7 @@ def test_a_shortage_that_stays_ends_the_server_with_its_reason() -> None:
         behaviour, ended = Behaviour(), asyncio.Event()
         pool = EnginePool(SETTINGS, [behaviour.spawn], ended.set, backoff=0.001)
         pool.start()
-        async with pool.turn((1,)) as client:
+        async with turn(pool) as client:
             behaviour.load_error = "0.9 GB are free on cuda"
             assert isinstance(client.engine, FakeEngine)
             client.engine.die("exit code -9")
@@ -302,11 +319,11 @@ def test_nobody_overtakes_the_head_of_the_queue() -> None:
         order: list[str] = []
 
         async def use(name: str) -> None:
-            async with pool.turn((1,)):
+            async with turn(pool):
                 order.append(name)
 
         pool.start()
-        async with pool.turn((1,)):
+        async with turn(pool):
             waiting = asyncio.create_task(use("waiting"))
             await asyncio.sleep(0)
         await use("late")

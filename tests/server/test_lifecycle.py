@@ -42,8 +42,18 @@ def test_the_port_opens_at_once_and_says_how_far_loading_is(start_server: StartS
     assert ready["passes"] == {"target": "compiled", "draft": "eager"}
     assert ready["is_compiling"] is True
     assert ready["precision"] == "float32, as asked for"
+    assert ready["seats"] == "1, as configured"
     assert ready["refusals"] == {"draft": "what was compiled is wrong"}
     assert server.complete().status == 200
+
+
+def test_the_log_tells_how_many_seats_there_are_and_why(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when nobody learns how many texts are written at once."""
+    caplog.set_level(logging.INFO)
+    start_server(Behaviour(num_seats=3)).wait_ready()
+    assert any(told.endswith("; seats: 3, as configured") for told in caplog.messages)
 
 
 def test_the_log_tells_when_passes_are_run_in_another_way(

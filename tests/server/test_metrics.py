@@ -2,8 +2,8 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.conftest import LiveServer, StartServer
-from tests.server.fakes import Behaviour
+from tests.server.conftest import LiveServer, StartServer, wait_until
+from tests.server.fakes import WINDOW, Behaviour
 
 Samples = dict[tuple[str, str], float]
 
@@ -36,6 +36,8 @@ def test_a_scripted_request_moves_every_figure_exactly(start_server: StartServer
         ("vllm:spec_decode_num_accepted_tokens_per_pos_total", "0"): 2,
         ("vllm:spec_decode_num_accepted_tokens_per_pos_total", "1"): 2,
         ("vllm:prompt_tokens_total", ""): 4,
+        ("vllm:prefix_cache_queries_total", ""): 4,
+        ("vllm:prefix_cache_hits_total", ""): 3,
         ("vllm:generation_tokens_total", ""): 6,
         ("vllm:request_success_total", "length"): 1,
         ("vllm:time_to_first_token_seconds_count", ""): 1,
@@ -49,6 +51,7 @@ def test_a_scripted_request_moves_every_figure_exactly(start_server: StartServer
         ("stagetree_acceptance_length_sum", ""): 3,
         ("stagetree_acceptance_length_count", ""): 1,
         ("stagetree_step_seconds_count", ""): 2,
+        ("stagetree_step_texts_sum", ""): 2,
         ("stagetree_tree_nodes_sum", ""): 16,
         ("stagetree_stage_proposed_total", "draft"): 10,
         ("stagetree_stage_accepted_total", "draft"): 4,
@@ -63,6 +66,20 @@ def test_a_scripted_request_moves_every_figure_exactly(start_server: StartServer
     assert abs(moved["stagetree_stage_seconds_total", "draft"] - 0.002) < 1e-9
     assert after["vllm:num_requests_running", ""] == after["vllm:num_requests_waiting", ""] == 0
     assert after["vllm:kv_cache_usage_perc", "0"] == 0
+
+
+def test_the_room_of_an_engine_is_filled_by_all_its_texts(start_server: StartServer) -> None:
+    """Red when one text's end empties the gauge, or a share is of one seat."""
+    behaviour = Behaviour(lambda request: [[5, 6]] * 100, step_seconds=0.02, num_seats=4)
+    server = start_server(behaviour).wait_ready()
+    long, other = (server.open_stream(prompt=[1] * 100, max_tokens=150) for _ in range(2))
+    for stream in (long, other):
+        stream.response().readline()
+    both = scrape(server)["vllm:kv_cache_usage_perc", "0"]
+    assert 200 / (4 * WINDOW) < both < 0.5
+    other.close()
+    wait_until(lambda: behaviour.num_running == 1)
+    assert 100 / (4 * WINDOW) < scrape(server)["vllm:kv_cache_usage_perc", "0"] < 0.25
 
 
 def test_gauges_show_a_request_while_it_runs(start_server: StartServer) -> None:

@@ -111,7 +111,7 @@ def test_figures_of_two_choices_are_folded() -> None:
         choice = record.begin_choice()
         record.add_step(choice, Output("id", (), step_stats(3), num_cached_tokens=4), 3, first)
         record.add_step(choice, Output("id", (), step_stats(2), num_cached_tokens=4), 2, second)
-    usage, metrics = usage_of(record), metrics_of(record)
+    usage, metrics = usage_of(record, record.num_completion_tokens), metrics_of(record)
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (5, 10, 15)
     assert usage.prompt_tokens_details.cached_tokens == 8
     assert (metrics.queue_time_ms, metrics.time_to_first_token_ms) == (1000.0, 2000.0)
