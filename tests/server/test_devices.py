@@ -133,7 +133,8 @@ def test_a_killed_engine_leaves_the_other_serving_and_comes_back(
 
 def test_sigterm_ends_both(command: Command) -> None:
     """Red when a process outlives the server."""
-    wait_until(lambda: all(f"engine {n}: ready" in "".join(command.log) for n in (0, 1)))
+    ready = ("engine 0: ready", "engine 1: ready")
+    wait_until(lambda: all(line in "".join(command.log) for line in ready), seconds=120.0)
     children = command.children()
     assert len(children) >= 2 and command.stop() == 0, "".join(command.log)
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
