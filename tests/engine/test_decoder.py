@@ -216,7 +216,7 @@ def test_who_stops_asking_for_a_text_ends_it() -> None:
 
 def test_requests_are_written_one_after_the_other_each_as_if_alone() -> None:
     """Red when one that waits is lost, told twice, or changes the one before it."""
-    decoder = Decoder(target_model(), model_stage(ngram(), "draft"))
+    decoder = Decoder(make_model(hidden_size=48), model_stage(ngram(), "draft"))  # of one seat
     requests = [replace(LONG, request_id=str(i), prompt=(1, 2 + i)) for i in range(4)]
     for request in requests:
         decoder.add(request)
