@@ -89,9 +89,13 @@ def _step(known: dict[str, Any]) -> StepStats:
 
 
 def _passage(known: dict[str, Any]) -> Passage:
-    fields = known["request"]
+    fields = _frozen(known["request"])
     sampling = SamplingParams(**fields["sampling"])
-    lists = {name: tuple(fields[name]) for name in ("prompt", "stop_token_ids")}
-    return Passage(
-        GenerateRequest(**{**fields, "sampling": sampling, **lists}), tuple(known["text"])
-    )
+    return Passage(GenerateRequest(**{**fields, "sampling": sampling}), tuple(known["text"]))
+
+
+def _frozen(value: Any) -> Any:
+    """As it was before it was JSON, where a tuple is a list."""
+    if isinstance(value, dict):
+        return {key: _frozen(each) for key, each in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -29,7 +29,7 @@ def found(lookup: SuffixLookup, tail: list[int]) -> tuple[int, int]:
 @given(texts, texts)
 def test_it_finds_the_longest_earlier_match(text: list[int], path: list[int]) -> None:
     lookup = SuffixLookup(max_places=1000)
-    lookup.start_text(text)
+    lookup.begin(text)
     tail = text + path
     match = lookup.find(tail)
     assert (match.length if match else 0) == plain_search(text, tail)
@@ -37,22 +37,22 @@ def test_it_finds_the_longest_earlier_match(text: list[int], path: list[int]) ->
 
 def test_it_continues_a_repetition() -> None:
     lookup = SuffixLookup()
-    lookup.start_text([1, 2, 3, 4, 5, 9, 9, 1, 2, 3])
+    history = lookup.begin([1, 2, 3, 4, 5, 9, 9, 1, 2, 3])
     assert found(lookup, [1, 2, 3]) == (4, 3)
-    lookup.extend([4])
+    lookup.extend(history, [4])
     assert found(lookup, [9, 1, 2, 3, 4]) == (5, 4)
 
 
 def test_of_equal_matches_the_latest_wins() -> None:
     lookup = SuffixLookup()
-    lookup.start_text([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3])
+    lookup.begin([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3])
     assert found(lookup, [1, 2, 3]) == (5, 3)
 
 
 def test_earlier_texts_are_found_but_no_match_spans_two() -> None:
     lookup = SuffixLookup()
-    lookup.start_text([1, 2, 3, 4])
-    lookup.start_text([5, 6, 7])
+    lookup.begin([1, 2, 3, 4])
+    lookup.begin([5, 6, 7])
     assert found(lookup, [8, 1, 2, 3]) == (4, 3)
     assert lookup.find([3, 4, 5]) is None
     assert lookup.find([2, 3, 4]) is None
@@ -60,10 +60,10 @@ def test_earlier_texts_are_found_but_no_match_spans_two() -> None:
 
 def test_the_history_is_bounded_and_forgets_the_oldest() -> None:
     lookup = SuffixLookup(capacity=100)
-    lookup.start_text([1, 2, 3, 4])
+    lookup.begin([1, 2, 3, 4])
     for start in range(20):
-        lookup.start_text([10 + start] * 20)
-    assert len(lookup._history) <= 200
+        lookup.begin([10 + start] * 20)
+    assert sum(map(len, lookup._histories)) <= 200
     assert lookup.find([1, 2, 3]) is None
     assert lookup.find([29, 29, 29]) is not None
 
@@ -71,8 +71,8 @@ def test_the_history_is_bounded_and_forgets_the_oldest() -> None:
 def test_a_match_is_followed_to_the_end_of_its_text() -> None:
     """Following costs no search and finds what searching would have found."""
     lookup = SuffixLookup()
-    lookup.start_text([1, 2, 3, 4, 5])
-    lookup.start_text([1, 2, 3])
+    lookup.begin([1, 2, 3, 4, 5])
+    lookup.begin([1, 2, 3])
     match = lookup.find([1, 2, 3])
     assert match is not None and (match.token, match.length) == (4, 3)
     match = lookup.follow(match)
@@ -80,3 +80,15 @@ def test_a_match_is_followed_to_the_end_of_its_text() -> None:
         lookup, [1, 2, 3, 4]
     )
     assert lookup.follow(match) is None
+
+
+def test_texts_that_grow_at_once_are_told_apart() -> None:
+    """Red when the tokens of two texts are taken for neighbours."""
+    lookup = SuffixLookup()
+    first, second = lookup.begin([1, 2]), lookup.begin([7, 8])
+    for one, other in ((3, 9), (4, 10)):
+        lookup.extend(first, [one])
+        lookup.extend(second, [other])
+    assert found(lookup, [1, 2, 3]) == (4, 3)
+    assert found(lookup, [7, 8, 9]) == (10, 3)
+    assert lookup.find([2, 3, 9]) is None
