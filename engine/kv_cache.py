@@ -45,7 +45,7 @@ class KVCache:
     @torch.inference_mode()
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copy rows to where others are, all of them at once."""
-        moved = torch.tensor([sources, targets], device=self.rows[0].device)
+        moved = torch.tensor([sources, targets], dtype=torch.int64, device=self.rows[0].device)
         for block in self._blocks.values():
             block.index_copy_(-2, moved[1], block.index_select(-2, moved[0]))
         if self._features is not None:

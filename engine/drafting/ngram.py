@@ -8,7 +8,7 @@ import heapq
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from engine.choosing import Place, scores_of
 from engine.config import NgramStageConfig
@@ -27,16 +27,19 @@ Only until the economy has seen how such matches fare.
 _LONG = 12
 
 
-@dataclass(order=True, slots=True)
-class _Candidate:
-    """A node that might be added: of equal scores the shallower one goes first."""
+class _Candidate(NamedTuple):
+    """A node that might be added: of equal scores the shallower one goes first.
+
+    No two of one `call` are alike in all before it, so matches are never compared.
+    """
 
     cost: float
     depth: int
     parent: int
     token: int
     estimate: float
-    match: Match | None = field(compare=False)
+    call: int
+    match: Match | None
 
 
 class NgramDrafter:
@@ -119,7 +122,9 @@ class NgramDrafter:
             return []
         tree, depth = step.tree, step.tree.depths[node]
         text = step.texts[tree.texts[node]]
-        step.turn(self.name).num_passes += 1
+        turn = step.turn(self.name)
+        turn.num_passes += 1
+        call = turn.num_passes
         # A long match is followed without searching, or asking the table, at every token.
         match = self._followed(match)
         table: dict[int, float] = {}
@@ -134,12 +139,12 @@ class NgramDrafter:
             trust = math.log(length / (length + _MATCH_DOUBT))
             kind = (name, "look-up", length.bit_length(), token in table)
             estimate = believe(node, token, kind, max(trust, table.get(token, trust)))
-            found.append(_Candidate(cost - estimate, depth, node, token, estimate, match))
+            found.append(_Candidate(cost - estimate, depth, node, token, estimate, call, match))
         for rank, (token, claim) in enumerate(table.items()):
             if match is None or token != match.token:
                 kind = (name, "table", rank, match is not None)
                 estimate = believe(node, token, kind, claim)
-                found.append(_Candidate(cost - estimate, depth, node, token, estimate, None))
+                found.append(_Candidate(cost - estimate, depth, node, token, estimate, call, None))
         found.sort(key=_cost)
         return found[: self._children]
 
