@@ -597,7 +597,7 @@ def test_without_a_compiler_passes_stay_eager_and_say_so(
 def test_the_compiling_process_ends_with_the_engine(checkpoint: Path, tmp_path: Path) -> None:
     engine = Engine.load(config(checkpoint, tmp_path, compile="background"))
     assert engine.info.is_compiling
-    process = engine._compiler._process
+    process = engine._shared.compiler._process
     assert process is not None and process.stdin is not None
     process.stdin.close()
     assert process.wait(timeout=60) == -signal.SIGKILL
