@@ -643,13 +643,15 @@ def test_an_engine_process_takes_over_what_is_compiled_while_it_serves(
         try:
             info = await process.wait_ready()
             assert (info.passes, info.is_compiling) == ({"target": "eager"}, True)
-            texts = [[item async for item in process.generate(request)][:-1]]
+            texts = [[item async for item in process.generate(request)]]
             while process.info is None or process.info.is_compiling:
                 await asyncio.sleep(0.2)
             assert process.info.passes == {"target": "compiled"}
-            texts.append([item async for item in process.generate(request)][:-1])
-            first, second = ([step.tokens for step in text] for text in texts)  # type: ignore[union-attr]
+            texts.append([item async for item in process.generate(request)])
+            outputs = [[item.output for item in text if item.output] for text in texts]
+            first, second = ([step.tokens for step in text] for text in outputs)
             assert sum(first, ()) == sum(second, ())
+            assert len(sum(first, ())) == request.max_tokens
         finally:
             await process.close()
 
