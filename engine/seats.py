@@ -20,7 +20,7 @@ class Seats:
     _waiting: deque[Text] = field(default_factory=deque)
     _reading: list[Text] = field(default_factory=list)
     _writing: list[Text] = field(default_factory=list)
-    _free: list[int] = field(default_factory=list)
+    _free: list[int] = field(init=False)
     """Seats, that which has been free for longest first."""
 
     def __post_init__(self) -> None:

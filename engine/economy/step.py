@@ -111,20 +111,15 @@ class Step:
         Of `tree`, which was chosen, so much was accepted of each text; its pass had so many rows.
         The clock has laps of "scoring", the pass, and "choosing", the target's tokens.
         """
-        laps, places, tokens = self.clock.laps, self.choice.nodes, tree.tokens
+        laps, places = self.clock.laps, self.choice.nodes
+        emitted = [each.tokens(tree) for each in accepted]
         paths = [node for each in accepted for node in each.path]
-        at_roots = [
-            (places[root], tokens[each.path[0]] if each.path else each.bonus_token)
-            for root, each in zip(tree.roots, accepted, strict=True)
-        ]
-        below = [
-            (places[node], token)
-            for each in accepted
-            for node, token in zip(each.path, each.tokens(tree)[1:], strict=True)
-        ]
+        firsts = [tokens[0] for tokens in emitted]
+        later = [token for tokens in emitted for token in tokens[1:]]
+        reached = [places[node] for node in (*tree.roots, *paths)]
         self.learn(
             Outcome(
-                [*at_roots, *below],
+                list(zip(reached, [*firsts, *later], strict=True)),
                 *(self.clock.total, laps["scoring"], laps["choosing"], num_rows, len(tree)),
                 proposed=[origin for origin in tree.origins if origin],
                 accepted=[tree.origins[node] for node in paths],
@@ -132,7 +127,8 @@ class Step:
                 num_texts=len(accepted),
             )
         )
-        return [self._stats(tree, text, each) for text, each in enumerate(accepted)]
+        total = self.clock.total
+        return [self._stats(tree, text, each, total) for text, each in enumerate(accepted)]
 
     def learn(self, outcome: Outcome) -> None:
         """Learn from what came of the step."""
@@ -147,7 +143,9 @@ class Step:
             else:
                 account.rest(outcome.total)
 
-    def _stats(self, tree: TokenTree, text: int, accepted: Acceptance) -> StepStats:
+    def _stats(
+        self, tree: TokenTree, text: int, accepted: Acceptance, milliseconds: float
+    ) -> StepStats:
         """Of one text, which bears its nodes' share of what the step took."""
         end = tree.roots[text + 1] if text + 1 < len(tree.roots) else len(tree)
         proposed = tree.origins[tree.roots[text] : end]
@@ -156,7 +154,7 @@ class Step:
         return StepStats(
             num_nodes=len(proposed),
             num_accepted_drafts=len(agreed),
-            milliseconds=share * self.clock.total,
+            milliseconds=share * milliseconds,
             target_milliseconds=share * (laps["scoring"] + laps["choosing"]),
             stages=tuple(
                 [
