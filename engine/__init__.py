@@ -19,6 +19,7 @@ from engine.errors import (
     nearest,
 )
 from engine.names import find_folder
+from engine.prefix import num_common
 from engine.program import own_environment
 from engine.request import (
     TARGET,
@@ -72,6 +73,7 @@ __all__ = [
     "find_folder",
     "in_one_line",
     "nearest",
+    "num_common",
     "own_environment",
     "read_tokenizer",
 ]

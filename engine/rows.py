@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from engine.prefix import num_common
 from engine.tree import TokenTree
 
 
@@ -63,12 +64,7 @@ class Rows:
 
     def known(self, text: Sequence[int]) -> int:
         """How many tokens a text, but for its last, has in common with this one."""
-        count = 0
-        for held, wanted in zip(self.tokens, text[:-1], strict=False):
-            if held != wanted:
-                break
-            count += 1
-        return count
+        return min(num_common(self.tokens, text), max(0, len(text) - 1))
 
     def keep(self, text: Sequence[int]) -> None:
         """Go on with this text: forget whatever it has not in common with the last one."""

@@ -51,8 +51,8 @@ class Strips:
         if rows.text is not text:
             rows.text = text
             rows.keep(text.tokens)
-            best = max(self.seats, key=lambda other: other.known(text.tokens))
-            count = best.known(text.tokens)
+            known = [other.known(text.tokens) for other in self.seats]
+            best = self.seats[known.index(count := max(known))]
             if count >= len(rows.tokens) + _LEAST_COPY and best.is_long == rows.is_long:
                 sources, targets = rows.copy(best, count)
                 for start in range(0, len(sources), _COPIED_AT_ONCE):

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engine import num_common
+
 
 @dataclass(eq=False, slots=True)
 class Seat:
@@ -43,12 +45,12 @@ class Seats:
 
         Fewer, such as a common first line, are not worth the rows of another text.
         """
-        num_known = max((_common(seat.prompt, prompt) for seat in self._free), default=0)
+        num_known = max((num_common(seat.prompt, prompt) for seat in self._free), default=0)
         return num_known if 2 * num_known >= len(prompt) else 0
 
     def take(self, prompt: Sequence[int]) -> Seat:
         """Sit down with this prompt; there must be a free seat."""
-        known = [_common(seat.prompt, prompt) for seat in self._free]
+        known = [num_common(seat.prompt, prompt) for seat in self._free]
         seat = self._free.pop(known.index(max(known)))
         seat.prompt, seat.num_tokens = prompt, len(prompt)
         return seat
@@ -58,15 +60,3 @@ class Seats:
         if seat in self._all:
             seat.num_tokens = 0
             self._free.append(seat)
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with, found by halving: slices are compared fast."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
