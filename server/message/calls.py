@@ -17,7 +17,8 @@ from server.message.styles import CallStyle
 
 _ARGUMENTS = ("arguments", "parameters")
 _KEYS = {"name", "id", "type", *_ARGUMENTS}
-_BETWEEN = re.compile(r"[\s\[\],;]*")
+_BEFORE = re.compile(r"\s*\[?\s*")
+_BETWEEN = re.compile(r"[\s\],;]*")
 _NAME = re.compile(r"\s*([\w.\-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
 _PART_OF_NAME = re.compile(r"\s*[\w.\-]*\s*(?:\[[A-Z_]*\]?[\w\s]*)*")
 
@@ -51,7 +52,8 @@ class CallReader:
         if self.style.is_named and start < len(text) and text[start] not in "[{":
             return self._read_named(text, at)
         calls = Calls(at)
-        while (at := _after(_BETWEEN, text, calls.end)) < len(text) and text[at] == "{":
+        at = _after(_BEFORE, text, at)
+        while at < len(text) and text[at] == "{":
             written = read_object(text, at)
             try:
                 call = self._call(text, written)
@@ -60,19 +62,20 @@ class CallReader:
             if call is None:
                 return calls
             calls.found.append(call)
-            calls.end = len(text) if written.end is None else written.end
             if written.end is None:
+                calls.end = len(text)
                 return calls
-        return calls if at == len(text) else self._close(text, at, calls)
+            calls.end = at = _after(_BETWEEN, text, written.end)
+        return calls if at == len(text) else self._close(text, calls)
 
-    def _close(self, text: str, at: int, calls: Calls) -> Calls:
+    def _close(self, text: str, calls: Calls) -> Calls:
         if not calls.found:
             raise NoCallError
         closing = self.style.closing
-        if text.startswith(closing, at):
-            calls.end, calls.is_over = at + len(closing), True
+        if text.startswith(closing, calls.end):
+            calls.end, calls.is_over = calls.end + len(closing), True
         else:
-            calls.is_over = not closing.startswith(text[at:])
+            calls.is_over = not closing.startswith(text[calls.end :])
         return calls
 
     def _call(self, text: str, written: JsonObject) -> Call | None:
