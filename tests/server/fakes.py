@@ -62,6 +62,7 @@ class Behaviour:
     script: Script = lambda request: blocks("hello world, hello world, hello world")
     step_seconds: float = 0.0
     num_seats: int = 1
+    window: int = WINDOW
     load_seconds: float = 0.0
     load_error: str | None = None
     dies_loading: bool = False
@@ -111,7 +112,9 @@ class FakeEngine:
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
-        self.info = replace(type(self).info, num_seats=behaviour.num_seats)
+        self.info = replace(
+            type(self).info, num_seats=behaviour.num_seats, max_model_len=behaviour.window
+        )
         self.progress = LoadProgress("starting", 0.0)
         self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
