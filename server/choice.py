@@ -28,8 +28,8 @@ class ChoiceWriter:
     ) -> None:
         self._index = index
         self._matcher = StopMatcher(stops, tokenizer.specials)
-        names = {at: name for at, name in tokenizer.specials.items() if name in shown}
-        self._detokenizer = Detokenizer(tokenizer, prompt, {**names, **self._matcher.marks})
+        marks = {**tokenizer.named(shown), **self._matcher.marks}
+        self._detokenizer = Detokenizer(tokenizer, prompt, marks)
         self._tells_tokens = tells_tokens
         self._num_characters = 0
         self._text = ""

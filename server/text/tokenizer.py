@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection
 from functools import cached_property
 from typing import Self
 
@@ -54,6 +55,10 @@ class Tokenizer:
             return cls.of(read_tokenizer(model))
         except EngineError as error:
             raise LoadFailedError(str(error)) from error
+
+    def named(self, names: Collection[str]) -> dict[int, str]:
+        """The special tokens that have these names, by id."""
+        return {at: name for at, name in self.specials.items() if name in names}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text."""
