@@ -68,6 +68,7 @@ def _content(path: object) -> object:
         ) from error
 
 
+Parser = Literal["qwen3coder", "hermes", "mistral", "llama3", "fenced"]
 Devices = Annotated[tuple[str, ...], BeforeValidator(_device_names)]
 
 
@@ -101,7 +102,7 @@ class Settings(BaseModel):
     # Of a file named, its content; else the model's own is used.
     chat_template: Annotated[str | None, BeforeValidator(_content)] = None
     # Else the chat template tells how its model writes calls of tools.
-    tool_parser: Literal["hermes", "llama3", "mistral", "fenced"] | None = None
+    tool_parser: Parser | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="before")

@@ -1,7 +1,7 @@
 """Calls of tools in a text, in any of the styles that models write them in."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from server.message.json_text import (
@@ -14,6 +14,7 @@ from server.message.json_text import (
 )
 from server.message.message import Call
 from server.message.styles import CallStyle
+from server.message.tags import Schemas, may_be_name, read_name, read_parameters
 
 _ARGUMENTS = ("arguments", "parameters")
 _KEYS = {"name", "id", "type", *_ARGUMENTS}
@@ -44,12 +45,14 @@ class CallReader:
     """Reads the calls of these `tools` in this style."""
 
     style: CallStyle
-    tools: Collection[str]
+    tools: Schemas
 
     def read(self, text: str, at: int) -> Calls:
         """The calls after an opening that ends here; raises NoCallError."""
+        if self.style.form == "tags":
+            return self._read_tags(text, at)
         start = after_space(text, at)
-        if self.style.is_named and start < len(text) and text[start] not in "[{":
+        if self.style.form == "named" and start < len(text) and text[start] not in "[{":
             return self._read_named(text, at)
         calls = Calls(at)
         at = _after(_BEFORE, text, at)
@@ -119,6 +122,18 @@ class CallReader:
             end = broken.at
         stop = len(text) if end is None else end
         return Calls(stop, [Call(named[1], text[start:stop])], is_over=end is not None)
+
+    def _read_tags(self, text: str, at: int) -> Calls:
+        calls = Calls(at)
+        while (named := read_name(text, calls.end)) is not None:
+            name, at = named
+            arguments, at, is_over = read_parameters(text, at, self.tools.get(name, {}))
+            calls.found.append(Call(name, arguments))
+            if not is_over:
+                calls.end = len(text)
+                return calls
+            calls.end = after_space(text, at)
+        return calls if may_be_name(text, calls.end) else self._close(text, calls)
 
 
 def _has_other_use(names: Iterable[str]) -> bool:

@@ -1,11 +1,11 @@
 """A reply, read as a message."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from server.message.calls import CallReader, NoCallError
 from server.message.message import Call, Message
 from server.message.styles import CallStyle, Thinking
+from server.message.tags import Schemas
 from server.text import num_begun
 
 
@@ -14,13 +14,13 @@ class ReplyReader:
     """How to read one reply: as content alone, unless it is told of marks of more.
 
     `is_thinking` is whether the prompt has begun the reasoning already. Calls are read in a `style`
-    if the reply may have any, of `tools` by name, and where `is_parallel` is not, one alone.
+    if the reply may have any, of `tools` by name; where `is_parallel` is not, one alone is told.
     """
 
     thinking: Thinking | None = None
     is_thinking: bool = False
     style: CallStyle | None = None
-    tools: Collection[str] = ()
+    tools: Schemas = field(default_factory=dict)
     is_parallel: bool = True
 
     @property

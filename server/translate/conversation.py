@@ -59,7 +59,7 @@ def converse(body: ChatRequest, template: ChatTemplate, parser: str | None) -> C
         thinking=thinking,
         is_thinking=thinking is not None and _is_thinking(body, prompt, thinking),
         style=STYLES[_parser(template, parser)] if body.has_tools else None,
-        tools=frozenset(tool.function.name for tool in body.tools),
+        tools={tool.function.name: tool.function.parameters or {} for tool in body.tools},
         is_parallel=body.parallel_tool_calls,
     )
     return Conversation(prompt, reader)

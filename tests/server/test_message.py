@@ -2,7 +2,7 @@
 
 import json
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -18,10 +18,12 @@ from server.message import (
     detect_style,
     detect_thinking,
 )
+from server.settings import Parser
 
 THINK = Thinking("<think>", "</think>")
 WEATHER = '{"name": "weather", "arguments": {"city": "Oslo", "days": [1, 2]}}'
 ARGUMENTS = '{"city": "Oslo", "days": [1, 2]}'
+SCHEMA = {"properties": {"days": {"type": "array"}, "city": {"type": "string"}, "x": {"type": "x"}}}
 CALL = Call("weather", ARGUMENTS)
 TIME = Call("time", "{}")
 
@@ -32,7 +34,7 @@ def reader(style: str | None = None, is_thinking: bool | None = None) -> ReplyRe
         thinking=None if is_thinking is None else THINK,
         is_thinking=bool(is_thinking),
         style=STYLES[style] if style else None,
-        tools={"weather", "time"},
+        tools={"weather": SCHEMA, "time": {}},
     )
 
 
@@ -113,6 +115,36 @@ READINGS: list[tuple[str, str, Message]] = [
 ]
 
 
+TAGGED = """<function=weather>
+<parameter=city>
+Oslo
+</parameter>
+<parameter=days>
+[1, 2]
+</parameter>
+</function>"""
+READINGS += [
+    ("qwen3coder", f"Well.\n<tool_call>\n{TAGGED}\n</tool_call>", Message("Well.", "", (CALL,))),
+    (
+        "qwen3coder",
+        f"<tool_call>{TAGGED}</tool_call>\n<tool_call>\n<function=time>\n</function>\n</tool_call>",
+        Message(calls=(CALL, TIME)),
+    ),
+    (
+        "qwen3coder",
+        "<tool_call><function=f><parameter=x>1</parameter> so</function></tool_call>",
+        Message("so</function></tool_call>", "", (Call("f", '{"x": "1"}'),)),
+    ),
+    (
+        "qwen3coder",
+        "<tool_call><function=weather><parameter=days>\na\nb\n</parameter></function></tool_call>",
+        Message(calls=(Call("weather", '{"days": "a\\nb"}'),)),
+    ),
+    ("qwen3coder", "<tool_call>{}</tool_call>", Message("<tool_call>{}</tool_call>")),
+    ("qwen3coder", "<tool_call><function=we", Message("<tool_call><function=we")),
+]
+
+
 @pytest.mark.parametrize(("style", "text", "message"), READINGS)
 def test_calls_are_found_in_every_style(style: str, text: str, message: Message) -> None:
     """Red when a call is missed, or what is none is taken for one or lost."""
@@ -137,9 +169,19 @@ def test_reasoning_stands_apart(is_thinking: bool, text: str, message: Message) 
 
 
 FRAGMENTS = [
-    *("<think>", "</think>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
+    *(
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "</tool_call>",
+        TAGGED,
+        "[TOOL_CALLS]",
+        "[ARGS]",
+        "[CALL_ID]",
+    ),
     *("<|python_tag|>", "```json", "```", "```tool_call", WEATHER, ARGUMENTS, '{"name": "time"}'),
     *('{"name": "weather", ', '"arguments": ', '"parameters": {"a": 1}', '"x": 2', '{"', "}", "]"),
+    *(TAGGED, "<function=time>", "<parameter=days>", "</parameter>", "</function>", "<function="),
     *("[", ",", ";", ":", '"', "\\", "<", " ", "\n", "weather", "é", "null", "1", '"{}"'),
 ]
 texts = st.lists(st.sampled_from(FRAGMENTS), max_size=9).map("".join)
@@ -239,9 +281,10 @@ def test_one_call_is_told_where_only_one_may_be() -> None:
     ("words", "style", "thinking"),
     [
         ("{{ '<tool_call>' }} </think>", "hermes", "<think>"),
+        ("<tool_call>\n<function=f>\n<parameter=a>", "qwen3coder", None),
         ("[TOOL_CALLS] [/THINK]", "mistral", "[THINK]"),
         ('{"name": function name, "parameters": {}} <|python_tag|>', "llama3", None),
-        ("answer with a ```json block", "fenced", None),
+        ('answer with a ```json block: {"name": f}', "fenced", None),
         ("<|im_start|>", None, None),
     ],
 )
@@ -251,3 +294,8 @@ def test_a_template_tells_how_its_model_writes(
     found = detect_thinking(words.__contains__)
     assert detect_style(words.__contains__) == style
     assert (found and found.opening) == thinking
+
+
+def test_every_style_can_be_asked_for_by_a_setting() -> None:
+    """Red when a style is written and no server can be told to use it."""
+    assert get_args(Parser) == tuple(STYLES)
