@@ -156,6 +156,7 @@ class ModelInfo:
     `num_seats`, and `seating` says why. `passes` tells how those of the target and of
     each stage with a network are run now, "eager", "compiled" or "captured", and `is_compiling`
     whether that may still change; `refusals` says, by the same names, why some stay eager.
+    `fingerprint` is of the target's weights.
     """
 
     model: str
@@ -172,6 +173,7 @@ class ModelInfo:
     num_seats: int = 1
     seating: str = ""
     refusals: dict[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,24 @@ TextEnd = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
+class Manner:
+    """How tokens become pieces of text.
+
+    `stops` are strings that end a text; what ended it is told with `includes_stop`, and special
+    tokens are without `skips_specials`. `tells_tokens` is whether tokens that leave no text are
+    worth a piece.
+    """
+
+    stops: tuple[str, ...] = ()
+    includes_stop: bool = False
+    skips_specials: bool = True
+    tells_tokens: bool = False
+
+
+PLAIN = Manner()
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A part of one choice, or all of it.
 

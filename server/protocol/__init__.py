@@ -3,7 +3,7 @@
 Nothing here knows of tokens or engines.
 """
 
-from server.protocol.completions import Choice, Completion, CompletionRequest, Logprobs
+from server.protocol.completions import Choice, Completion, CompletionRequest, Logprobs, UsageChunk
 from server.protocol.errors import ErrorBody, ErrorReply
 from server.protocol.models import ModelCard, ModelList
 from server.protocol.request import StreamOptions, TextRequest
@@ -33,4 +33,5 @@ __all__ = [
     "StreamOptions",
     "TextRequest",
     "Usage",
+    "UsageChunk",
 ]

@@ -1,11 +1,13 @@
 """`POST /v1/completions`: what a client may ask of it, with OpenAI's limits, and its reply."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from server.protocol.request import TextRequest, refusal
+from server.protocol.foreign import refusal
+from server.protocol.request import TextRequest
+from server.protocol.sampling import Whole
 from server.protocol.usage import RequestMetrics, Usage
 from server.protocol.wire import Wire
 
@@ -44,24 +46,27 @@ Prompt = Annotated[str | list[str] | list[int] | list[list[int]], BeforeValidato
 class CompletionRequest(TextRequest):
     """The body of `POST /v1/completions`."""
 
-    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **TextRequest.unsupported,
         "suffix": ("",),
         "echo": (False,),
-        "prompt_embeds": (),
         "prompt_logprobs": (),
+        "truncate_prompt_tokens": (),
     }
 
     prompt: Prompt
-    best_of: int | None = Field(default=None, ge=1)
-    logprobs: int | None = Field(default=None, ge=0)
+    best_of: Whole | None = Field(default=None, ge=1)
+    logprobs: Whole | None = Field(default=None, ge=0)
     add_special_tokens: bool = True
 
     @model_validator(mode="before")
     @classmethod
     def _a_null_prompt_is_empty(cls, data: object) -> object:
-        is_null = isinstance(data, dict) and data.get("prompt", "") is None
-        return {**data, "prompt": ""} if is_null and isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        if data.get("messages") is not None:
+            raise refusal("messages", "is a chat: send this body to /v1/chat/completions")
+        return {**data, "prompt": ""} if data.get("prompt", "") is None else data
 
     @model_validator(mode="after")
     def _refuse_the_best_of_more(self) -> Self:
@@ -98,6 +103,13 @@ class Completion(Wire):
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[Choice]
     usage: Usage | None = Field(default=None, exclude_if=lambda usage: usage is None)
     metrics: RequestMetrics | None = Field(default=None, exclude_if=lambda metrics: metrics is None)
+
+
+class UsageChunk(Completion):
+    """A chunk of a stream that has asked for usage, which is null until the last one."""
+
+    usage: Usage | None = None

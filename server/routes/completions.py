@@ -34,5 +34,5 @@ async def create_completion(body: CompletionRequest, request: Request, state: Ap
     plan = await asyncio.to_thread(plan_completion, body, request_id, planner)
     record = RequestRecord(plan.num_prompt_tokens, arrived_at, info.stages, plan.n)
     pieces = Generation(plan, record, state.pool, state.metrics).pieces()
-    words = CompletionReply(body, plan, record, tokenizer, state.settings.model_id)
+    words = CompletionReply(body, plan, record, tokenizer, state.settings.model_id, info)
     return await reply_to(request, pieces, words, body.stream)

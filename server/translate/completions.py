@@ -6,14 +6,22 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from engine import EmittedToken
+from engine import EmittedToken, ModelInfo
 from server.errors import BadRequestError
 from server.piece import Piece
 from server.plan import Plan
-from server.protocol import Choice, Completion, CompletionRequest, Logprobs, RequestMetrics, Usage
+from server.protocol import (
+    Choice,
+    Completion,
+    CompletionRequest,
+    Logprobs,
+    RequestMetrics,
+    Usage,
+    UsageChunk,
+)
 from server.record import RequestRecord
 from server.text import Tokenizer
-from server.translate.figures import metrics_of, usage_of
+from server.translate.figures import fingerprint_of, metrics_of, usage_of
 from server.translate.requests import Planner
 
 # JSON has no infinity; this is the floor that OpenAI-compatible servers agree on.
@@ -52,6 +60,7 @@ class CompletionReply:
     record: RequestRecord
     tokenizer: Tokenizer
     model: str
+    info: ModelInfo
     created: int = field(default_factory=lambda: int(time.time()))
 
     async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Completion]:
@@ -61,7 +70,7 @@ class CompletionReply:
         """
         options = self.body.stream_options
         wants_usage = bool(options and options.include_usage)
-        wants_running_usage = bool(options and options.continuous_usage_stats)
+        wants_running_usage = wants_usage and bool(options and options.continuous_usage_stats)
         num_open, num_told = len(self.plan.sequences), 0
         async with aclosing(pieces):
             async for piece in pieces:
@@ -72,6 +81,7 @@ class CompletionReply:
                     [self._choice(piece)],
                     usage_of(self.record, num_told) if wants_running_usage else None,
                     metrics_of(self.record) if is_last else None,
+                    UsageChunk if wants_usage else Completion,
                 )
         if wants_usage:
             yield self._completion([], usage_of(self.record, num_told), metrics_of(self.record))
@@ -83,12 +93,17 @@ class CompletionReply:
         return self._completion(told, usage_of(self.record, num_told), metrics_of(self.record))
 
     def _completion(
-        self, choices: list[Choice], usage: Usage | None, metrics: RequestMetrics | None
+        self,
+        choices: list[Choice],
+        usage: Usage | None,
+        metrics: RequestMetrics | None,
+        kind: type[Completion] = Completion,
     ) -> Completion:
-        return Completion(
+        return kind(
             id=self.plan.request_id,
             created=self.created,
             model=self.model,
+            system_fingerprint=fingerprint_of(self.info),
             choices=choices,
             usage=usage,
             metrics=metrics,

@@ -7,6 +7,7 @@ from itertools import count
 
 from engine import GenerateRequest, ModelInfo, check
 from server.errors import BadRequestError
+from server.piece import Manner
 from server.plan import Plan
 from server.protocol import TextRequest
 from server.seeds import choice_seed, draw_seed
@@ -63,8 +64,12 @@ class Planner:
             num_prompt_tokens=sum(map(len, prompts)),
             n=body.n,
             priority=body.priority,
-            stops=tuple(body.stop),
-            tells_tokens=body.return_token_ids or num_logprobs is not None,
+            manner=Manner(
+                stops=tuple(body.stop),
+                includes_stop=body.include_stop_str_in_output,
+                skips_specials=body.skip_special_tokens,
+                tells_tokens=body.return_token_ids or num_logprobs is not None,
+            ),
         )
 
     def start(self) -> list[int]:
@@ -90,9 +95,14 @@ class Planner:
         return sequence
 
     def _fitted(self, max_tokens: int | None, num_prompt: int) -> int:
-        """What the window leaves of them, and one where it leaves none, which is refused."""
-        wanted = max_tokens or self.settings.default_max_tokens
+        """What the window leaves of them, and one where it leaves none, which is refused.
+
+        None are so many as the settings say, -1 all that the window leaves.
+        """
         room = max(1, self.info.max_model_len - num_prompt)
+        if max_tokens == -1:
+            return room
+        wanted = self.settings.default_max_tokens if max_tokens is None else max_tokens
         if wanted > room:
             _log.info("max_tokens %d cut to the %d that the window leaves", wanted, room)
         return min(wanted, room)
