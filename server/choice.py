@@ -31,6 +31,7 @@ class ChoiceWriter:
         self._text = ""
         self._tokens: list[EmittedToken] = []
         self._offsets: list[int] = []
+        self._prompt: tuple[EmittedToken, ...] = ()
         self._is_told = False
         self.finish_reason: TextEnd | None = None
         self.stop_reason: str | int | None = None
@@ -38,6 +39,7 @@ class ChoiceWriter:
     def push(self, update: Update) -> int:
         """Take what a step has brought, up to a stop string; returns how many tokens were kept."""
         tokens = update.output.tokens if update.output else ()
+        self._prompt += update.output.prompt if update.output else ()
         stop_id = update.finished.stop_token_id if update.finished else None
         for number, token in enumerate(tokens, start=1):
             is_stop = stop_id is not None and number == len(tokens)
@@ -63,8 +65,9 @@ class ChoiceWriter:
             offsets=tuple(self._offsets),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
+            prompt=self._prompt,
         )
-        self._text = ""
+        self._text, self._prompt = "", ()
         self._tokens.clear()
         self._offsets.clear()
         return piece

@@ -36,7 +36,8 @@ class Piece:
 
     `offsets` are where the text of each token begins, in characters from the choice's beginning.
     The last piece has a `finish_reason`, and in `stop_reason` the string or the token id that ended
-    the text, if one did.
+    the text, if one did. The tokens of the `prompt` are those of which log-probabilities were asked
+    for.
     """
 
     index: int
@@ -45,6 +46,7 @@ class Piece:
     offsets: tuple[int, ...] = ()
     finish_reason: TextEnd | None = None
     stop_reason: str | int | None = None
+    prompt: tuple[EmittedToken, ...] = ()
 
 
 async def fold(pieces: AsyncIterator[Piece]) -> list[Piece]:
@@ -62,4 +64,5 @@ def _joined(parts: Sequence[Piece]) -> Piece:
         text="".join(part.text for part in parts),
         tokens=tuple(chain.from_iterable(part.tokens for part in parts)),
         offsets=tuple(chain.from_iterable(part.offsets for part in parts)),
+        prompt=tuple(chain.from_iterable(part.prompt for part in parts)),
     )

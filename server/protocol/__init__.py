@@ -3,7 +3,14 @@
 Nothing here knows of tokens or engines.
 """
 
-from server.protocol.completions import Choice, Completion, CompletionRequest, Logprobs, UsageChunk
+from server.protocol.completions import (
+    Choice,
+    Completion,
+    CompletionRequest,
+    Logprobs,
+    PromptLogprob,
+    UsageChunk,
+)
 from server.protocol.errors import ErrorBody, ErrorReply
 from server.protocol.models import ModelCard, ModelList
 from server.protocol.request import StreamOptions, TextRequest
@@ -25,6 +32,7 @@ __all__ = [
     "Logprobs",
     "ModelCard",
     "ModelList",
+    "PromptLogprob",
     "PromptTokensDetails",
     "RequestMetrics",
     "SamplingFields",

@@ -40,6 +40,10 @@ def _is_encodable(text: str) -> bool:
     return True
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 Prompt = Annotated[str | list[str] | list[int] | list[list[int]], BeforeValidator(_check_prompt)]
 
 
@@ -49,15 +53,15 @@ class CompletionRequest(TextRequest):
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **TextRequest.unsupported,
         "suffix": ("",),
-        "echo": (False,),
-        "prompt_logprobs": (),
-        "truncate_prompt_tokens": (),
     }
 
     prompt: Prompt
-    best_of: Whole | None = Field(default=None, ge=1)
+    best_of: Whole | None = Field(default=None, ge=1, le=20)
     logprobs: Whole | None = Field(default=None, ge=0)
+    prompt_logprobs: Whole | None = Field(default=None, ge=0)
+    echo: bool = False
     add_special_tokens: bool = True
+    truncate_prompt_tokens: Whole | None = Field(default=None, ge=-1)
 
     @model_validator(mode="before")
     @classmethod
@@ -69,19 +73,36 @@ class CompletionRequest(TextRequest):
         return {**data, "prompt": ""} if data.get("prompt", "") is None else data
 
     @model_validator(mode="after")
-    def _refuse_the_best_of_more(self) -> Self:
-        if self.best_of is not None and self.best_of > self.n:
-            raise refusal("best_of", "larger than n is not supported; leave it out or null")
+    def _refuse_what_contradicts(self) -> Self:
+        if self.best_of is not None and self.best_of < self.n:
+            raise refusal("best_of", "must be n or more; raise it, or leave it out")
+        if self.stream and (self.best_of or 0) > self.n:
+            raise refusal("best_of", "is known at the end alone; leave stream out")
+        if self.stream and self.prompt_logprobs is not None:
+            raise refusal("prompt_logprobs", "is of no chunk; leave stream out, or ask for echo")
+        if self.truncate_prompt_tokens == 0:
+            raise refusal("truncate_prompt_tokens", "must be 1 or more, or -1 for the window")
         return self
 
 
 class Logprobs(Wire):
-    """The four parallel lists of a choice's log-probabilities."""
+    """The four parallel lists of a choice's log-probabilities; a prompt's first token has none.
+
+    They are of the model's own distribution, before temperature, filters, penalties and bans.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+class PromptLogprob(Wire):
+    """A token that might stand at a place of the prompt; `rank` 1 is the likeliest."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
 
 
 class Choice(Wire):
@@ -93,7 +114,11 @@ class Choice(Wire):
     finish_reason: Literal["stop", "length"] | None
     stop_reason: str | int | None
     seed: int
-    token_ids: list[int] | None = Field(default=None, exclude_if=lambda ids: ids is None)
+    token_ids: list[int] | None = Field(default=None, exclude_if=_is_none)
+    prompt_token_ids: list[int] | None = Field(default=None, exclude_if=_is_none)
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = Field(
+        default=None, exclude_if=_is_none
+    )
 
 
 class Completion(Wire):
@@ -105,8 +130,8 @@ class Completion(Wire):
     model: str
     system_fingerprint: str
     choices: list[Choice]
-    usage: Usage | None = Field(default=None, exclude_if=lambda usage: usage is None)
-    metrics: RequestMetrics | None = Field(default=None, exclude_if=lambda metrics: metrics is None)
+    usage: Usage | None = Field(default=None, exclude_if=_is_none)
+    metrics: RequestMetrics | None = Field(default=None, exclude_if=_is_none)
 
 
 class UsageChunk(Completion):

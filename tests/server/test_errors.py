@@ -42,9 +42,11 @@ INVALID: list[tuple[str, Any]] = [
     *(("speculation", value) for value in ("sometimes", True)),
     ("stream_options", {"include_usage": True}),
     ("model", 5),
-    ("best_of", 2),
+    *(("best_of", value) for value in (0, 21, "2")),
     ("suffix", "tail"),
-    ("echo", True),
+    ("echo", 1),
+    *(("prompt_logprobs", value) for value in (-1, 21, True)),
+    *(("truncate_prompt_tokens", value) for value in (0, -2, "5")),
     *(("logit_bias", value) for value in ({"a": 1}, {"5": 101}, {"5": "1"}, {"100000": 1}, [5])),
     *((name, value) for name in ("frequency_penalty", "presence_penalty") for value in (2.5, -3)),
     *(("repetition_penalty", value) for value in (0, -1, "1")),
@@ -177,7 +179,14 @@ FIELDS = [
     *("ignore_eos", "best_of", "suffix", "echo", "logit_bias", "frequency_penalty"),
     *("repetition_penalty", "bad_words", "allowed_token_ids", "min_tokens", "xtc_threshold"),
     *("dry_multiplier", "dry_sequence_breakers", "top_n_sigma", "typical_p"),
-    *("response_format", "add_special_tokens", "return_token_ids", "anything"),
+    *(
+        "response_format",
+        "prompt_logprobs",
+        "truncate_prompt_tokens",
+        "add_special_tokens",
+        "return_token_ids",
+        "anything",
+    ),
 ]
 
 
