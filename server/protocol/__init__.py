@@ -12,6 +12,7 @@ from server.protocol.completions import (
     UsageChunk,
 )
 from server.protocol.errors import ErrorBody, ErrorReply
+from server.protocol.infill import ChosenFields, InfillReply, InfillRequest, Timings
 from server.protocol.models import ModelCard, ModelList
 from server.protocol.request import StreamOptions, TextRequest
 from server.protocol.sampling import SamplingFields
@@ -25,10 +26,13 @@ from server.protocol.usage import (
 
 __all__ = [
     "Choice",
+    "ChosenFields",
     "Completion",
     "CompletionRequest",
     "ErrorBody",
     "ErrorReply",
+    "InfillReply",
+    "InfillRequest",
     "Logprobs",
     "ModelCard",
     "ModelList",
@@ -40,6 +44,7 @@ __all__ = [
     "StageMetrics",
     "StreamOptions",
     "TextRequest",
+    "Timings",
     "Usage",
     "UsageChunk",
 ]

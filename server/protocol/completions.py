@@ -1,13 +1,12 @@
 """`POST /v1/completions`: what a client may ask of it, with OpenAI's limits, and its reply."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from server.protocol.foreign import refusal
 from server.protocol.request import TextRequest
-from server.protocol.sampling import Whole
+from server.protocol.sampling import Text, Whole, is_encodable
 from server.protocol.usage import RequestMetrics, Usage
 from server.protocol.wire import Wire
 
@@ -15,7 +14,7 @@ from server.protocol.wire import Wire
 def _check_prompt(value: object) -> object:
     """One readable message instead of one per member of the union."""
     texts = value if isinstance(value, list) else [value]
-    if any(isinstance(text, str) and not _is_encodable(text) for text in texts):
+    if any(isinstance(text, str) and not is_encodable(text) for text in texts):
         raise ValueError("holds half a surrogate pair, which is no text")
     if isinstance(value, str):
         return value
@@ -31,15 +30,6 @@ def _check_prompt(value: object) -> object:
     )
 
 
-def _is_encodable(text: str) -> bool:
-    """JSON can escape half a surrogate pair; no tokenizer can read one."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _is_none(value: object) -> bool:
     return value is None
 
@@ -50,12 +40,8 @@ Prompt = Annotated[str | list[str] | list[int] | list[list[int]], BeforeValidato
 class CompletionRequest(TextRequest):
     """The body of `POST /v1/completions`."""
 
-    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **TextRequest.unsupported,
-        "suffix": ("",),
-    }
-
     prompt: Prompt
+    suffix: Text = ""
     best_of: Whole | None = Field(default=None, ge=1, le=20)
     logprobs: Whole | None = Field(default=None, ge=0)
     prompt_logprobs: Whole | None = Field(default=None, ge=0)
@@ -80,6 +66,8 @@ class CompletionRequest(TextRequest):
             raise refusal("best_of", "is known at the end alone; leave stream out")
         if self.stream and self.prompt_logprobs is not None:
             raise refusal("prompt_logprobs", "is of no chunk; leave stream out, or ask for echo")
+        if self.suffix and self.echo:
+            raise refusal("suffix", "has no echo; leave one of the two out")
         if self.truncate_prompt_tokens == 0:
             raise refusal("truncate_prompt_tokens", "must be 1 or more, or -1 for the window")
         return self

@@ -38,7 +38,8 @@ def plan_completion(body: CompletionRequest, request_id: str, planner: Planner) 
     # The best are known by the log-probabilities of what they say.
     num_logprobs = 0 if body.logprobs is None and num_choices > body.n else body.logprobs
     prompts = prompt_ids(body, planner)
-    return planner.plan(body, request_id, prompts, num_logprobs, num_prompt, num_choices)
+    ends = planner.infill.ends if body.suffix and planner.infill else ()
+    return planner.plan(body, request_id, prompts, num_logprobs, num_prompt, num_choices, ends)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,29 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Self
 
+from server.errors import BadRequestError
 from server.protocol import CompletionRequest
-from server.text import Detokenizer, Tokenizer
+from server.text import Detokenizer, Infill, Tokenizer, encode_inside
 from server.translate.requests import Planner
 
 
 def prompt_ids(body: CompletionRequest, planner: Planner) -> list[tuple[int, ...]]:
     """The prompts as token ids, whichever of the four shapes they came in."""
-    return [_cut(tuple(_token_ids(each, body, planner)), body, planner) for each in shaped(body)]
+    if body.suffix:
+        infill = infill_of(planner, "suffix")
+        return [tuple(_around_gap(each, body, planner, infill)) for each in shaped(body)]
+    return [_cut(_token_ids(each, body, planner), body, planner) for each in shaped(body)]
+
+
+def infill_of(planner: Planner, param: str) -> Infill:
+    """How the model fills gaps; raises BadRequestError, about this field, if it does not."""
+    if planner.infill is None:
+        raise BadRequestError(
+            f"{param}: {planner.info.model} has no tokens for fill-in-the-middle. Serve a code "
+            "model that has, or say how by the setting fim_template.",
+            param=param,
+        )
+    return planner.infill
 
 
 def shaped(body: CompletionRequest) -> list[str | list[int]]:
@@ -56,9 +71,25 @@ def _token_ids(prompt: str | list[int], body: CompletionRequest, planner: Planne
     return prompt
 
 
-def _cut(ids: tuple[int, ...], body: CompletionRequest, planner: Planner) -> tuple[int, ...]:
-    """The last of a prompt's tokens; -1 are those that leave room for the reply."""
+def _around_gap(
+    prompt: str | list[int], body: CompletionRequest, planner: Planner, infill: Infill
+) -> list[int]:
+    """A prompt and the suffix; of the prompt the last of its tokens, if it is to be cut."""
+    tokenizer = planner.tokenizer
+    start: list[int] = []
+    if isinstance(prompt, str):
+        start = tokenizer.encode("", body.add_special_tokens)
+        prompt = tokenizer.encode(prompt, add_special_tokens=False)
+    suffix = encode_inside(body.suffix, tokenizer)
+    return [*start, *infill.prompt(_cut(prompt, body, planner, len(suffix) + 8), suffix)]
+
+
+def _cut(
+    ids: Sequence[int], body: CompletionRequest, planner: Planner, num_others: int = 0
+) -> tuple[int, ...]:
+    """The last of a prompt's tokens; -1 are those that leave room for the reply and for others."""
     most = body.truncate_prompt_tokens
     if most is None:
-        return ids
-    return ids[-(planner.room_for_prompt(body.max_tokens) if most == -1 else most) :]
+        return tuple(ids)
+    room = planner.room_for_prompt(body.max_tokens) - num_others if most == -1 else most
+    return tuple(ids[-max(1, room) :])

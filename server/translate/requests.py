@@ -12,7 +12,7 @@ from server.plan import Plan
 from server.protocol import TextRequest
 from server.seeds import choice_seed, draw_seed
 from server.settings import Settings
-from server.text import Tokenizer
+from server.text import Infill, Tokenizer
 from server.translate.sampling import sampling_of
 
 _log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class Planner:
     info: ModelInfo
     tokenizer: Tokenizer
     settings: Settings
+    infill: Infill | None = None
 
     def plan(
         self,
@@ -39,8 +40,11 @@ class Planner:
         num_logprobs: int | None,
         num_prompt_logprobs: int | None = None,
         num_choices: int | None = None,
+        ends: Sequence[int] = (),
     ) -> Plan:
         """`num_choices` (`n` if left out) of each prompt (token ids), one after another.
+
+        The token ids `ends` end them too, unless an end of text is ignored.
 
         Raises BadRequestError where this server's limits are passed, InvalidRequestError for what
         the engine cannot run.
@@ -51,7 +55,7 @@ class Planner:
         seeds = [choice_seed(seed, k) for k in range(n)]
         firsts = [
             replace(
-                self._sequence(body, prompt, num_logprobs, seed),
+                self._sequence(body, prompt, num_logprobs, seed, ends),
                 num_prompt_logprobs=num_prompt_logprobs,
             )
             for prompt in prompts
@@ -102,10 +106,15 @@ class Planner:
         return [*self.info.eos_token_ids, *self.tokenizer.eos_token_ids][:1]
 
     def _sequence(
-        self, body: TextRequest, prompt: tuple[int, ...], num_logprobs: int | None, seed: int
+        self,
+        body: TextRequest,
+        prompt: tuple[int, ...],
+        num_logprobs: int | None,
+        seed: int,
+        ends: Sequence[int],
     ) -> GenerateRequest:
         """The first choice of a prompt, checked."""
-        ends = () if body.ignore_eos else self.tokenizer.eos_token_ids
+        ends = () if body.ignore_eos else (*self.tokenizer.eos_token_ids, *ends)
         sequence = GenerateRequest(
             request_id="",
             prompt=prompt,
