@@ -22,6 +22,7 @@ from engine.names import find_folder
 from engine.prefix import num_common
 from engine.program import own_environment
 from engine.request import (
+    PROMPT,
     TARGET,
     EmittedToken,
     Finished,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from engine.tokenizer import read_tokenizer
 
 __all__ = [
+    "PROMPT",
     "TARGET",
     "ConfigError",
     "ContextLengthError",

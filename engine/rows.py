@@ -17,10 +17,16 @@ from engine.tree import TokenTree
 
 
 class Seated(Protocol):
-    """A text as a network sees it: tokens, which only ever grow, and the number of its seat."""
+    """A text as a network sees it: tokens, which only ever grow, and the number of its seat.
+
+    One that is read anew keeps no rows that were there before it.
+    """
 
     tokens: list[int]
     seat: int
+
+    @property
+    def is_read_anew(self) -> bool: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -29,6 +35,7 @@ class Tokens:
 
     tokens: list[int]
     seat: int = 0
+    is_read_anew: bool = False
 
 
 class Rows:

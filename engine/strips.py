@@ -50,8 +50,9 @@ class Strips:
         rows = self.seats[text.seat]
         if rows.text is not text:
             rows.text = text
-            rows.keep(text.tokens)
-            known = [other.known(text.tokens) for other in self.seats]
+            wanted = [] if text.is_read_anew else text.tokens
+            rows.keep(wanted)
+            known = [other.known(wanted) for other in self.seats]
             best = self.seats[known.index(count := max(known))]
             if count >= len(rows.tokens) + _LEAST_COPY and best.is_long == rows.is_long:
                 sources, targets = rows.copy(best, count)

@@ -103,6 +103,8 @@ class Settings(BaseModel):
     chat_template: Annotated[str | None, BeforeValidator(_content)] = None
     # Else the chat template tells how its model writes calls of tools.
     tool_parser: Parser | None = None
+    # Of fill-in-the-middle, such as "<PRE>{prefix}<SUF>{suffix}<MID>"; none if empty.
+    fim_template: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="before")
@@ -113,6 +115,17 @@ class Settings(BaseModel):
         if (draft := flat.get("draft")) is not None:
             given["stages"] = [{"kind": "model", "model": draft}, {"kind": "ngram"}]
         return {**rest, "engine": EngineConfig.from_mapping(engine_at_home({**_SERVED, **given}))}
+
+    @field_validator("fim_template")
+    @classmethod
+    def _has_both_halves(cls, template: str | None) -> str | None:
+        holes = ("{prefix}", "{suffix}")
+        if template and any(template.count(hole) != 1 for hole in holes):
+            raise PydanticCustomError(
+                "fim_template",
+                "it must have {{prefix}} and {{suffix}} once each, or be empty to have none.",
+            )
+        return template
 
     @field_validator("devices")
     @classmethod

@@ -19,7 +19,7 @@ from server.translate.conversation import plan_chat
 class ChatOptions:
     """What is asked for of every reply; None is the default, and of `seed` a random one."""
 
-    max_completion_tokens: int | None
+    max_tokens: int | None
     temperature: float
     top_k: int
     top_p: float
@@ -45,8 +45,9 @@ def chat(
     for line in _lines(console) if message is None else [message]:
         said.append({"role": "user", "content": line})
         body = ChatRequest.model_validate({"messages": said, **asdict(options)})
-        plan, reader = plan_chat(body, "chat", writer.planner)
-        answer = reader.read(writer.write(plan.sequences[0], plan.shown), is_whole=True)
+        plan = plan_chat(body, "chat", writer.planner)
+        text = writer.write(plan.sequences[0], plan.manner.shown)
+        answer = plan.reader.read(text, is_whole=True)
         said.append({"role": "assistant", "content": answer.content})
 
 

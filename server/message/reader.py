@@ -82,7 +82,7 @@ def _read_calls(text: str, reader: CallReader, is_whole: bool) -> tuple[str, lis
             return _content(told, is_whole), calls
         if is_held:
             break
-    held = 0 if is_whole else num_begun(reader.style.openings, text[at:])
+    held = 0 if is_whole else num_begun(sorted(reader.style.openings), text[at:])
     told[-1] += text[at : len(text) - held]
     return _content(told, is_whole), calls
 

@@ -16,9 +16,18 @@ from server.protocol.chat_reply import (
     TokenLogprob,
     ToolCallPiece,
     TopLogprob,
+    UsageChatChunk,
 )
-from server.protocol.completions import Choice, Completion, CompletionRequest, Logprobs
+from server.protocol.completions import (
+    Choice,
+    Completion,
+    CompletionRequest,
+    Logprobs,
+    PromptLogprob,
+    UsageChunk,
+)
 from server.protocol.errors import ErrorBody, ErrorReply
+from server.protocol.infill import ChosenFields, InfillReply, InfillRequest, Timings
 from server.protocol.messages import Message, Tool
 from server.protocol.models import ModelCard, ModelList
 from server.protocol.request import StreamOptions, TextRequest
@@ -40,15 +49,19 @@ __all__ = [
     "ChatLogprobs",
     "ChatRequest",
     "Choice",
+    "ChosenFields",
     "Completion",
     "CompletionRequest",
     "Delta",
     "ErrorBody",
     "ErrorReply",
+    "InfillReply",
+    "InfillRequest",
     "Logprobs",
     "Message",
     "ModelCard",
     "ModelList",
+    "PromptLogprob",
     "PromptTokensDetails",
     "ReplyMessage",
     "RequestMetrics",
@@ -57,9 +70,12 @@ __all__ = [
     "StageMetrics",
     "StreamOptions",
     "TextRequest",
+    "Timings",
     "TokenLogprob",
     "Tool",
     "ToolCallPiece",
     "TopLogprob",
     "Usage",
+    "UsageChatChunk",
+    "UsageChunk",
 ]

@@ -5,8 +5,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from server.protocol.foreign import refusal
 from server.protocol.messages import Message, Tool
-from server.protocol.request import TextRequest, refusal
+from server.protocol.request import TextRequest
+from server.protocol.sampling import Whole
 from server.protocol.wire import Wire
 
 _OURS = ("messages", "tools", "add_generation_prompt", "continue_final_message")
@@ -37,21 +39,38 @@ class Prediction(Wire):
 class ChatRequest(TextRequest):
     """The body of `POST /v1/chat/completions`."""
 
-    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **TextRequest.unsupported,
         "modalities": (["text"],),
         "audio": (),
+        "verbosity": ("medium",),
         "web_search_options": (),
         "functions": ([],),
         "function_call": ("none", "auto"),
+        "documents": ([],),
+        "mm_processor_kwargs": ({},),
+        # A template is code, and this server has its own.
         "chat_template": (),
+        "chat_template_content_format": ("auto", "string"),
+        # How a reply is told, the only way that there is.
+        "echo": (False,),
+        "add_special_tokens": (False,),
+        "include_reasoning": (True,),
+        "separate_reasoning": (True,),
+        "stream_reasoning": (True,),
+        "reasoning_format": ("auto", "deepseek"),
+        "parse_tool_calls": (True,),
+        # Of text completions.
         "prompt": (),
+        "suffix": ("",),
+        "best_of": (1,),
+        "prompt_logprobs": (),
+        "truncate_prompt_tokens": (),
     }
 
     messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
     logprobs: bool = False
-    top_logprobs: int = Field(default=0, ge=0)
+    top_logprobs: Whole = Field(default=0, ge=0)
     tools: list[Tool] = Field(default_factory=list, max_length=1024)
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True

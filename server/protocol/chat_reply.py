@@ -99,6 +99,7 @@ class _Reply(Wire):
     id: str
     created: int
     model: str
+    system_fingerprint: str
     usage: Usage | None = _unless_none()
     metrics: RequestMetrics | None = _unless_none()
 
@@ -115,3 +116,9 @@ class ChatChunk(_Reply):
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[ChatChunkChoice]
+
+
+class UsageChatChunk(ChatChunk):
+    """A chunk of a stream that has asked for usage, which is null until the last one."""
+
+    usage: Usage | None = None

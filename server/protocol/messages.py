@@ -3,10 +3,10 @@
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from server.protocol.request import refusal
-from server.protocol.sampling import String
+from server.protocol.foreign import refusal
+from server.protocol.sampling import String, Text
 from server.protocol.wire import Wire
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -65,10 +65,10 @@ class Message(Said):
     """One message; nulls are left out."""
 
     role: Role
-    content: Annotated[str | None, BeforeValidator(_text_of)] = None
+    content: Annotated[Text | None, BeforeValidator(_text_of)] = None
     tool_calls: list[SaidCall] | None = None
     tool_call_id: str | None = None
-    reasoning_content: str | None = None
+    reasoning_content: Text | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -76,16 +76,6 @@ class Message(Said):
         if isinstance(data, dict) and data.get("reasoning_content") is None and "reasoning" in data:
             return {**data, "reasoning_content": data["reasoning"]}
         return data
-
-    @field_validator("content", "reasoning_content")
-    @classmethod
-    def _is_encodable(cls, text: str | None) -> str | None:
-        """JSON can escape half a surrogate pair; no tokenizer can read one."""
-        try:
-            (text or "").encode()
-        except UnicodeEncodeError:
-            raise ValueError("holds half a surrogate pair, which is no text") from None
-        return text
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

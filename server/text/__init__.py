@@ -5,6 +5,7 @@ by the engine process and asked here without it.
 """
 
 from server.text.detokenizer import Detokenizer
+from server.text.infill import Infill, encode_inside
 from server.text.stops import StopMatcher, num_begun, unmarked
 from server.text.template import ChatTemplate, ChatTemplates, check_template
 from server.text.tokenizer import REPLACEMENT, Tokenizer
@@ -14,9 +15,11 @@ __all__ = [
     "ChatTemplate",
     "ChatTemplates",
     "Detokenizer",
+    "Infill",
     "StopMatcher",
     "Tokenizer",
     "check_template",
+    "encode_inside",
     "num_begun",
     "unmarked",
 ]

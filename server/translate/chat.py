@@ -6,10 +6,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from engine import EmittedToken
-from server.message import Call, Message, ReplyReader, Telling
+from engine import EmittedToken, ModelInfo
+from server.message import Call, Message, Telling
 from server.piece import Piece
-from server.plan import Plan
 from server.protocol import (
     CallPiece,
     ChatChoice,
@@ -23,11 +22,14 @@ from server.protocol import (
     TokenLogprob,
     ToolCallPiece,
     TopLogprob,
+    UsageChatChunk,
 )
 from server.protocol.chat_reply import ChatEnd
 from server.record import RequestRecord
 from server.text import Tokenizer
-from server.translate.figures import finite, metrics_of, usage_of, with_figures
+from server.translate.conversation import ChatPlan
+from server.translate.figures import fingerprint_of, metrics_of, usage_of, with_figures
+from server.translate.logprobs import LOWEST_LOGPROB, bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +37,27 @@ class ChatReply:
     """Says in OpenAI's words what becomes of a plan; `record` is filled meanwhile."""
 
     body: ChatRequest
-    plan: Plan
-    reader: ReplyReader
+    plan: ChatPlan
     record: RequestRecord
     tokenizer: Tokenizer
     model: str
+    info: ModelInfo
     created: int = field(default_factory=lambda: int(time.time()))
 
     async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[ChatChunk]:
         """A chunk for each piece of which anything is certain, and one of the usage."""
-        tellings = [Telling(self.reader.read) for _ in self.plan.sequences]
+        tellings = [Telling(self.plan.reader.read) for _ in self.plan.sequences]
         options = self.body.stream_options
+        kind = UsageChatChunk if options and options.include_usage else ChatChunk
         async with aclosing(with_figures(pieces, self.plan, self.record, options)) as told:
             async for piece, usage, metrics in told:
                 choices = [] if piece is None else self._pieces(tellings[piece.index], piece)
                 if piece is None or choices:
-                    yield ChatChunk(
+                    yield kind(
                         id=self.plan.request_id,
                         created=self.created,
                         model=self.model,
+                        system_fingerprint=fingerprint_of(self.info),
                         choices=choices,
                         usage=usage,
                         metrics=metrics,
@@ -66,13 +70,14 @@ class ChatReply:
             id=self.plan.request_id,
             created=self.created,
             model=self.model,
+            system_fingerprint=fingerprint_of(self.info),
             choices=[self._choice(choice) for choice in choices],
             usage=usage_of(self.record, num_told),
             metrics=metrics_of(self.record),
         )
 
     def _choice(self, piece: Piece) -> ChatChoice:
-        message = self.reader.read(piece.text, True)
+        message = self.plan.reader.read(piece.text, True)
         calls = [
             ToolCallPiece(
                 id=self._call_id(piece.index, number),
@@ -105,7 +110,9 @@ class ChatReply:
             reasoning_content=added.reasoning or None,
             tool_calls=self._call_pieces(piece.index, added.calls, num_known) or None,
         )
-        is_worth_telling = added != Message() or piece.finish_reason or self.plan.tells_tokens
+        is_worth_telling = (
+            added != Message() or piece.finish_reason or self.plan.manner.tells_tokens
+        )
         if not is_worth_telling:
             return []
         telling.is_begun = True
@@ -167,7 +174,7 @@ class ChatReply:
         encoded = self.tokenizer.token_bytes(token_id)
         return TopLogprob(
             token=text,
-            logprob=finite(logprob),
+            logprob=LOWEST_LOGPROB if logprob is None else bounded(logprob),
             bytes=list(text.encode() if encoded is None else encoded),
         )
 

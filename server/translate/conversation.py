@@ -1,7 +1,7 @@
 """From a chat's body to the prompt that its template writes, and to how its reply is read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from server.errors import BadRequestError
@@ -23,8 +23,15 @@ class Conversation:
     reader: ReplyReader
 
 
-def plan_chat(body: ChatRequest, request_id: str, planner: Planner) -> tuple[Plan, ReplyReader]:
-    """What a body asks for, and how to read the replies; raises as `Planner.plan` does."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatPlan(Plan):
+    """A plan, and how the replies are to be read."""
+
+    reader: ReplyReader
+
+
+def plan_chat(body: ChatRequest, request_id: str, planner: Planner) -> ChatPlan:
+    """What a body asks for; raises as `Planner.plan` does."""
     most = planner.settings.max_logprobs
     if body.top_logprobs > most:
         raise BadRequestError(f"top_logprobs: at most {most} are given", param="top_logprobs")
@@ -32,17 +39,18 @@ def plan_chat(body: ChatRequest, request_id: str, planner: Planner) -> tuple[Pla
     chat = converse(body, template, planner.settings.tool_parser)
     # A template writes its own special tokens.
     prompt = tuple(planner.tokenizer.encode(chat.prompt, add_special_tokens=False))
-    room = max(1, planner.info.max_model_len - len(prompt))
-    ends = [] if body.ignore_eos else _turn_ends(template, planner.tokenizer)
-    fitted = body.model_copy(
-        update={
-            "max_tokens": min(body.max_completion_tokens or body.max_tokens or room, room),
-            "stop_token_ids": [*body.stop_token_ids, *ends],
-        }
+    # A reply may be as long as the window leaves.
+    num_tokens = -1 if body.max_tokens is None else body.max_tokens
+    plan = planner.plan(
+        body.model_copy(update={"max_tokens": num_tokens}),
+        request_id,
+        [prompt or tuple(planner.start())],
+        body.top_logprobs if body.logprobs else None,
+        ends=_turn_ends(template, planner.tokenizer),
     )
-    num_logprobs = body.top_logprobs if body.logprobs else None
-    plan = planner.plan(fitted, request_id, [prompt or tuple(planner.start())], num_logprobs)
-    return replace(plan, shown=chat.reader.marks), chat.reader
+    told = {each.name: getattr(plan, each.name) for each in fields(plan)}
+    told["manner"] = replace(plan.manner, shown=chat.reader.marks)
+    return ChatPlan(**told, reader=chat.reader)
 
 
 def converse(body: ChatRequest, template: ChatTemplate, parser: str | None) -> Conversation:

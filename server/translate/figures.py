@@ -1,9 +1,10 @@
 """The record of a request as the usage and the metrics that its reply tells."""
 
-import math
+import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from engine import ModelInfo
 from server.piece import Piece
 from server.plan import Plan
 from server.protocol import (
@@ -15,9 +16,14 @@ from server.protocol import (
     Usage,
 )
 from server.record import RequestRecord
+from server.version import VERSION
 
-# JSON has no infinity; this is the floor that OpenAI-compatible servers agree on.
-LOWEST_LOGPROB = -9999.0
+
+def fingerprint_of(info: ModelInfo) -> str:
+    """OpenAI's fingerprint of what makes a text: weights, precision and version."""
+    made_by = f"{info.fingerprint} {info.dtype} {VERSION}"
+    return f"fp_{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
+
 
 Told = tuple[Piece | None, Usage | None, RequestMetrics | None]
 """What a chunk of a stream tells: a piece, unless all have been told, and figures."""
@@ -31,7 +37,7 @@ async def with_figures(
     Closing this generator closes that of the pieces.
     """
     wants_usage = bool(options and options.include_usage)
-    wants_running_usage = bool(options and options.continuous_usage_stats)
+    wants_running_usage = wants_usage and bool(options and options.continuous_usage_stats)
     num_open, num_told = len(plan.sequences), 0
     async with aclosing(pieces):
         async for piece in pieces:
@@ -87,10 +93,3 @@ def metrics_of(record: RequestRecord) -> RequestMetrics:
             for stage in record.stages
         ],
     )
-
-
-def finite(logprob: float | None) -> float:
-    """A log-probability that JSON has."""
-    if logprob is None or math.isnan(logprob):
-        return LOWEST_LOGPROB
-    return min(0.0, max(LOWEST_LOGPROB, logprob))

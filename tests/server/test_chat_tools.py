@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from engine import EmittedToken, Finished, Output, SpeculationStats, TokenizerState, Update
 from server.choice import ChoiceWriter
+from server.piece import Manner
 from server.text import Tokenizer
 from tests.chats import HERMES, THINKING
 from tests.server.conftest import LiveServer, StartServer
@@ -224,7 +225,8 @@ def test_special_tokens_that_mark_a_call_are_seen_and_others_are_not(widths: lis
     raw.add_special_tokens(["[TOOL_CALLS]", "[OTHER]"])
     tokenizer = Tokenizer(raw)
     ids = tokenizer.encode('a [OTHER]b[TOOL_CALLS][{"name": "f"}]<|endoftext|>')
-    writer = ChoiceWriter(0, (1,), tokenizer, (), False, frozenset({"[TOOL_CALLS]"}))
+    manner = Manner(shown=frozenset({"[TOOL_CALLS]"}))
+    writer = ChoiceWriter(0, (1,), tokenizer, manner)
     text = ""
     while ids:
         width = widths.pop(0) if widths else len(ids)
