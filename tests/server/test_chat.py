@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import processors
 
+from server.text import Tokenizer
 from tests.chats import HERMES, PLAIN, REFUSING
 from tests.server.conftest import LiveServer, StartServer
 from tests.server.fakes import EOS, WINDOW, Behaviour, blocks, byte_level_tokenizer
@@ -144,6 +147,25 @@ def test_the_template_writes_the_prompt_and_its_special_tokens(start_server: Sta
     assert request.prompt.count(EOS) == 2 and request.sampling.temperature == 0.5
     # The template ends a turn with it, so it ends the reply too.
     assert request.stop_token_ids == (EOS,)
+
+
+def test_no_special_tokens_are_added_to_what_the_template_writes(
+    start_server: StartServer,
+) -> None:
+    """Red when a text begins twice, as by the template and by the tokenizer."""
+
+    def beginning() -> Tokenizer:
+        raw = RawTokenizer.from_str(TOKENIZER.inner.to_str())
+        start = [("<|endoftext|>", EOS)]
+        raw.post_processor = processors.TemplateProcessing("<|endoftext|> $A", None, start)
+        return Tokenizer(raw)
+
+    behaviour = Behaviour(chat_templates={"default": PLAIN}, tokenizer=beginning)
+    server = start_server(behaviour).wait_ready()
+    assert server.chat().status == 200 and server.complete().status == 200
+    chatted, completed = behaviour.requests
+    assert chatted.prompt == tuple(TOKENIZER.encode(PROMPT))
+    assert completed.prompt == (EOS, *TOKENIZER.encode("hello"))
 
 
 def test_a_reply_may_be_as_long_as_the_window_leaves(start_server: StartServer) -> None:

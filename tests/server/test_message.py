@@ -94,6 +94,11 @@ READINGS: list[tuple[str, str, Message]] = [
         '{"name": "nobody", "parameters": {}}',
         Message('{"name": "nobody", "parameters": {}}'),
     ),
+    (
+        "llama3",
+        '{"name": "time", "parameters": {}, "x": 2, "parameters": {"a": 1}}',
+        Message(calls=(TIME,)),
+    ),
     ("llama3", '{"city": "Oslo"}', Message('{"city": "Oslo"}')),
     ("llama3", f"See {WEATHER}", Message(f"See {WEATHER}")),
     ("mistral", f"[TOOL_CALLS][{WEATHER}]", Message(calls=(CALL,))),
@@ -149,6 +154,8 @@ READINGS += [
 def test_calls_are_found_in_every_style(style: str, text: str, message: Message) -> None:
     """Red when a call is missed, or what is none is taken for one or lost."""
     assert reader(style).read(text, True) == message
+    for length in range(len(text)):
+        assert begins(reader(style).read(text[:length], False), message), text[:length]
 
 
 @pytest.mark.parametrize(
