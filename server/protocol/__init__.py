@@ -16,6 +16,13 @@ from server.protocol.infill import ChosenFields, InfillReply, InfillRequest, Tim
 from server.protocol.models import ModelCard, ModelList
 from server.protocol.request import StreamOptions, TextRequest
 from server.protocol.sampling import SamplingFields
+from server.protocol.tokens import (
+    DetokenizeReply,
+    DetokenizeRequest,
+    TokenizeReply,
+    TokenizeRequest,
+    TokenizerInfo,
+)
 from server.protocol.usage import (
     PromptTokensDetails,
     RequestMetrics,
@@ -29,6 +36,8 @@ __all__ = [
     "ChosenFields",
     "Completion",
     "CompletionRequest",
+    "DetokenizeReply",
+    "DetokenizeRequest",
     "ErrorBody",
     "ErrorReply",
     "InfillReply",
@@ -45,6 +54,9 @@ __all__ = [
     "StreamOptions",
     "TextRequest",
     "Timings",
+    "TokenizeReply",
+    "TokenizeRequest",
+    "TokenizerInfo",
     "Usage",
     "UsageChunk",
 ]
