@@ -5,6 +5,7 @@ Nothing here knows of tokens or engines.
 
 from server.protocol.chat import ChatRequest
 from server.protocol.chat_reply import (
+    AppliedTemplate,
     CallPiece,
     ChatChoice,
     ChatChunk,
@@ -32,6 +33,13 @@ from server.protocol.messages import Message, Tool
 from server.protocol.models import ModelCard, ModelList
 from server.protocol.request import StreamOptions, TextRequest
 from server.protocol.sampling import SamplingFields
+from server.protocol.tokens import (
+    DetokenizeReply,
+    DetokenizeRequest,
+    TokenizeReply,
+    TokenizeRequest,
+    TokenizerInfo,
+)
 from server.protocol.usage import (
     PromptTokensDetails,
     RequestMetrics,
@@ -41,6 +49,7 @@ from server.protocol.usage import (
 )
 
 __all__ = [
+    "AppliedTemplate",
     "CallPiece",
     "ChatChoice",
     "ChatChunk",
@@ -53,6 +62,8 @@ __all__ = [
     "Completion",
     "CompletionRequest",
     "Delta",
+    "DetokenizeReply",
+    "DetokenizeRequest",
     "ErrorBody",
     "ErrorReply",
     "InfillReply",
@@ -72,6 +83,9 @@ __all__ = [
     "TextRequest",
     "Timings",
     "TokenLogprob",
+    "TokenizeReply",
+    "TokenizeRequest",
+    "TokenizerInfo",
     "Tool",
     "ToolCallPiece",
     "TopLogprob",

@@ -122,3 +122,9 @@ class UsageChatChunk(ChatChunk):
     """A chunk of a stream that has asked for usage, which is null until the last one."""
 
     usage: Usage | None = None
+
+
+class AppliedTemplate(Wire):
+    """The reply of `POST /apply-template`, as llama-server has it."""
+
+    prompt: str

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from server.protocol.foreign import refusal
 from server.protocol.request import TextRequest
@@ -10,9 +10,14 @@ from server.protocol.sampling import Text, Whole, is_encodable
 from server.protocol.usage import RequestMetrics, Usage
 from server.protocol.wire import Wire
 
+MAX_PROMPTS, MAX_IDS = 4096, 2**20
+"""What is more than any server runs is not worth looking at."""
+
 
 def _check_prompt(value: object) -> object:
-    """One readable message instead of one per member of the union."""
+    """One readable message instead of one per member of the union; sizes come first."""
+    if isinstance(value, list):
+        _check_sizes(value)
     texts = value if isinstance(value, list) else [value]
     if any(isinstance(text, str) and not is_encodable(text) for text in texts):
         raise ValueError("holds half a surrogate pair, which is no text")
@@ -34,7 +39,19 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-Prompt = Annotated[str | list[str] | list[int] | list[list[int]], BeforeValidator(_check_prompt)]
+_Shapes = str | list[str] | list[int] | list[list[int]]
+Prompt = Annotated[_Shapes, PlainValidator(_check_prompt, json_schema_input_type=_Shapes)]
+"""Of any shape; each is looked at once."""
+
+
+def _check_sizes(prompts: list[object]) -> None:
+    """Raise ValueError for more than is worth looking at."""
+    most = MAX_IDS if prompts and isinstance(prompts[0], int) else MAX_PROMPTS
+    if len(prompts) > most:
+        raise ValueError(f"has {len(prompts)} items, and {most} are the most; send fewer")
+    num_ids = sum(len(each) for each in prompts if isinstance(each, list))
+    if num_ids > MAX_IDS:
+        raise ValueError(f"has {num_ids} token ids, and {MAX_IDS} are the most; send fewer")
 
 
 class CompletionRequest(TextRequest):

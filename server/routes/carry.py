@@ -33,6 +33,12 @@ class Begun(Generic[Planned]):
     tokenizer: Tokenizer
 
 
+def planner_of(state: State) -> Planner:
+    """For requests to the model that is served; raises NotReadyError or LoadFailedError."""
+    info, shared = state.pool.nearest.info, state.pool.tokenizer
+    return Planner(info, shared.get(), state.settings, shared.infill)
+
+
 async def begin(
     body: Body,
     request: Request,
@@ -45,11 +51,10 @@ async def begin(
     state.check_model(body.model)
     # A request that nobody will run is not worth tokenising.
     state.pool.admit()
-    info, shared = state.pool.nearest.info, state.pool.tokenizer
-    planner = Planner(info, shared.get(), state.settings, shared.infill)
+    planner = planner_of(state)
     request_id = f"{prefix}-{request.state.request_id}"
     # A long prompt takes a while to tokenise, and others are streaming on this loop.
     plan = await asyncio.to_thread(plan_of, body, request_id, planner)
-    record = RequestRecord(plan.num_prompt_tokens, arrived_at, info.stages, plan.n)
+    record = RequestRecord(plan.num_prompt_tokens, arrived_at, planner.info.stages, plan.n)
     pieces = Generation(plan, record, state.pool, state.metrics).pieces()
-    return Begun(plan, record, pieces, info, planner.tokenizer)
+    return Begun(plan, record, pieces, planner.info, planner.tokenizer)

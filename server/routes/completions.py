@@ -19,6 +19,7 @@ router = APIRouter(tags=["completions"])
 async def create_completion(body: CompletionRequest, request: Request, state: AppState) -> Response:
     """Complete a prompt; with `stream`, as server-sent events."""
     begun = await begin(body, request, state, plan_completion, "cmpl")
+    patience = state.settings.stream_wait_seconds
     model_id = state.settings.model_id
     words = CompletionReply(body, begun.plan, begun.record, begun.tokenizer, model_id, begun.info)
-    return await reply_to(request, begun.pieces, words, body.stream)
+    return await reply_to(request, begun.pieces, words, body.stream, patience)

@@ -23,6 +23,7 @@ async def signpost(state: AppState) -> dict[str, str]:
         "model": state.settings.model_id,
         "completions": "/v1/completions",
         "chat": "/v1/chat/completions",
+        "infill": "/infill",
         "models": "/v1/models",
         "ready": "/ready",
         "metrics": "/metrics",

@@ -36,9 +36,9 @@ def plan_chat(body: ChatRequest, request_id: str, planner: Planner) -> ChatPlan:
     if body.top_logprobs > most:
         raise BadRequestError(f"top_logprobs: at most {most} are given", param="top_logprobs")
     template = _template(body, planner)
-    chat = converse(body, template, planner.settings.tool_parser)
+    chat = _converse(body, template, planner.settings.tool_parser)
     # A template writes its own special tokens.
-    prompt = tuple(planner.tokenizer.encode(chat.prompt, add_special_tokens=False))
+    prompt = tuple(planner.encode(chat.prompt, add_special_tokens=False))
     # A reply may be as long as the window leaves.
     num_tokens = -1 if body.max_tokens is None else body.max_tokens
     plan = planner.plan(
@@ -53,7 +53,12 @@ def plan_chat(body: ChatRequest, request_id: str, planner: Planner) -> ChatPlan:
     return ChatPlan(**told, reader=chat.reader)
 
 
-def converse(body: ChatRequest, template: ChatTemplate, parser: str | None) -> Conversation:
+def write_prompt(body: ChatRequest, planner: Planner) -> str:
+    """The text that a body's conversation is to the model; raises BadRequestError."""
+    return _converse(body, _template(body, planner), planner.settings.tool_parser).prompt
+
+
+def _converse(body: ChatRequest, template: ChatTemplate, parser: str | None) -> Conversation:
     """The conversation in the template's words; raises BadRequestError."""
     tools = [tool.model_dump(exclude_none=True) for tool in body.tools] if body.has_tools else None
     messages = [_message(each, template) for each in body.messages]

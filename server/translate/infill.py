@@ -41,8 +41,10 @@ class _Gap:
         """
         body, tokenizer = self.body, self.planner.tokenizer
         room = self.planner.room_for_prompt(body.max_tokens) - _NUM_WORDS
-        suffix = encode_inside(body.input_suffix, tokenizer)[: max(0, room // 4)]
-        prefix = tokenizer.encode(body.input_prefix + body.prompt, add_special_tokens=False)
+        most = self.planner.most_characters
+        suffix = encode_inside(body.input_suffix[:most], tokenizer)[: max(0, room // 4)]
+        before = (body.input_prefix + body.prompt)[-most:]
+        prefix = tokenizer.encode(before, add_special_tokens=False)
         prefix = prefix[max(0, len(prefix) - max(1, room - len(suffix))) :]
         left = room - len(suffix) - len(prefix)
         extra = [token for file in self._files() for token in file]
@@ -66,7 +68,7 @@ class _Gap:
             yield [infill.separator, *encode("filename\n")]
 
     def _encode(self, text: str) -> list[int]:
-        return encode_inside(text, self.planner.tokenizer)
+        return encode_inside(text[: self.planner.most_characters], self.planner.tokenizer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,9 +66,11 @@ def spelled(tokenizer: Tokenizer, ids: Sequence[int], skips_specials: bool) -> l
 
 
 def _token_ids(prompt: str | list[int], body: CompletionRequest, planner: Planner) -> list[int]:
-    if isinstance(prompt, str):
-        return planner.tokenizer.encode(prompt, body.add_special_tokens) or planner.start()
-    return prompt
+    if not isinstance(prompt, str):
+        return prompt
+    if body.truncate_prompt_tokens is not None:
+        prompt = prompt[-planner.most_characters :]
+    return planner.encode(prompt, body.add_special_tokens) or planner.start()
 
 
 def _around_gap(
@@ -79,7 +81,8 @@ def _around_gap(
     start: list[int] = []
     if isinstance(prompt, str):
         start = tokenizer.encode("", body.add_special_tokens)
-        prompt = tokenizer.encode(prompt, add_special_tokens=False)
+        prompt = planner.encode(prompt, add_special_tokens=False)
+    planner.check_length(body.suffix, "suffix")
     suffix = encode_inside(body.suffix, tokenizer)
     return [*start, *infill.prompt(_cut(prompt, body, planner, len(suffix) + 8), suffix)]
 

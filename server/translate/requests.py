@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from engine import GenerateRequest, ModelInfo, check
+from engine import ContextLengthError, GenerateRequest, ModelInfo, check
 from server.errors import BadRequestError
 from server.piece import Manner
 from server.plan import Plan
@@ -100,6 +100,25 @@ class Planner:
                 f"limit of {MAX_SCORES} log-probabilities in a request; send fewer prompts",
                 param="prompt",
             )
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a prompt; raises ContextLengthError for one that can never fit."""
+        self.check_length(text, "prompt")
+        return self.tokenizer.encode(text, add_special_tokens)
+
+    def check_length(self, text: str, field: str) -> None:
+        """Raise ContextLengthError for what is too long to be looked at."""
+        if len(text) > self.most_characters:
+            raise ContextLengthError(
+                f"a {field} of {len(text)} characters exceeds the window of "
+                f"{self.info.max_model_len} tokens: shorten it, or raise max_model_len.",
+                field,
+            )
+
+    @property
+    def most_characters(self) -> int:
+        """Of a text that might fit the window."""
+        return self.info.max_model_len * self.tokenizer.longest
 
     def start(self) -> list[int]:
         """What an empty prompt starts with: as the model's own texts do, GPT-2's for one."""

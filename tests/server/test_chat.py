@@ -1,5 +1,6 @@
 """Chat over a real socket: what is asked of the engine, and replies whole and in chunks."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -176,8 +177,10 @@ def test_a_reply_may_be_as_long_as_the_window_leaves(start_server: StartServer) 
     for more in ({}, {"max_tokens": 10**6}, {"max_completion_tokens": 10**6}):
         assert server.chat(**more).status == 200
     assert [request.max_tokens for request in behaviour.requests] == [room] * 3
-    refused = server.chat(messages=[{"role": "user", "content": "a" * 300}])
-    assert refused.status == 400 and refused.json()["error"]["code"] == "context_length_exceeded"
+    for length in (300, 10**6):
+        refused = server.chat(messages=[{"role": "user", "content": "a" * length}])
+        assert refused.status == 400
+        assert refused.json()["error"]["code"] == "context_length_exceeded"
 
 
 def test_a_message_of_the_assistant_is_continued(start_server: StartServer) -> None:
@@ -203,6 +206,13 @@ def test_the_servers_own_template_goes_first(start_server: StartServer, tmp_path
     server = start_server(behaviour, chat_template=str(tmp_path / "own.jinja")).wait_ready()
     assert server.chat().status == 200
     assert list(behaviour.requests[0].prompt) == TOKENIZER.encode("hello!")
+
+
+def test_a_template_can_be_applied_without_a_reply(live: LiveServer) -> None:
+    """Red when what is told is not what a chat of the same body feeds."""
+    sent = json.dumps({"messages": [{"role": "user", "content": "hello"}]}).encode()
+    reply = live.request("POST", "/apply-template", sent, content_type="application/json")
+    assert reply.json() == {"prompt": PROMPT}
 
 
 def test_what_a_template_refuses_is_a_bad_request(start_server: StartServer) -> None:
