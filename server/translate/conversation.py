@@ -1,26 +1,18 @@
 """From a chat's body to the prompt that its template writes, and to how its reply is read."""
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from server.errors import BadRequestError
 from server.message import STYLES, ReplyReader, Thinking, detect_style, detect_thinking
 from server.plan import Plan
-from server.protocol import ChatRequest, Message
+from server.protocol import ChatRequest
 from server.text import ChatTemplate, Tokenizer
 from server.translate.requests import Planner
 
 _ANSWER = "An answer."
 _PROBE = ({"role": "user", "content": "A question."}, {"role": "assistant", "content": _ANSWER})
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A chat as the model reads it, and how its answer is to be read."""
-
-    prompt: str
-    reader: ReplyReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +28,10 @@ def plan_chat(body: ChatRequest, request_id: str, planner: Planner) -> ChatPlan:
     if body.top_logprobs > most:
         raise BadRequestError(f"top_logprobs: at most {most} are given", param="top_logprobs")
     template = _template(body, planner)
-    chat = _converse(body, template, planner.settings.tool_parser)
+    text = _written(body, template)
+    reader = _reader(body, template, text, planner.settings.tool_parser)
     # A template writes its own special tokens.
-    prompt = tuple(planner.encode(chat.prompt, add_special_tokens=False))
+    prompt = tuple(planner.encode(text, add_special_tokens=False))
     # A reply may be as long as the window leaves.
     num_tokens = -1 if body.max_tokens is None else body.max_tokens
     plan = planner.plan(
@@ -49,33 +42,68 @@ def plan_chat(body: ChatRequest, request_id: str, planner: Planner) -> ChatPlan:
         ends=_turn_ends(template, planner.tokenizer),
     )
     told = {each.name: getattr(plan, each.name) for each in fields(plan)}
-    told["manner"] = replace(plan.manner, shown=chat.reader.marks)
-    return ChatPlan(**told, reader=chat.reader)
+    told["manner"] = replace(plan.manner, shown=reader.marks)
+    return ChatPlan(**told, reader=reader)
 
 
 def write_prompt(body: ChatRequest, planner: Planner) -> str:
     """The text that a body's conversation is to the model; raises BadRequestError."""
-    return _converse(body, _template(body, planner), planner.settings.tool_parser).prompt
+    return _written(body, _template(body, planner))
 
 
-def _converse(body: ChatRequest, template: ChatTemplate, parser: str | None) -> Conversation:
-    """The conversation in the template's words; raises BadRequestError."""
-    tools = [tool.model_dump(exclude_none=True) for tool in body.tools] if body.has_tools else None
-    messages = [_message(each, template) for each in body.messages]
-    options = body.template_options
-    if body.continue_final_message:
-        prompt = template.render_open(messages, tools, options)
-    else:
-        prompt = template.render(messages, tools, options, body.add_generation_prompt)
+def _reader(
+    body: ChatRequest, template: ChatTemplate, prompt: str, parser: str | None
+) -> ReplyReader:
+    """How to read what the model answers to this prompt; raises BadRequestError."""
     thinking = detect_thinking(template.mentions)
-    reader = ReplyReader(
+    return ReplyReader(
         thinking=thinking,
         is_thinking=thinking is not None and _is_thinking(body, prompt, thinking),
         style=STYLES[_parser(template, parser)] if body.has_tools else None,
         tools={tool.function.name: tool.function.parameters or {} for tool in body.tools},
         is_parallel=body.parallel_tool_calls,
     )
-    return Conversation(prompt, reader)
+
+
+def _written(body: ChatRequest, template: ChatTemplate) -> str:
+    """The conversation in the template's words; raises BadRequestError."""
+    messages = [message.model_dump(exclude_none=True) for message in body.messages]
+    try:
+        return _write(body, template, messages)
+    except BadRequestError as error:
+        # Some templates write the arguments of calls as they stand, where others write JSON.
+        if not isinstance(error.__cause__, TypeError):
+            raise
+        return _write(body, template, [_with_texts(message) for message in messages])
+
+
+def _write(body: ChatRequest, template: ChatTemplate, messages: list[dict[str, Any]]) -> str:
+    tools = [tool.model_dump(exclude_none=True) for tool in body.tools] if body.has_tools else None
+    said = [_as_told(message, template) for message in messages]
+    if body.continue_final_message:
+        return template.render_open(said, tools, body.template_options)
+    return template.render(said, tools, body.template_options, body.add_generation_prompt)
+
+
+def _as_told(message: dict[str, Any], template: ChatTemplate) -> dict[str, Any]:
+    """A message as templates read it; what developers say is the system's to most of them."""
+    if message["role"] == "developer" and not template.mentions("developer"):
+        message = {**message, "role": "system"}
+    return {"content": None, **message}
+
+
+def _with_texts(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose calls, if it has any, have the JSON text of their arguments."""
+    if "tool_calls" not in message:
+        return message
+    calls = [call | {"function": _as_text(call["function"])} for call in message["tool_calls"]]
+    return {**message, "tool_calls": calls}
+
+
+def _as_text(function: dict[str, Any]) -> dict[str, Any]:
+    given = function["arguments"]
+    is_text = isinstance(given, str)
+    return {**function, "arguments": given if is_text else json.dumps(given, ensure_ascii=False)}
 
 
 def _is_thinking(body: ChatRequest, prompt: str, marks: Thinking) -> bool:
@@ -113,14 +141,6 @@ def _parser(template: ChatTemplate, override: str | None) -> str:
             param="tools",
         )
     return found
-
-
-def _message(message: Message, template: ChatTemplate) -> Mapping[str, Any]:
-    """A message as templates read it; what developers say is the system's to most of them."""
-    told = message.model_dump(exclude_none=True)
-    if message.role == "developer" and not template.mentions("developer"):
-        told["role"] = "system"
-    return {"content": None, **told}
 
 
 def _turn_ends(template: ChatTemplate, tokenizer: Tokenizer) -> list[int]:

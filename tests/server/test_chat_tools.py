@@ -194,6 +194,29 @@ def test_the_asynchronous_client_streams(live: LiveServer, script: Blocks) -> No
     assert asyncio.run(ask()) == "Yes."
 
 
+@pytest.mark.parametrize(
+    ("template", "written"),
+    [
+        (HERMES, '{"name": "f", "arguments": {"a": "é"}}'),
+        (HERMES.replace("(call.function | tojson)", "call.function.arguments"), '{"a": "é"}'),
+    ],
+)
+def test_arguments_reach_a_template_as_it_can_write_them(
+    start_server: StartServer, template: str, written: str
+) -> None:
+    """Red when a template that puts the text of arguments together with others refuses a call."""
+    function = {"name": "f", "arguments": '{"a": "é"}'}
+    said = [
+        {"role": "user", "content": "Warm?"},
+        {"role": "assistant", "tool_calls": [{"function": function}]},
+    ]
+    behaviour = Behaviour(chat_templates={"default": template})
+    server = start_server(behaviour).wait_ready()
+    assert server.chat(messages=said).status == 200
+    prompt = TOKENIZER.inner.decode(list(behaviour.requests[0].prompt))
+    assert f"<tool_call>{written}</tool_call>" in prompt
+
+
 def test_the_prompt_may_have_begun_to_reason(live: LiveServer, script: Blocks) -> None:
     """Red when what stands before `</think>` is content because no mark began it."""
     script.text = "Warm?</think>Yes."
