@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 History = list[int]
 """The tokens of one text."""
+_Places = dict[tuple[int, ...], list[tuple[History, int]]]
+"""Where each run of tokens ends."""
 
 
 class Match(NamedTuple):
@@ -23,8 +25,9 @@ class Match(NamedTuple):
 class SuffixLookup:
     """An index of every run of `min_match` tokens, compared backwards to find the longest match.
 
-    Of each run the latest `max_places` places are tried. `capacity` bounds the tokens of all
-    histories; it is enforced when one begins, so that no step pays for it.
+    Of each run the latest `max_places` places are tried. The index has two generations: when the
+    younger one holds half of `capacity`, in tokens, it becomes the older, which is dropped whole:
+    nothing is indexed anew to forget something.
     """
 
     def __init__(
@@ -38,35 +41,33 @@ class SuffixLookup:
         self._min_match = min_match
         self._max_places = max_places
         self._capacity = capacity
-        self._histories: list[History] = []
-        self._places: dict[tuple[int, ...], list[tuple[History, int]]] = {}
+        self._size = 0
+        self._places: _Places = {}
+        self._older: _Places = {}
 
     def begin(self, tokens: Sequence[int]) -> History:
-        """The history of another text; of too many tokens in all, forget the oldest texts."""
-        if sum(map(len, self._histories)) > self._capacity:
-            kept, size = self._histories[::-1], 0
-            self._histories, self._places = [], {}
-            for history in kept:
-                if (size := size + len(history)) > self._capacity // 2:
-                    break
-                self._histories.insert(0, history)
-            for history in self._histories:
-                self._index(history, 0)
-        self._histories.append(begun := History())
+        """The history of another text."""
+        begun = History()
         self.extend(begun, tokens)
         return begun
 
     def extend(self, history: History, tokens: Sequence[int]) -> None:
         """Add tokens that a text now has."""
+        if self._size > self._capacity // 2:
+            self._older, self._places, self._size = self._places, {}, 0
         start = len(history)
         history.extend(tokens)
+        self._size += len(tokens)
         self._index(history, start)
 
     def find(self, tail: Sequence[int]) -> Match | None:
         """The token after the longest earlier match of `tail`'s end."""
         best: tuple[History, int] | None = None
         longest = 0
-        places = self._places.get(tuple(tail[-self._min_match :]), ())
+        run = tuple(tail[-self._min_match :])
+        places = self._places.get(run, ())
+        if self._older and len(places) < self._max_places:
+            places = [*self._older.get(run, ()), *places]
         for history, place in reversed(places[-self._max_places :]):
             if place >= len(history):
                 continue
