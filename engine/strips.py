@@ -9,7 +9,7 @@ from engine.kv_cache import Cache, KVCache, rows_like
 from engine.memory import num_that_fit, require
 from engine.rows import Rows, Seated
 
-_LEAST_COPY = 16
+LEAST_COPY = 16
 """Tokens: to read so few again is as cheap as to copy their rows."""
 _COPIED_AT_ONCE = 512
 """Rows of all layers, which lie twice in memory meanwhile."""
@@ -51,14 +51,19 @@ class Strips:
         if rows.text is not text:
             rows.text = text
             rows.keep(text.tokens)
-            known = [other.known(text.tokens) for other in self.seats]
-            best = self.seats[known.index(count := max(known))]
-            if count >= len(rows.tokens) + _LEAST_COPY and best.is_long == rows.is_long:
-                sources, targets = rows.copy(best, count)
-                for start in range(0, len(sources), _COPIED_AT_ONCE):
-                    end = start + _COPIED_AT_ONCE
-                    self.cache.move(sources[start:end], targets[start:end])
+            self.borrow(text)
         return rows
+
+    def borrow(self, text: Seated) -> None:
+        """Copy the rows of whoever knows more of a text that sits, if that is worth it."""
+        rows = self.seats[text.seat]
+        known = [other.known(text.tokens) for other in self.seats]
+        best = self.seats[known.index(count := max(known))]
+        if count >= len(rows.tokens) + LEAST_COPY and best.is_long == rows.is_long:
+            sources, targets = rows.copy(best, count)
+            for start in range(0, len(sources), _COPIED_AT_ONCE):
+                end = start + _COPIED_AT_ONCE
+                self.cache.move(sources[start:end], targets[start:end])
 
     def known(self, seat: int, tokens: Sequence[int]) -> int:
         """How many of a text's tokens would have their rows at this seat, without a copy.
