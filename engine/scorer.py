@@ -101,8 +101,8 @@ class TreeScorer(ABC):
         """Feed a chunk of the committed tokens, unless one pass can take all with a tree.
 
         Whether there was one to feed: a long text is read by calling this until it says no. Chunks
-        end where their number of tokens is a multiple of their size, whatever was known before. What
-        a neighbour has read meanwhile is copied, since equal prompts may have come together.
+        end where their number of tokens is a multiple of their size, whatever was known before.
+        What a neighbour has read meanwhile is copied: equal prompts may have come together.
         """
         if self.num_missing(text) >= LEAST_COPY:
             self.strips.borrow(text)
