@@ -6,7 +6,13 @@ Importing it imports no torch. The same engine inside this process is `engine.ap
 from typing import TYPE_CHECKING
 
 from engine.checks import check
-from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
+from engine.config import (
+    EngineConfig,
+    HeadStageConfig,
+    ModelStageConfig,
+    NgramStageConfig,
+    RecycleStageConfig,
+)
 from engine.errors import (
     ConfigError,
     ContextLengthError,
@@ -61,6 +67,7 @@ __all__ = [
     "ModelStageConfig",
     "NgramStageConfig",
     "Output",
+    "RecycleStageConfig",
     "SamplingParams",
     "Speculation",
     "SpeculationStats",

@@ -82,7 +82,8 @@ class GenerateRequest:
 
     `stop_token_ids` end the text and are its last token; the model's own EOS ids are added by the
     engine unless `ignore_eos`. `num_logprobs` is None for no log-probabilities, else how many
-    alternatives to report beside the chosen token (0 for none).
+    alternatives to report beside the chosen token (0 for none). What stages remember of a text is
+    of use to texts with the same `cache_salt` alone.
     """
 
     request_id: str
@@ -93,6 +94,7 @@ class GenerateRequest:
     ignore_eos: bool = False
     num_logprobs: int | None = None
     speculation: Speculation = "auto"
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

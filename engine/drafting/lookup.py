@@ -7,8 +7,14 @@ output so far and, within bounds, earlier requests. It repeats what was said; it
 from collections.abc import Sequence
 from typing import NamedTuple
 
-History = list[int]
-"""The tokens of one text."""
+MAX_MATCH = 32
+"""Tokens that are compared at most."""
+
+
+class History(list[int]):
+    """The tokens of one text; those of one salt are found by texts with the same salt alone."""
+
+    salt: str | None = None
 
 
 class Match(NamedTuple):
@@ -30,7 +36,7 @@ class SuffixLookup:
     def __init__(
         self,
         min_match: int = 3,
-        max_match: int = 32,
+        max_match: int = MAX_MATCH,
         max_places: int = 8,
         capacity: int = 1 << 16,
     ) -> None:
@@ -39,9 +45,9 @@ class SuffixLookup:
         self._max_places = max_places
         self._capacity = capacity
         self._histories: list[History] = []
-        self._places: dict[tuple[int, ...], list[tuple[History, int]]] = {}
+        self._places: dict[tuple[str | int | None, ...], list[tuple[History, int]]] = {}
 
-    def begin(self, tokens: Sequence[int]) -> History:
+    def begin(self, tokens: Sequence[int], salt: str | None = None) -> History:
         """The history of another text; of too many tokens in all, forget the oldest texts."""
         if sum(map(len, self._histories)) > self._capacity:
             kept, size = self._histories[::-1], 0
@@ -53,6 +59,7 @@ class SuffixLookup:
             for history in self._histories:
                 self._index(history, 0)
         self._histories.append(begun := History())
+        begun.salt = salt
         self.extend(begun, tokens)
         return begun
 
@@ -62,11 +69,11 @@ class SuffixLookup:
         history.extend(tokens)
         self._index(history, start)
 
-    def find(self, tail: Sequence[int]) -> Match | None:
+    def find(self, tail: Sequence[int], salt: str | None = None) -> Match | None:
         """The token after the longest earlier match of `tail`'s end."""
         best: tuple[History, int] | None = None
         longest = 0
-        places = self._places.get(tuple(tail[-self._min_match :]), ())
+        places = self._places.get((salt, *tail[-self._min_match :]), ())
         for history, place in reversed(places[-self._max_places :]):
             if place >= len(history):
                 continue
@@ -88,7 +95,7 @@ class SuffixLookup:
         """Note where every run ends that ends at or behind this place."""
         size, limit = self._min_match, self._max_places
         for end in range(max(start + 1, size), len(history) + 1):
-            places = self._places.setdefault(tuple(history[end - size : end]), [])
+            places = self._places.setdefault((history.salt, *history[end - size : end]), [])
             places.append((history, end))
             if len(places) > 2 * limit:
                 del places[:limit]
