@@ -28,6 +28,7 @@ from engine.names import find_folder
 from engine.prefix import num_common
 from engine.program import own_environment
 from engine.request import (
+    PREDICTION,
     TARGET,
     EmittedToken,
     Finished,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from engine.tokenizer import read_tokenizer
 
 __all__ = [
+    "PREDICTION",
     "TARGET",
     "ConfigError",
     "ContextLengthError",

@@ -45,7 +45,7 @@ class Adjacency:
                 continue
             text, parent = texts[tree.texts[node]], tree.parents[node]
             before = tree.tokens[parent] if parent >= 0 else (-1, *text.tokens)[-2]
-            salt, last = text.request.cache_salt, tree.tokens[node]
+            salt, last = text.salt, tree.tokens[node]
             self._remember((salt, before, last), row)
             self._remember((salt, -1, last), row)
         while len(self._rows) > self._capacity:

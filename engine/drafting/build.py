@@ -19,7 +19,13 @@ from engine.drafting.head_checkpoint import load_head, names_head
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
 from engine.drafting.model_free import ModelFreeDrafter
-from engine.drafting.sources import LookupSource, RecycleSource, Source, TableSource
+from engine.drafting.sources import (
+    LookupSource,
+    PredictionSource,
+    RecycleSource,
+    Source,
+    TableSource,
+)
 from engine.drafting.stage import Drafter, NoStage
 from engine.errors import ModelLoadError
 from engine.loading import load_model
@@ -105,11 +111,13 @@ class StageBuilder:
         return ModelDrafter(stage, head, below, name, self._target.limits.vocab_size)
 
     def ngram_drafter(self, stage: NgramStageConfig, name: str, below: Drafter) -> Drafter:
-        """The look-up, then whatever stands below, then the table, which knows no text."""
-        first = [LookupSource(name)] if stage.lookup else []
-        table = None if stage.table is None else self.table(stage.table)
-        last = [] if table is None else [TableSource(name, table, stage.children)]
-        return _model_free(stage, [*first, *_sources(stage, below), *last])
+        """The look-ups, then whatever stands below, then the table, which knows no text."""
+        sources = [*_sources(stage, below)]
+        if stage.lookup:
+            sources = [PredictionSource(), LookupSource(name), *sources]
+        if stage.table is not None:
+            sources.append(TableSource(name, self.table(stage.table), stage.children))
+        return _model_free(stage, sources)
 
     def recycle_drafter(self, stage: RecycleStageConfig, name: str, below: Drafter) -> Drafter:
         """What was scored before, then whatever stands below."""

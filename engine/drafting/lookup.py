@@ -25,6 +25,13 @@ class Match(NamedTuple):
     history: History
     place: int
 
+    def follow(self) -> "Match | None":
+        """What came after it, where its own token is the next one; no search is needed."""
+        history, place = self.history, self.place + 1
+        if place >= len(history):
+            return None
+        return Match(history[place], min(self.length + 1, MAX_MATCH), history, place)
+
 
 class SuffixLookup:
     """An index of every run of `min_match` tokens, compared backwards to find the longest match.
@@ -36,11 +43,9 @@ class SuffixLookup:
     def __init__(
         self,
         min_match: int = 3,
-        max_match: int = MAX_MATCH,
         max_places: int = 8,
         capacity: int = 1 << 16,
     ) -> None:
-        self.max_match = max_match
         self._min_match = min_match
         self._max_places = max_places
         self._capacity = capacity
@@ -80,16 +85,9 @@ class SuffixLookup:
             length = self._match_length(history, place, tail)
             if length > longest:
                 best, longest = (history, place), length
-                if length >= self.max_match:
+                if length >= MAX_MATCH:
                     break
         return None if best is None else Match(best[0][best[1]], longest, *best)
-
-    def follow(self, match: Match) -> Match | None:
-        """What came after a match, whose own token then matches too."""
-        history, place = match.history, match.place + 1
-        if place >= len(history):
-            return None
-        return Match(history[place], min(match.length + 1, self.max_match), history, place)
 
     def _index(self, history: History, start: int) -> None:
         """Note where every run ends that ends at or behind this place."""
@@ -101,7 +99,7 @@ class SuffixLookup:
                 del places[:limit]
 
     def _match_length(self, history: History, place: int, tail: Sequence[int]) -> int:
-        length, limit = self._min_match, min(self.max_match, len(tail), place)
+        length, limit = self._min_match, min(MAX_MATCH, len(tail), place)
         while length < limit and history[place - 1 - length] == tail[-1 - length]:
             length += 1
         return length

@@ -7,9 +7,10 @@ from typing import NamedTuple, Protocol
 from engine.choosing import Place, scores_of
 from engine.drafting.adjacency import Adjacency
 from engine.drafting.katz import KatzTable
-from engine.drafting.lookup import History, Match, SuffixLookup
+from engine.drafting.lookup import MAX_MATCH, History, Match, SuffixLookup
 from engine.drafting.stage import Scored
 from engine.economy import Kind
+from engine.request import PREDICTION
 from engine.text import Text
 
 _EULER = 0.5772
@@ -78,7 +79,56 @@ class _Source:
         """It learns nothing."""
 
 
-class LookupSource(_Source):
+class _Matches(_Source):
+    """The base of those that look something up."""
+
+    def follow(self, claim: Claim) -> Claim | None:
+        """What comes after a long match, where that goes on."""
+        if claim.match is None or claim.match.length < _LONG:
+            return None
+        return self._claim(claim.match.follow())
+
+    def _claim(self, match: Match | None) -> Claim | None:
+        if match is None:
+            return None
+        kind = (self.name, "look-up", match.length.bit_length())
+        trust = math.log(match.length / (match.length + _MATCH_DOUBT))
+        return Claim(match.token, kind, trust, match)
+
+
+class PredictionSource(_Matches):
+    """What a request itself expects its reply to be: looked up for this text alone.
+
+    It follows the end of the prompt, as if it had been the reply before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(PREDICTION)
+        self._read: dict[int, tuple[Text, SuffixLookup]] = {}
+
+    def is_of_use(self, texts: Sequence[Text]) -> bool:
+        """Where any of them comes with a prediction."""
+        return any(text.request.prediction for text in texts)
+
+    def read(self, text: Text) -> None:
+        """Index the prediction, once."""
+        if self._lookup_of(text) is None:
+            lookup, (*before, last) = SuffixLookup(), text.request.prompt[-MAX_MATCH:]
+            lookup.extend(History(before), [last, *text.request.prediction])
+            self._read[text.seat] = text, lookup
+
+    def claims(self, place: Place, tail: Sequence[int]) -> Sequence[Claim]:
+        """What followed the longest match."""
+        lookup = self._lookup_of(place.text)
+        claim = None if lookup is None else self._claim(lookup.find(tail))
+        return () if claim is None else (claim,)
+
+    def _lookup_of(self, text: Text) -> SuffixLookup | None:
+        known, lookup = self._read.get(text.seat, (None, None))
+        return lookup if known is text else None
+
+
+class LookupSource(_Matches):
     """The live look-up in what texts have come to so far, earlier ones among them."""
 
     def __init__(self, name: str) -> None:
@@ -92,24 +142,12 @@ class LookupSource(_Source):
         if history is not None and known is not None:
             self._lookup.extend(history, known.tokens[len(history) :])
         if known is not text:
-            self._read[text.seat] = text, self._lookup.begin(text.tokens, text.request.cache_salt)
+            self._read[text.seat] = text, self._lookup.begin(text.tokens, text.salt)
 
     def claims(self, place: Place, tail: Sequence[int]) -> Sequence[Claim]:
         """What followed the longest match."""
-        match = self._lookup.find(tail, place.text.request.cache_salt)
-        return [] if match is None else [self._claim(match)]
-
-    def follow(self, claim: Claim) -> Claim | None:
-        """What comes after a long match, where the text goes on there."""
-        if claim.match is None or claim.match.length < _LONG:
-            return None
-        match = self._lookup.follow(claim.match)
-        return None if match is None else self._claim(match)
-
-    def _claim(self, match: Match) -> Claim:
-        kind = (self.name, "look-up", match.length.bit_length())
-        trust = math.log(match.length / (match.length + _MATCH_DOUBT))
-        return Claim(match.token, kind, trust, match)
+        claim = self._claim(self._lookup.find(tail, place.text.salt))
+        return () if claim is None else (claim,)
 
 
 class TableSource(_Source):
@@ -143,7 +181,7 @@ class RecycleSource(_Source):
 
     def claims(self, place: Place, tail: Sequence[int]) -> Sequence[Claim]:
         """The likeliest of what is remembered, as the text asks for them."""
-        order, known = self._adjacency.after(tail, place.text.request.cache_salt)
+        order, known = self._adjacency.after(tail, place.text.salt)
         if known is None:
             return []
         best = likeliest(place, *known, self._children)
