@@ -2,21 +2,21 @@
 
 from typing import Literal
 
-from server.protocol.wire import Wire
+from server.protocol.wire import Text, Wire
 
 
 class TextPart(Wire):
     """A piece of text."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Prediction(Wire):
     """What the reply may turn out to be; it makes it faster where it does, and changes nothing."""
 
     type: Literal["content"]
-    content: str | list[TextPart]
+    content: Text | list[TextPart]
 
     @property
     def text(self) -> str:
