@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from engine.drafting.lookup import SuffixLookup
 from engine.drafting.model_free import ModelFreeDrafter
 from engine.drafting.sources import LookupSource, RecycleSource, Source
 from engine.drafting.stage import NoStage, Scored
-from engine.economy import Step
+from engine.economy import Economy, Step
 from engine.request import GenerateRequest, Output, SamplingParams
 from engine.text import Text
 from engine.tree import TokenTree
@@ -174,6 +175,34 @@ def test_a_token_that_two_sources_name_is_one_node_of_the_first() -> None:
     assert first is not None and second is not None
     assert [tree.origins[node] for node in (first, second)] == ["look-up", "recycle"]
     assert tree.estimates[first] > math.log(0.7)
+
+
+@pytest.mark.parametrize("loser", ["look-up", "recycle"])
+def test_of_two_sources_that_which_does_not_pay_is_left_out(loser: str) -> None:
+    """Red when stages without a network are asked together or not at all."""
+    drafter, economy = recycle(4, LookupSource("look-up")), Economy()
+    text = text_of([3, 4, 5, 9, 3, 4, 5], num_written=1, speculation="auto")
+    step = step_of(text, economy=economy)
+    drafter.grow(step, [0], 4)
+    drafter.learn(step, scored(text))
+    step = step_of(text, economy=economy)
+    step.turn(loser).account.saved = -1.0
+    assert drafter.grow(step, [0], 4)
+    assert loser not in step.tree.origins
+    assert step.turn(loser).num_passes == 0
+
+
+def test_a_guess_is_credited_to_the_source_that_made_it() -> None:
+    """Red when the stage above cannot tell two stages below it apart."""
+    drafter, text = recycle(8, LookupSource("look-up")), salted([3, 4, 5, 9, 3, 4, 5])
+    step, _ = grown(drafter, text)
+    drafter.learn(step, scored(text))
+    step, guesses = grown(drafter, text)
+    names = [step.tree.origins[node] for node in guesses]
+    drafter.credit(step, guesses, set(guesses[:1]))
+    counts = {name: step.turn(name).num_guesses for name in ("look-up", "recycle")}
+    assert counts == Counter(names) and min(counts.values()) > 0
+    assert step.turn(names[0]).num_confirmed == 1
 
 
 def assert_leaks(leak: object) -> None:
