@@ -62,9 +62,8 @@ def _rows(scored: Scored) -> list[Continuations]:
     best = logprobs.topk(min(_NUM_KEPT, logprobs.shape[-1]), dim=-1)
     rows = []
     for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-        known = [pair for pair in zip(tokens, values, strict=True) if pair[1] > -math.inf]
-        rows.append(Continuations(*map(tuple, zip(*known, strict=True))) if known else _NOTHING)
+        count = len(values)
+        while count and not values[count - 1] > -math.inf:
+            count -= 1
+        rows.append(Continuations(tuple(tokens[:count]), tuple(values[:count])))
     return rows
-
-
-_NOTHING = Continuations((), ())
