@@ -13,6 +13,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 TARGET = "target"
 """The origin of a token that no stage proposed: the bonus token of a step."""
+PREDICTION = "prediction"
+"""The origin of a token that a request's own prediction proposed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ class GenerateRequest:
 
     `stop_token_ids` end the text and are its last token; the model's own EOS ids are added by the
     engine unless `ignore_eos`. `num_logprobs` is None for no log-probabilities, else how many
-    alternatives to report beside the chosen token (0 for none).
+    alternatives to report beside the chosen token (0 for none). Whatever is remembered of a text is
+    of use to texts with the same `cache_salt` alone. `prediction` is what the reply may turn out to
+    be, in whole or in parts, which a look-up stage proposes to this text alone.
     """
 
     request_id: str
@@ -93,6 +97,8 @@ class GenerateRequest:
     ignore_eos: bool = False
     num_logprobs: int | None = None
     speculation: Speculation = "auto"
+    cache_salt: str | None = None
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

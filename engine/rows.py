@@ -22,6 +22,10 @@ class Seated(Protocol):
     tokens: list[int]
     seat: int
 
+    @property
+    def salt(self) -> str | None:
+        """Its rows are of use to texts of the same salt alone."""
+
 
 @dataclass(eq=False, slots=True)
 class Tokens:
@@ -29,6 +33,7 @@ class Tokens:
 
     tokens: list[int]
     seat: int = 0
+    salt: str | None = None
 
 
 class Rows:
@@ -65,6 +70,10 @@ class Rows:
     def known(self, text: Sequence[int]) -> int:
         """How many tokens a text, but for its last, has in common with this one."""
         return min(num_common(self.tokens, text), max(0, len(text) - 1))
+
+    def is_open_to(self, text: Seated) -> bool:
+        """Whether a text may know of them: nobody's rows, or those of a text of the same salt."""
+        return self.text is None or self.text.salt == text.salt
 
     def keep(self, text: Sequence[int]) -> None:
         """Go on with this text: forget whatever it has not in common with the last one."""

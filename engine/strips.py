@@ -24,7 +24,7 @@ class Strips:
     """The rows of every seat, in one cache: those of a text are where it sits.
 
     What a seat's last text and the next one have in common stays, and what a neighbour knows more
-    of the next one is copied.
+    of the next one is copied; but a text of another salt has nothing in common with anybody.
     """
 
     def __init__(
@@ -52,6 +52,8 @@ class Strips:
         """The rows of a text; when it comes to sit, whatever is known of it already."""
         rows = self.seats[text.seat]
         if rows.text is not text:
+            if not rows.is_open_to(text):
+                rows.forget()
             rows.text = text
             rows.keep(text.tokens)
             self.borrow(text)
@@ -60,7 +62,7 @@ class Strips:
     def borrow(self, text: Seated) -> None:
         """Copy the rows of whoever knows more of a text that sits, if that is worth it."""
         rows = self.seats[text.seat]
-        known = [other.known(text.tokens) for other in self.seats]
+        known = [other.known(text.tokens) if other.is_open_to(text) else 0 for other in self.seats]
         best = self.seats[known.index(count := max(known))]
         if count >= len(rows.tokens) + LEAST_COPY and best.is_long == rows.is_long:
             sources, targets = rows.copy(best, count)
@@ -68,14 +70,14 @@ class Strips:
                 end = start + _COPIED_AT_ONCE
                 self.cache.move(sources[start:end], targets[start:end])
 
-    def known(self, seat: int, tokens: Sequence[int]) -> int:
+    def known(self, seat: int, text: Seated) -> int:
         """How many of a text's tokens would have their rows at this seat, without a copy.
 
         None where more would be forgotten than kept: the beginning that all prompts share is copied
         to a seat that has less to lose.
         """
         rows = self.seats[seat]
-        count = rows.known(tokens)
+        count = rows.known(text.tokens) if rows.is_open_to(text) else 0
         return count if 2 * count >= len(rows.tokens) else 0
 
     def rollback(self) -> None:

@@ -7,13 +7,13 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from server.protocol.request import TextRequest, refusal
 from server.protocol.usage import RequestMetrics, Usage
-from server.protocol.wire import Wire
+from server.protocol.wire import Wire, is_encodable
 
 
 def _check_prompt(value: object) -> object:
     """One readable message instead of one per member of the union."""
     texts = value if isinstance(value, list) else [value]
-    if any(isinstance(text, str) and not _is_encodable(text) for text in texts):
+    if any(isinstance(text, str) and not is_encodable(text) for text in texts):
         raise ValueError("holds half a surrogate pair, which is no text")
     if isinstance(value, str):
         return value
@@ -27,15 +27,6 @@ def _check_prompt(value: object) -> object:
         "must be a string, a list of strings, a list of token ids, or a list of lists of token "
         "ids, and no list may be empty"
     )
-
-
-def _is_encodable(text: str) -> bool:
-    """JSON can escape half a surrogate pair; no tokenizer can read one."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 Prompt = Annotated[str | list[str] | list[int] | list[list[int]], BeforeValidator(_check_prompt)]

@@ -16,6 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from server.protocol.prediction import Prediction
 from server.protocol.sampling import SamplingFields, String, TokenId
 from server.protocol.wire import Wire
 
@@ -71,6 +72,8 @@ class TextRequest(SamplingFields):
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
     speculation: Literal["auto", "always", "off"] = "auto"
+    prediction: Prediction | None = None
+    cache_salt: String | None = None
     user: str | None = None
 
     @model_validator(mode="before")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from server.protocol.wire import Wire
+from server.protocol.wire import Text, Wire
 
 
 def _zero_for_all(number: float) -> float:
@@ -26,7 +26,7 @@ def _list_of_words(value: object) -> object:
     return ([value] if value else []) if isinstance(value, str) else value
 
 
-String = Annotated[str, StringConstraints(min_length=1)]
+String = Annotated[Text, StringConstraints(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_by_number)]
 Share = Annotated[float, Field(ge=0, le=1)]

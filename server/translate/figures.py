@@ -1,6 +1,8 @@
 """The record of a request as the usage and the metrics that its reply tells."""
 
+from engine import PREDICTION, StageStats
 from server.protocol import (
+    CompletionTokensDetails,
     PromptTokensDetails,
     RequestMetrics,
     SpeculativeDecoding,
@@ -11,15 +13,18 @@ from server.record import RequestRecord
 
 
 def usage_of(record: RequestRecord, num_told: int) -> Usage:
-    """OpenAI's usage, of so many tokens that the client has been told.
-
-    Its prediction tokens are left out, as they mean a client's own draft.
-    """
+    """OpenAI's usage, of so many tokens that the client has been told."""
+    proposed = record.stats.stages.get(PREDICTION, StageStats(PREDICTION)).num_proposed
+    accepted = record.num_predicted_tokens
     return Usage(
         prompt_tokens=record.num_prompt_tokens,
         completion_tokens=num_told,
         total_tokens=record.num_prompt_tokens + num_told,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=record.num_cached_tokens),
+        completion_tokens_details=CompletionTokensDetails(
+            accepted_prediction_tokens=accepted,
+            rejected_prediction_tokens=proposed - accepted,
+        ),
     )
 
 

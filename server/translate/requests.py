@@ -8,7 +8,7 @@ from itertools import count
 from engine import GenerateRequest, ModelInfo, check
 from server.errors import BadRequestError
 from server.plan import Plan
-from server.protocol import TextRequest
+from server.protocol import Prediction, TextRequest
 from server.seeds import choice_seed, draw_seed
 from server.settings import Settings
 from server.text import Tokenizer
@@ -85,9 +85,17 @@ class Planner:
             ignore_eos=body.ignore_eos,
             num_logprobs=num_logprobs,
             speculation=body.speculation,
+            cache_salt=body.cache_salt,
+            prediction=self._prediction(body.prediction),
         )
         check(sequence, self.info.max_model_len, self.info.vocab_size)
         return sequence
+
+    def _prediction(self, prediction: Prediction | None) -> tuple[int, ...]:
+        """Its token ids."""
+        if prediction is None:
+            return ()
+        return tuple(self.tokenizer.encode(prediction.text, add_special_tokens=False))
 
     def _fitted(self, max_tokens: int | None, num_prompt: int) -> int:
         """What the window leaves of them, and one where it leaves none, which is refused."""

@@ -87,11 +87,11 @@ def test_a_match_is_followed_to_the_end_of_its_text() -> None:
     lookup.begin([1, 2, 3])
     match = lookup.find([1, 2, 3])
     assert match is not None and (match.token, match.length) == (4, 3)
-    match = lookup.follow(match)
+    match = match.follow()
     assert match is not None and (match.token, match.length) == (5, 4) == found(
         lookup, [1, 2, 3, 4]
     )
-    assert lookup.follow(match) is None
+    assert match.follow() is None
 
 
 def test_texts_that_grow_at_once_are_told_apart() -> None:
