@@ -29,6 +29,7 @@ from engine.prefix import num_common
 from engine.program import own_environment
 from engine.request import (
     PREDICTION,
+    PROMPT,
     TARGET,
     EmittedToken,
     Finished,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PREDICTION",
+    "PROMPT",
     "TARGET",
     "ConfigError",
     "ContextLengthError",

@@ -107,6 +107,7 @@ class Engine:
             num_seats=len(target.strips.seats),
             seating=target.seating,
             refusals=self._acceleration.refusals,
+            fingerprint=target.fingerprint,
         )
 
     @property

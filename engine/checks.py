@@ -20,8 +20,8 @@ def _problems(request: GenerateRequest, window: int) -> Iterator[InvalidRequestE
     num_prompt, num_reply = len(request.prompt), request.max_tokens
     if not request.prompt:
         yield InvalidRequestError("the prompt is empty: give at least one token id.", "prompt")
-    if num_reply < 1:
-        told = f"max_tokens is {num_reply}: ask for at least one."
+    if num_reply < 0:
+        told = f"max_tokens is {num_reply}: ask for 0 or more."
         yield InvalidRequestError(told, "max_tokens")
     if num_prompt + num_reply > window:
         yield ContextLengthError(
@@ -45,6 +45,8 @@ def _strange_ids(request: GenerateRequest, vocab_size: int) -> Iterator[InvalidR
         if strange is not None:
             told = f"{field}: {strange} is no token: ids must be from 0 to {vocab_size - 1}."
             yield InvalidRequestError(told, field)
-    if not 0 <= (request.num_logprobs or 0) <= vocab_size:
-        told = f"num_logprobs is {request.num_logprobs}: it must be from 0 to {vocab_size}."
-        yield InvalidRequestError(told, "num_logprobs")
+    for field in ("num_logprobs", "num_prompt_logprobs"):
+        count = getattr(request, field)
+        if not 0 <= (count or 0) <= vocab_size:
+            told = f"{field} is {count}: it must be from 0 to {vocab_size}."
+            yield InvalidRequestError(told, field)

@@ -104,8 +104,9 @@ def describe(
     chosen = list(zip(token_ids, origins, strict=False))[: len(rows)]
     if num_logprobs is None:
         return tuple([EmittedToken(token, origin) for token, origin in chosen])
-    logprobs = logits[rows].float().log_softmax(dim=-1)
-    own = logprobs.gather(1, torch.tensor(token_ids[: len(rows)], device=logits.device)[:, None])
+    logprobs = logits[list(rows)].float().log_softmax(dim=-1)
+    ids = torch.tensor(token_ids[: len(rows)], dtype=torch.long, device=logits.device)
+    own = logprobs.gather(1, ids[:, None])
     top = logprobs.topk(num_logprobs, dim=-1)
     alternatives = [
         tuple(zip(ids, values, strict=True))

@@ -10,7 +10,7 @@ from engine.economy import Economy
 from engine.errors import EngineError, InvalidRequestError
 from engine.model import Model
 from engine.rehearsal import rehearse
-from engine.request import EmittedToken, Finished, GenerateRequest, Output
+from engine.request import PROMPT, EmittedToken, Finished, GenerateRequest, Output
 from engine.seats import Seats
 from engine.stats import StepStats
 from engine.text import Text
@@ -68,7 +68,7 @@ class Decoder:
         texts = self._seats.writing
         reading = self._seats.next_to_read()
         if reading is not None:
-            if not self.target.read(reading):
+            if not self._read(reading):
                 self._seats.begin(reading)
                 told += self._write([reading])
             elif texts:
@@ -102,10 +102,21 @@ class Decoder:
         """
         rehearse(self.target, self.drafter, self.economy, seconds)
 
+    def _read(self, text: Text) -> bool:
+        """Feed a chunk of a prompt, and score it if that was asked for; whether there was one."""
+        num_logprobs = text.request.num_prompt_logprobs
+        if num_logprobs is None:
+            return self.target.read(text)
+        logits = self.target.read_scored(text)
+        rows, start = range(len(logits)), len(text.scored)
+        following = text.tokens[start : start + len(rows)]
+        text.scored += describe(logits, rows, following, [PROMPT] * len(rows), num_logprobs)
+        return len(rows) > 0
+
     def _write(self, texts: Sequence[Text]) -> list[Output | Finished]:
         """One step of texts that have been read: grow, score, accept, commit."""
         # The last token of a reply is always a bonus.
-        max_depths = [min(t.num_left - 1, self.target.max_depth(t.tokens)) for t in texts]
+        max_depths = [min(max(0, t.num_left - 1), self.target.max_depth(t.tokens)) for t in texts]
         self.target.strips.rollback()  # of a step that was broken off
         step = self.economy.step(texts, max_depths)
         leaves = step.leaves
@@ -138,9 +149,11 @@ class Decoder:
     ) -> list[Output | Finished]:
         """What a step has brought a text, and its end, if that is it."""
         request_id = text.request.request_id
-        num_cached = 0 if text.stats.num_steps else text.num_cached
+        output = Output(request_id, tokens, stats)
+        if not text.stats.num_steps:
+            output = Output(request_id, tokens, stats, text.num_cached, tuple(text.scored))
+            text.scored.clear()
         text.stats.add(stats)
-        output = Output(request_id, tokens, stats, num_cached)
         if text.reason is None:
             return [output]
         self._seats.vacate(text)

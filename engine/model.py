@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from engine.checkpoint import fingerprint
 from engine.errors import ModelLoadError
 from engine.kv_cache import Cache, PassRows
 from engine.masks import DenseMasks, Extent, PackedMasks
@@ -105,6 +106,8 @@ class Model(TreeScorer):
         """Why there are so many seats."""
         self.precision = "as given"
         """Why the weights have the precision that they have."""
+        self.fingerprint = fingerprint(network)
+        """Of the weights as they were loaded."""
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
 
     @property

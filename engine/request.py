@@ -15,6 +15,8 @@ TARGET = "target"
 """The origin of a token that no stage proposed: the bonus token of a step."""
 PREDICTION = "prediction"
 """The origin of a token that a request's own prediction proposed."""
+PROMPT = "prompt"
+"""That of a token that was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +86,11 @@ class GenerateRequest:
 
     `stop_token_ids` end the text and are its last token; the model's own EOS ids are added by the
     engine unless `ignore_eos`. `num_logprobs` is None for no log-probabilities, else how many
-    alternatives to report beside the chosen token (0 for none). Whatever is remembered of a text is
-    of use to texts with the same `cache_salt` alone. `prediction` is what the reply may turn out to
-    be, in whole or in parts, which a look-up stage proposes to this text alone.
+    alternatives to report beside the chosen token (0 for none); `num_prompt_logprobs` is the same
+    of the prompt's tokens, which are then read anew, whatever of them is known. A reply of 0
+    `max_tokens` leaves the prompt read. Whatever is remembered of a text is of use to texts with
+    the same `cache_salt` alone. `prediction` is what the reply may turn out to be, in whole or in
+    parts, which a look-up stage proposes to this text alone.
     """
 
     request_id: str
@@ -96,6 +100,7 @@ class GenerateRequest:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     num_logprobs: int | None = None
+    num_prompt_logprobs: int | None = None
     speculation: Speculation = "auto"
     cache_salt: str | None = None
     prediction: tuple[int, ...] = ()
@@ -107,6 +112,7 @@ class EmittedToken:
 
     Log-probabilities are natural logarithms of the target's unfiltered softmax at temperature 1;
     None when the request did not ask for them. `top_logprobs` lists alternatives, best first.
+    A prompt's tokens have the same, but for its first, which follows nothing.
     """
 
     token_id: int
@@ -119,14 +125,16 @@ class EmittedToken:
 class Output:
     """One grow-score-accept-commit cycle: at least one token, all of which the reply keeps.
 
-    `num_cached_tokens` is told by the first step: how many of the prompt's tokens still had their
-    rows in the cache from an earlier request.
+    Of a reply of no tokens there is one without. `num_cached_tokens` is told by the first step: how
+    many of the prompt's tokens still had their rows in the cache from an earlier request. So are
+    the tokens of the `prompt`, where their log-probabilities were asked for.
     """
 
     request_id: str
     tokens: tuple[EmittedToken, ...]
     stats: StepStats
     num_cached_tokens: int = 0
+    prompt: tuple[EmittedToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +170,7 @@ class ModelInfo:
     `num_seats`, and `seating` says why. `passes` tells how those of the target and of
     each stage with a network are run now, "eager", "compiled" or "captured", and `is_compiling`
     whether that may still change; `refusals` says, by the same names, why some stay eager.
+    `fingerprint` is of the target's weights.
     """
 
     model: str
@@ -178,6 +187,7 @@ class ModelInfo:
     num_seats: int = 1
     seating: str = ""
     refusals: dict[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

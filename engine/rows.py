@@ -17,7 +17,10 @@ from engine.tree import TokenTree
 
 
 class Seated(Protocol):
-    """A text as a network sees it: tokens, which only ever grow, and the number of its seat."""
+    """A text as a network sees it: tokens, which only ever grow, and the number of its seat.
+
+    One that is read anew keeps no rows that were there before it.
+    """
 
     tokens: list[int]
     seat: int
@@ -25,6 +28,10 @@ class Seated(Protocol):
     @property
     def salt(self) -> str | None:
         """Its rows are of use to texts of the same salt alone."""
+
+    @property
+    def is_read_anew(self) -> bool:
+        """It takes no rows of anybody."""
 
 
 @dataclass(eq=False, slots=True)
@@ -34,6 +41,7 @@ class Tokens:
     tokens: list[int]
     seat: int = 0
     salt: str | None = None
+    is_read_anew: bool = False
 
 
 class Rows:
@@ -72,8 +80,12 @@ class Rows:
         return min(num_common(self.tokens, text), max(0, len(text) - 1))
 
     def is_open_to(self, text: Seated) -> bool:
-        """Whether a text may know of them: nobody's rows, or those of a text of the same salt."""
-        return self.text is None or self.text.salt == text.salt
+        """Whether a text may know of them: nobody's rows, or those of a text of the same salt.
+
+        One that is read anew knows of none.
+        """
+        is_shared = self.text is None or self.text.salt == text.salt
+        return is_shared and not text.is_read_anew
 
     def keep(self, text: Sequence[int]) -> None:
         """Go on with this text: forget whatever it has not in common with the last one."""

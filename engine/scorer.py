@@ -16,6 +16,9 @@ from engine.rows import Seated
 from engine.strips import LEAST_COPY, Strips
 from engine.tree import TokenTree
 
+_MOST_LOGITS = 2**24
+"""Of a pass that scores a prompt: 64 MB in float32, a few times over."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelLimits:
@@ -113,6 +116,24 @@ class TreeScorer(ABC):
         pending = text.tokens[start : (start // self.chunk + 1) * self.chunk]
         self._feed([Part.of_text(rows, pending, TokenTree(0), [])])
         return True
+
+    def read_scored(self, text: Seated) -> Tensor:
+        """Feed a chunk of the committed tokens and score them: logits (tokens, vocabulary).
+
+        There are none once all have rows but the last. They are the nodes of a chain that is
+        accepted whole, of as many as keep the logits small.
+        """
+        width = min(self.chunk, max(1, _MOST_LOGITS // self.limits.vocab_size))
+        rows = self.strips.of(text)
+        rows.fit(text.tokens)
+        pending = rows.missing(text.tokens)[:width]
+        if not pending:
+            return torch.empty(0, self.limits.vocab_size)
+        chain = TokenTree.from_parents(pending, range(-1, len(pending) - 1))
+        nodes = range(len(chain))
+        logits = self._feed([Part.of_text(rows, [], chain, nodes)])
+        rows.commit(chain, nodes)  # where they are already
+        return logits
 
     def score(
         self, texts: Sequence[Seated], tree: TokenTree, nodes: Sequence[int] | None = None

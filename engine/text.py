@@ -9,7 +9,7 @@ from typing import Self
 
 import torch
 
-from engine.request import FinishReason, GenerateRequest
+from engine.request import PROMPT, EmittedToken, FinishReason, GenerateRequest
 from engine.sampling import Sampling
 from engine.stats import SpeculationStats
 
@@ -21,7 +21,8 @@ class Text:
     The last token is the root of the next tree. A node that holds one of `stop_ids` gets no
     children, since the text would end there. Where it sits, `num_cached` of the prompt's tokens had
     their rows already; `num_waits` chunks of other prompts were read before its own. `reason` tells
-    why the text has ended, None while it goes on.
+    why the text has ended, None while it goes on. `scored` are the prompt's tokens with their
+    log-probabilities, as far as they have been read, where these were asked for.
     """
 
     request: GenerateRequest
@@ -33,9 +34,12 @@ class Text:
     reason: FinishReason | None = None
     stats: SpeculationStats = field(default_factory=SpeculationStats)
     tokens: list[int] = field(init=False)
+    scored: list[EmittedToken] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
+        if self.is_read_anew:
+            self.scored.append(EmittedToken(self.tokens[0], PROMPT))
 
     @classmethod
     def of(
@@ -51,6 +55,11 @@ class Text:
         num_prompt = len(request.prompt)
         sampling = Sampling(request.sampling, vocab_size, device, num_prompt, stop_ids)
         return cls(request, sampling, stop_ids)
+
+    @property
+    def is_read_anew(self) -> bool:
+        """Whether no rows may be kept for it that other texts have left: its prompt is scored."""
+        return self.request.num_prompt_logprobs is not None
 
     @property
     def is_greedy(self) -> bool:

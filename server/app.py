@@ -7,15 +7,21 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 
 from engine import EngineError
 from server.engines import EngineClient, EnginePool
 from server.errors import ApiError, BadRequestError, error_response
 from server.metrics import Metrics
-from server.middleware import ApiKeyMiddleware, BodyLimitMiddleware, RequestIdMiddleware
+from server.middleware import (
+    ApiKeyMiddleware,
+    BodyLimitMiddleware,
+    HeadMiddleware,
+    RequestIdMiddleware,
+)
 from server.protocol import ErrorReply
-from server.routes import completions, models, operations
+from server.routes import completions, infill, load, models, operations, tokens
 from server.settings import Settings
 from server.state import State
 from server.version import VERSION
@@ -33,13 +39,22 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
         _show(client, metrics)
     app = FastAPI(title="stagetree", version=VERSION, lifespan=_lifespan, responses=_FAILURES)
     app.state.server = State(settings, pool, metrics)
-    for family in (completions, models, operations):
+    for family in (completions, infill, models, operations, load, tokens):
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
-    if settings.api_key is not None:
-        app.add_middleware(ApiKeyMiddleware, api_key=settings.api_key.get_secret_value())
+    app.add_middleware(HeadMiddleware)
+    if keys := settings.keys():
+        app.add_middleware(ApiKeyMiddleware, keys=keys)
+    if settings.allow_origin:  # before the key, which a browser's first question does not have
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allow_origin,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after", "x-should-retry"],
+        )
     app.add_middleware(RequestIdMiddleware)
     return app
 

@@ -6,32 +6,32 @@ wherever in the block a stop string falls.
 """
 
 from engine import EmittedToken, Update
-from server.piece import Piece, TextEnd
+from server.piece import Manner, Piece, TextEnd
 from server.text import Detokenizer, StopMatcher, Tokenizer, unmarked
 
 
 class ChoiceWriter:
-    """Writes one choice piece by piece; mutable. `finish_reason` is set when it has ended.
-
-    `tells_tokens` is whether tokens that leave no text are worth a piece.
-    """
+    """Writes one choice piece by piece; mutable. `finish_reason` is set when it has ended."""
 
     def __init__(
         self,
         index: int,
         prompt: tuple[int, ...],
         tokenizer: Tokenizer,
-        stops: tuple[str, ...],
-        tells_tokens: bool,
+        manner: Manner,
     ) -> None:
         self._index = index
-        self._matcher = StopMatcher(stops, tokenizer.specials)
-        self._detokenizer = Detokenizer(tokenizer, prompt, self._matcher.marks)
-        self._tells_tokens = tells_tokens
+        self._manner = manner
+        # Special tokens that are told are text like any other, and found as that.
+        hidden = tokenizer.specials if manner.skips_specials else {}
+        self._matcher = StopMatcher(manner.stops, hidden, manner.includes_stop)
+        told = self._matcher.marks if manner.skips_specials else tokenizer.specials
+        self._detokenizer = Detokenizer(tokenizer, prompt, told)
         self._num_characters = 0
         self._text = ""
         self._tokens: list[EmittedToken] = []
         self._offsets: list[int] = []
+        self._prompt: tuple[EmittedToken, ...] = ()
         self._is_told = False
         self.finish_reason: TextEnd | None = None
         self.stop_reason: str | int | None = None
@@ -39,6 +39,7 @@ class ChoiceWriter:
     def push(self, update: Update) -> int:
         """Take what a step has brought, up to a stop string; returns how many tokens were kept."""
         tokens = update.output.tokens if update.output else ()
+        self._prompt += update.output.prompt if update.output else ()
         stop_id = update.finished.stop_token_id if update.finished else None
         for number, token in enumerate(tokens, start=1):
             is_stop = stop_id is not None and number == len(tokens)
@@ -53,7 +54,7 @@ class ChoiceWriter:
     def take(self) -> Piece | None:
         """The piece written since the last one; None where there is nothing to tell yet."""
         is_over = self.finish_reason is not None
-        is_worth_telling = self._text or is_over or (self._tells_tokens and self._tokens)
+        is_worth_telling = self._text or is_over or (self._manner.tells_tokens and self._tokens)
         if self._is_told or not is_worth_telling:
             return None
         self._is_told = is_over
@@ -64,8 +65,9 @@ class ChoiceWriter:
             offsets=tuple(self._offsets),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
+            prompt=self._prompt,
         )
-        self._text = ""
+        self._text, self._prompt = "", ()
         self._tokens.clear()
         self._offsets.clear()
         return piece
@@ -73,7 +75,7 @@ class ChoiceWriter:
     def _push_token(self, token: EmittedToken, is_stop: bool) -> None:
         self._tokens.append(token)
         self._offsets.append(self._num_characters)
-        if is_stop:
+        if is_stop and not self._manner.includes_stop:
             # It leaves no text, but a stop string may end with it.
             self._write(self._detokenizer.flush() + self._matcher.marks.get(token.token_id, ""))
         else:

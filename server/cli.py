@@ -145,9 +145,15 @@ def _log_to_stderr(level: str) -> None:
 
 def _greet(settings: Settings, port: int) -> None:
     """One line to know where it is, and one to try it."""
-    url = f"http://{settings.host}:{port}"
-    key = " -H 'Authorization: Bearer KEY'" if settings.api_key else ""
+    url = _url(settings.host, port)
+    key = " -H 'Authorization: Bearer KEY'" if settings.keys() else ""
     body = '{"prompt": "def fibonacci(n):", "max_tokens": 64, "temperature": 0}'
     curl = f"curl {url}/v1/completions -H 'Content-Type: application/json'{key} -d '{body}'"
     messages.print(f"stagetree {VERSION} serves {settings.model_id} on {url}", soft_wrap=True)
     messages.print(f"try: {curl}", soft_wrap=True, markup=False)
+
+
+def _url(host: str, port: int) -> str:
+    """Where a client of this machine finds a server that listens there."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return f"http://{here.get(host, f'[{host}]' if ':' in host else host)}:{port}"

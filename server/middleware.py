@@ -1,9 +1,9 @@
-"""What every request passes through: its id, the size of its body, and the API key."""
+"""What every request passes through: its id, the size of its body, HEAD, and the API key."""
 
 import secrets
 import string
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -75,19 +75,51 @@ class BodyLimitMiddleware:
 
 
 class ApiKeyMiddleware:
-    """Asks for the API key under /v1/; probes and metrics stay open."""
+    """Asks for one of the keys, everywhere but where machines look and people read."""
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
+    _PROBES = ("/", "/health", "/ping", "/ready", "/version", "/metrics", "/load")
+    _PAGES = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
+    _OPEN = frozenset((*_PROBES, *_PAGES))
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self._app = app
-        self._expected = f"Bearer {api_key}".encode()
+        self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request, or answer 401."""
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-            given = Headers(scope=scope).get("authorization", "").encode("latin-1")
-            if not secrets.compare_digest(given, self._expected):
+        if scope["type"] == "http" and scope["path"] not in self._OPEN:
+            given = [*_given_keys(Headers(scope=scope))]
+            # Every one is compared, however early one fits.
+            fitting = [secrets.compare_digest(one, key) for one in given for key in self._keys]
+            if not any(fitting):
                 error = UnauthorizedError(
                     "The API key is missing or wrong; send `Authorization: Bearer KEY`."
                 )
                 return await error_response(error)(scope, receive, send)
         await self._app(scope, receive, send)
+
+
+def _given_keys(headers: Headers) -> Iterator[bytes]:
+    """The keys that a request brings: OpenAI's clients one way, llama-server's also another."""
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        yield key.strip().encode("latin-1")
+    if "x-api-key" in headers:
+        yield headers["x-api-key"].encode("latin-1")
+
+
+class HeadMiddleware:
+    """Answers HEAD as GET without its body: what probes and proxies ask."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the request as a GET, whose body is left out."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self._app(scope, receive, send)
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if "body" in message else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)

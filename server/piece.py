@@ -13,12 +13,31 @@ TextEnd = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
+class Manner:
+    """How tokens become pieces of text.
+
+    `stops` are strings that end a text; what ended it is told with `includes_stop`, and special
+    tokens are without `skips_specials`. `tells_tokens` is whether tokens that leave no text are
+    worth a piece.
+    """
+
+    stops: tuple[str, ...] = ()
+    includes_stop: bool = False
+    skips_specials: bool = True
+    tells_tokens: bool = False
+
+
+PLAIN = Manner()
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A part of one choice, or all of it.
 
     `offsets` are where the text of each token begins, in characters from the choice's beginning.
     The last piece has a `finish_reason`, and in `stop_reason` the string or the token id that ended
-    the text, if one did.
+    the text, if one did. The tokens of the `prompt` are those of which log-probabilities were asked
+    for.
     """
 
     index: int
@@ -27,6 +46,7 @@ class Piece:
     offsets: tuple[int, ...] = ()
     finish_reason: TextEnd | None = None
     stop_reason: str | int | None = None
+    prompt: tuple[EmittedToken, ...] = ()
 
 
 async def fold(pieces: AsyncIterator[Piece]) -> list[Piece]:
@@ -44,4 +64,5 @@ def _joined(parts: Sequence[Piece]) -> Piece:
         text="".join(part.text for part in parts),
         tokens=tuple(chain.from_iterable(part.tokens for part in parts)),
         offsets=tuple(chain.from_iterable(part.offsets for part in parts)),
+        prompt=tuple(chain.from_iterable(part.prompt for part in parts)),
     )

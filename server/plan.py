@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from engine import GenerateRequest
+from server.piece import PLAIN, Manner
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,8 +11,7 @@ class Plan:
     """A request that has been checked: its sequences in the order of their choices' indices.
 
     Each prompt has `n` of them, and `num_prompt_tokens` counts it once. A request with a lower
-    `priority` goes first. `stops` are strings that end a text, of which
-    engines know nothing. `tells_tokens` is whether tokens that leave no text are worth a piece.
+    `priority` goes first. `manner` is how their tokens become text, of which engines know nothing.
     """
 
     request_id: str
@@ -19,5 +19,4 @@ class Plan:
     num_prompt_tokens: int
     n: int = 1
     priority: int = 0
-    stops: tuple[str, ...] = ()
-    tells_tokens: bool = False
+    manner: Manner = PLAIN

@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STALL_SECONDS = 60.0
+WAIT_SECONDS = 5.0
 
 
 class Translation(Protocol):
@@ -31,13 +32,28 @@ class Translation(Protocol):
 
 
 async def reply_to(
-    request: Request, pieces: AsyncGenerator[Piece], words: Translation, is_stream: bool
+    request: Request,
+    pieces: AsyncGenerator[Piece],
+    words: Translation,
+    is_stream: bool,
+    patience: float = WAIT_SECONDS,
 ) -> Response:
-    """A reply, whole or as a stream; raises ApiError or EngineError before the first piece."""
+    """A reply, whole or as a stream; raises ApiError or EngineError before the first piece.
+
+    A stream that waits for longer than its patience, in seconds, has opened, and what is raised
+    then is an event.
+    """
     if is_stream:
         chunks = words.chunks(pieces)
-        first = await until_disconnect(request.receive, anext(chunks))
-        return EventStream(first, chunks)
+        first = asyncio.ensure_future(anext(chunks))
+        try:
+            await until_disconnect(request.receive, asyncio.wait((first,), timeout=patience))
+            if first.done():
+                first.result()
+        except BaseException:
+            await _end(first, chunks)
+            raise
+        return EventStream(first, chunks, patience)
     async with aclosing(pieces):
         choices = await until_disconnect(request.receive, fold(pieces))
     return Response(words.whole(choices).model_dump_json(), media_type="application/json")
@@ -46,18 +62,24 @@ async def reply_to(
 class EventStream(Response):
     """Server-sent events of a reply's chunks, ending in `[DONE]` even after an error.
 
-    `first` has been taken from `chunks` before the stream opens, so that whatever can be refused
-    is refused with a proper status.
+    `first` has been asked of `chunks` before the stream opens, so that what is refused at once is
+    refused with a proper status. While nothing comes there is a comment every `patience` seconds.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, first: BaseModel, chunks: AsyncGenerator[BaseModel]) -> None:
+    def __init__(
+        self,
+        first: asyncio.Future[BaseModel],
+        chunks: AsyncGenerator[BaseModel],
+        patience: float = WAIT_SECONDS,
+    ) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        self._first = first
+        self._next = first
         self._chunks = chunks
+        self._patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; a client that goes ends the stream and frees the engine."""
@@ -69,18 +91,24 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         """A client that stops reading must not hold the engine, so each send has a limit."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        async with aclosing(self._chunks):
+        try:
             await send(start)
             async for event in self._events():
                 async with asyncio.timeout(STALL_SECONDS):
                     await send({"type": "http.response.body", "body": event, "more_body": True})
+        finally:
+            await _end(self._next, self._chunks)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _events(self) -> AsyncIterator[bytes]:
-        yield _event(self._first.model_dump_json())
         try:
-            async for chunk in self._chunks:
-                yield _event(chunk.model_dump_json())
+            while True:
+                while not (await asyncio.wait((self._next,), timeout=self._patience))[0]:
+                    yield b": waiting\n\n"
+                yield _event(self._next.result().model_dump_json())
+                self._next = asyncio.ensure_future(anext(self._chunks))
+        except StopAsyncIteration:
+            pass
         except Exception as error:
             if answer_for(error) is INTERNAL:
                 _log.exception("a stream failed")
@@ -101,6 +129,13 @@ async def until_disconnect(receive: Receive, work: Coroutine[None, None, T]) -> 
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _end(asked: asyncio.Future[BaseModel], chunks: AsyncGenerator[BaseModel]) -> None:
+    """Stop asking for chunks, and close what makes them."""
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    await chunks.aclose()
 
 
 def _event(data: str) -> bytes:

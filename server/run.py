@@ -6,9 +6,11 @@ import signal
 import socket
 from collections.abc import Callable
 from functools import partial
+from ipaddress import ip_address
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from engine import ConfigError, EngineProcess
 from server.app import create_app
@@ -84,24 +86,48 @@ def run(settings: Settings, announce: Callable[[Settings, int], None]) -> None:
     announce(settings, listener.getsockname()[1])
     spawns: list[Callable[[], Engine]] = [partial(EngineProcess, config) for config in configs]
     pool = EnginePool(settings, spawns, on_failure=lambda: server.end())
-    app = create_app(settings, pool)
-    uvicorn_config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=settings.log_level == "debug",
-        timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
-    )
+    warn_if_open(settings)
+    uvicorn_config = config_of(create_app(settings, pool), settings)
     server = DrainingServer(uvicorn_config, pool, settings.drain_seconds)
     server.run([listener])
     if pool.failure is not None:
         raise pool.failure
 
 
+def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn is to serve this application."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=settings.log_level == "debug",
+        timeout_graceful_shutdown=_LAST_BYTES_SECONDS,
+        timeout_keep_alive=settings.keep_alive_seconds,
+    )
+
+
+def warn_if_open(settings: Settings) -> None:
+    """Say so where whoever reaches this machine may use it."""
+    if not settings.keys() and not _is_loopback(settings.host):
+        _log.warning(
+            "%s is open to whoever reaches this machine: set an api_key, or listen on 127.0.0.1",
+            settings.host,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _bind(host: str, port: int) -> socket.socket:
     """A listening socket, had before the engine is started in vain."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    is_both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family)
+        return socket.create_server((host, port), family=family, dualstack_ipv6=is_both)
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another --port."

@@ -7,6 +7,7 @@ else is there a list of them. `sources.py` reads them from flags, the environmen
 import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from engine import EngineConfig
+from engine import ConfigError, EngineConfig
 from server.names import at_home, engine_at_home
 
 # How many there are follows from `devices`.
@@ -56,6 +57,13 @@ def _some_key(value: object) -> object:
     return value
 
 
+def _parted(value: object) -> tuple[str, ...]:
+    """Words that are listed, or parted by commas."""
+    listed = value if isinstance(value, list | tuple) else str(value).split(",")
+    return tuple(word for each in listed if (word := str(each).strip()))
+
+
+Origins = Annotated[tuple[str, ...], BeforeValidator(_parted)]
 Devices = Annotated[tuple[str, ...], BeforeValidator(_device_names)]
 
 
@@ -75,7 +83,15 @@ class Settings(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    # Any of several keys, parted by commas, and those of a file, one a line.
     api_key: Annotated[SecretStr | None, BeforeValidator(_some_key)] = None
+    api_key_file: Annotated[str, BeforeValidator(at_home)] | None = None
+    # Web pages that may ask, such as https://chat.example.org; "*" for all.
+    allow_origin: Origins = ()
+    # Connections stay open for so long between requests; proxies keep theirs for 60 s.
+    keep_alive_seconds: int = Field(default=75, ge=1)
+    # A stream that waits for its turn gets its headers, and comments, every so many seconds.
+    stream_wait_seconds: float = Field(default=5.0, gt=0)
     served_model_name: str | None = None
     max_queue: int = Field(default=64, ge=0)
     queue_timeout: float = Field(default=120.0, gt=0)
@@ -86,6 +102,8 @@ class Settings(BaseModel):
     drain_seconds: float = Field(default=30.0, ge=0)
     default_max_tokens: int = Field(default=16, ge=1)
     max_logprobs: int = Field(default=20, ge=0)
+    # Of fill-in-the-middle, such as "<PRE>{prefix}<SUF>{suffix}<MID>"; none if empty.
+    fim_template: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="before")
@@ -96,6 +114,17 @@ class Settings(BaseModel):
         if (draft := flat.get("draft")) is not None:
             given["stages"] = [{"kind": "model", "model": draft}, {"kind": "ngram"}]
         return {**rest, "engine": EngineConfig.from_mapping(engine_at_home({**_SERVED, **given}))}
+
+    @field_validator("fim_template")
+    @classmethod
+    def _has_both_halves(cls, template: str | None) -> str | None:
+        holes = ("{prefix}", "{suffix}")
+        if template and any(template.count(hole) != 1 for hole in holes):
+            raise PydanticCustomError(
+                "fim_template",
+                "it must have {{prefix}} and {{suffix}} once each, or be empty to have none.",
+            )
+        return template
 
     @field_validator("devices")
     @classmethod
@@ -118,6 +147,23 @@ class Settings(BaseModel):
     def model_id(self) -> str:
         """The name that clients call the model by."""
         return self.served_model_name or self.engine.model
+
+    def keys(self) -> tuple[str, ...]:
+        """The keys of which clients must have one, none if all may come. Raises ConfigError."""
+        given = self.api_key.get_secret_value() if self.api_key else ""
+        keys = _parted(given)
+        if self.api_key_file is None:
+            return keys
+        try:
+            lines = Path(self.api_key_file).read_text().splitlines()
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(f"api_key_file: it cannot be read: {error}", "api_key_file") from None
+        found = [line.strip() for line in lines if not line.lstrip().startswith("#")]
+        if not any(found):
+            raise ConfigError(
+                f"api_key_file: {self.api_key_file} has no key: write one a line.", "api_key_file"
+            )
+        return (*keys, *filter(None, found))
 
     def engine_configs(self) -> list[EngineConfig]:
         """The configuration of each of the server's engines."""

@@ -24,9 +24,9 @@ class State:
     def check_model(self, name: str | None) -> None:
         """None is any model; raises ModelNotFoundError for one that is not served here."""
         if name not in (None, self.settings.model_id):
+            asked, served = str(name)[:100], self.settings.model_id
             raise ModelNotFoundError(
-                f"The model {name!r} does not exist; this server has {self.settings.model_id!r}.",
-                param="model",
+                f"The model {asked!r} does not exist; this server has {served!r}.", param="model"
             )
 
 

@@ -30,7 +30,7 @@ class EnginePool:
         on_failure: Callable[[], None] = lambda: None,
         backoff: float = 0.5,
     ) -> None:
-        self.tokenizer = SharedTokenizer()
+        self.tokenizer = SharedTokenizer(settings.fim_template)
         self.clients = tuple(
             EngineClient(number, spawn, self.tokenizer.read, self._note_change, backoff)
             for number, spawn in enumerate(spawns)

@@ -1,17 +1,23 @@
 """`POST /v1/completions`: what a client may ask of it, with OpenAI's limits, and its reply."""
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
-from server.protocol.request import TextRequest, refusal
+from server.protocol.foreign import refusal
+from server.protocol.request import TextRequest
+from server.protocol.sampling import Whole
 from server.protocol.usage import RequestMetrics, Usage
-from server.protocol.wire import Wire, is_encodable
+from server.protocol.wire import Text, Wire, is_encodable
+
+MAX_PROMPTS, MAX_IDS = 4096, 2**20
+"""What is more than any server runs is not worth looking at."""
 
 
 def _check_prompt(value: object) -> object:
-    """One readable message instead of one per member of the union."""
+    """One readable message instead of one per member of the union; sizes come first."""
+    if isinstance(value, list):
+        _check_sizes(value)
     texts = value if isinstance(value, list) else [value]
     if any(isinstance(text, str) and not is_encodable(text) for text in texts):
         raise ValueError("holds half a surrogate pair, which is no text")
@@ -29,45 +35,79 @@ def _check_prompt(value: object) -> object:
     )
 
 
-Prompt = Annotated[str | list[str] | list[int] | list[list[int]], BeforeValidator(_check_prompt)]
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+_Shapes = str | list[str] | list[int] | list[list[int]]
+Prompt = Annotated[_Shapes, PlainValidator(_check_prompt, json_schema_input_type=_Shapes)]
+"""Of any shape; each is looked at once."""
+
+
+def _check_sizes(prompts: list[object]) -> None:
+    """Raise ValueError for more than is worth looking at."""
+    most = MAX_IDS if prompts and isinstance(prompts[0], int) else MAX_PROMPTS
+    if len(prompts) > most:
+        raise ValueError(f"has {len(prompts)} items, and {most} are the most; send fewer")
+    num_ids = sum(len(each) for each in prompts if isinstance(each, list))
+    if num_ids > MAX_IDS:
+        raise ValueError(f"has {num_ids} token ids, and {MAX_IDS} are the most; send fewer")
 
 
 class CompletionRequest(TextRequest):
     """The body of `POST /v1/completions`."""
 
-    unsupported: ClassVar[Mapping[str, tuple[object, ...]]] = {
-        **TextRequest.unsupported,
-        "suffix": ("",),
-        "echo": (False,),
-        "prompt_embeds": (),
-        "prompt_logprobs": (),
-    }
-
     prompt: Prompt
-    best_of: int | None = Field(default=None, ge=1)
-    logprobs: int | None = Field(default=None, ge=0)
+    suffix: Text = ""
+    best_of: Whole | None = Field(default=None, ge=1, le=20)
+    logprobs: Whole | None = Field(default=None, ge=0)
+    prompt_logprobs: Whole | None = Field(default=None, ge=0)
+    echo: bool = False
     add_special_tokens: bool = True
+    truncate_prompt_tokens: Whole | None = Field(default=None, ge=-1)
 
     @model_validator(mode="before")
     @classmethod
     def _a_null_prompt_is_empty(cls, data: object) -> object:
-        is_null = isinstance(data, dict) and data.get("prompt", "") is None
-        return {**data, "prompt": ""} if is_null and isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        if data.get("messages") is not None:
+            raise refusal("messages", "is a chat: send this body to /v1/chat/completions")
+        return {**data, "prompt": ""} if data.get("prompt", "") is None else data
 
     @model_validator(mode="after")
-    def _refuse_the_best_of_more(self) -> Self:
-        if self.best_of is not None and self.best_of > self.n:
-            raise refusal("best_of", "larger than n is not supported; leave it out or null")
+    def _refuse_what_contradicts(self) -> Self:
+        if self.best_of is not None and self.best_of < self.n:
+            raise refusal("best_of", "must be n or more; raise it, or leave it out")
+        if self.stream and (self.best_of or 0) > self.n:
+            raise refusal("best_of", "is known at the end alone; leave stream out")
+        if self.stream and self.prompt_logprobs is not None:
+            raise refusal("prompt_logprobs", "is of no chunk; leave stream out, or ask for echo")
+        if self.suffix and self.echo:
+            raise refusal("suffix", "has no echo; leave one of the two out")
+        if self.truncate_prompt_tokens == 0:
+            raise refusal("truncate_prompt_tokens", "must be 1 or more, or -1 for the window")
         return self
 
 
 class Logprobs(Wire):
-    """The four parallel lists of a choice's log-probabilities."""
+    """The four parallel lists of a choice's log-probabilities; a prompt's first token has none.
+
+    They are of the model's own distribution, before temperature, filters, penalties and bans.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+class PromptLogprob(Wire):
+    """A token that might stand at a place of the prompt; `rank` 1 is the likeliest."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
 
 
 class Choice(Wire):
@@ -79,7 +119,11 @@ class Choice(Wire):
     finish_reason: Literal["stop", "length"] | None
     stop_reason: str | int | None
     seed: int
-    token_ids: list[int] | None = Field(default=None, exclude_if=lambda ids: ids is None)
+    token_ids: list[int] | None = Field(default=None, exclude_if=_is_none)
+    prompt_token_ids: list[int] | None = Field(default=None, exclude_if=_is_none)
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = Field(
+        default=None, exclude_if=_is_none
+    )
 
 
 class Completion(Wire):
@@ -89,6 +133,13 @@ class Completion(Wire):
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[Choice]
-    usage: Usage | None = Field(default=None, exclude_if=lambda usage: usage is None)
-    metrics: RequestMetrics | None = Field(default=None, exclude_if=lambda metrics: metrics is None)
+    usage: Usage | None = Field(default=None, exclude_if=_is_none)
+    metrics: RequestMetrics | None = Field(default=None, exclude_if=_is_none)
+
+
+class UsageChunk(Completion):
+    """A chunk of a stream that has asked for usage, which is null until the last one."""
+
+    usage: Usage | None = None

@@ -15,7 +15,7 @@ def _zero_for_all(number: float) -> float:
 def _by_number(value: object) -> object:
     """Token ids, which are strings where JSON has them as names."""
     if not isinstance(value, dict):
-        return value
+        return {} if value == [] else value
     if not all(isinstance(token, str) and token.isdecimal() for token in value):
         raise ValueError("must map token ids, written in digits, to numbers from -100 to 100")
     return {int(token): bias for token, bias in value.items()}
@@ -26,13 +26,19 @@ def _list_of_words(value: object) -> object:
     return ([value] if value else []) if isinstance(value, str) else value
 
 
+def _whole(value: object) -> object:
+    """JavaScript and Lua write 16.0 for 16."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 String = Annotated[Text, StringConstraints(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_by_number)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Words = Annotated[list[String], BeforeValidator(_list_of_words)]
-TopK = Annotated[int, Field(ge=-1, lt=2**31), AfterValidator(_zero_for_all)]
+TopK = Annotated[Whole, Field(ge=-1, lt=2**31), AfterValidator(_zero_for_all)]
 Sigmas = Annotated[float, Field(ge=-1), AfterValidator(_zero_for_all)]
 
 
@@ -43,11 +49,11 @@ class SamplingFields(Wire):
     where it gives text, `translate.sampling` reads that as token ids.
     """
 
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    temperature: float = Field(default=1.0, ge=0, le=100)
+    top_p: Share = 1.0
     top_k: TopK = 0
     min_p: Share = 0.0
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    seed: Whole | None = Field(default=None, ge=-(2**63), lt=2**64)
     typical_p: float = Field(default=1.0, gt=0, le=1)
     top_n_sigma: Sigmas = 0.0
     xtc_probability: Share = 0.0
@@ -58,9 +64,9 @@ class SamplingFields(Wire):
     presence_penalty: Penalty = 0.0
     dry_multiplier: float = Field(default=0.0, ge=0)
     dry_base: float = Field(default=1.75, ge=1)
-    dry_allowed_length: int = Field(default=2, ge=1, lt=2**31)
-    dry_penalty_last_n: int = Field(default=-1, ge=-1, lt=2**31)
+    dry_allowed_length: Whole = Field(default=2, ge=1, lt=2**31)
+    dry_penalty_last_n: Whole = Field(default=-1, ge=-1, lt=2**31)
     dry_sequence_breakers: Words = Field(default=["\n", ":", '"', "*"], max_length=64)
     allowed_token_ids: list[TokenId] = Field(default_factory=list)
     bad_words: Words = Field(default_factory=list, max_length=500)
-    min_tokens: int = Field(default=0, ge=0, lt=2**31)
+    min_tokens: Whole = Field(default=0, ge=0, lt=2**31)

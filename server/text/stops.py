@@ -1,6 +1,7 @@
 """Stop strings, found in a text that arrives in pieces."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -14,13 +15,18 @@ class StopMatcher:
 
     Only the longest ending that could still begin a stop string is held back. Special tokens leave
     no text; those that a stop string names are told by their `marks`, and end the text like their
-    names.
+    names. What ended a text is told with it if `includes` says so.
     """
 
     def __init__(
-        self, stops: tuple[str, ...], specials: Mapping[int, str] = MappingProxyType({})
+        self,
+        stops: tuple[str, ...],
+        specials: Mapping[int, str] = MappingProxyType({}),
+        includes: bool = False,
     ) -> None:
-        named = [item for item in specials.items() if any(item[1] in stop for stop in stops)]
+        self._includes = includes
+        together = "\0".join(stops)
+        named = [item for item in specials.items() if item[1] in together]
         named.sort(key=lambda item: -len(item[1]))  # a name may begin another
         self.marks = {at: chr(_FIRST_MARK + i) for i, (at, _) in enumerate(named)}
         self._stops = {stop: stop for stop in stops}
@@ -29,8 +35,9 @@ class StopMatcher:
             for at, name in named:
                 marked = marked.replace(name, self.marks[at])
             self._stops[marked] = stop
-        self._plain = [pattern for pattern in self._stops if pattern == unmarked(pattern)]
-        self._marked = [pattern for pattern in self._stops if pattern != unmarked(pattern)]
+        patterns = sorted(self._stops)
+        self._plain = [pattern for pattern in patterns if pattern == unmarked(pattern)]
+        self._marked = [pattern for pattern in patterns if pattern != unmarked(pattern)]
         self._held = ""
         self.matched: str | None = None
 
@@ -42,7 +49,7 @@ class StopMatcher:
             _, at, pattern = min(found)
             self.matched = self._stops[pattern]
             self._held = ""
-            return unmarked(text)[:at]
+            return unmarked(text)[:at] + (self.matched if self._includes else "")
         keep = len(text) - self._num_held(text)
         self._held = text[keep:]
         return unmarked(text[:keep])
@@ -70,11 +77,12 @@ def _places(patterns: Sequence[str], text: str) -> list[tuple[int, int, str]]:
 
 
 def _num_begun(patterns: Sequence[str], text: str) -> int:
-    """The longest ending of a text with which one of them begins."""
+    """The longest ending of a text with which one of them begins; they are sorted."""
     longest = min(len(text), max(map(len, patterns), default=1) - 1)
     for length in range(longest, 0, -1):
         ending = text[-length:]
-        if any(pattern.startswith(ending) for pattern in patterns):
+        place = bisect_left(patterns, ending)
+        if place < len(patterns) and patterns[place].startswith(ending):
             return length
     return 0
 

@@ -48,11 +48,18 @@ class Tokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text."""
-        return self.inner.encode(text, add_special_tokens=add_special_tokens).ids
+        # Of one text too, since it lets other threads run meanwhile.
+        [found] = self.inner.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = found.ids
+        return ids
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of token ids, special tokens left out."""
         return self.inner.decode(token_ids, skip_special_tokens=True)
+
+    def decode_all(self, token_ids: list[int]) -> str:
+        """The text of token ids, special tokens by their names."""
+        return self.inner.decode(token_ids, skip_special_tokens=False)
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """The bytes of text that a token stands for; None if only the decoder can tell."""
@@ -72,6 +79,11 @@ class Tokenizer:
         if REPLACEMENT in text:
             return _fragment(piece)
         return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
+
+    @cached_property
+    def longest(self) -> int:
+        """Characters that one token may stand for, at the most."""
+        return max(map(len, self.inner.get_vocab()))
 
     @cached_property
     def texts(self) -> list[str]:

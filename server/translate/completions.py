@@ -1,46 +1,45 @@
 """Text completions: a body becomes a plan, a piece a chunk, and whole choices a whole reply."""
 
-import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from engine import EmittedToken
+from engine import ModelInfo
 from server.errors import BadRequestError
 from server.piece import Piece
 from server.plan import Plan
-from server.protocol import Choice, Completion, CompletionRequest, Logprobs, RequestMetrics, Usage
+from server.protocol import (
+    Choice,
+    Completion,
+    CompletionRequest,
+    Logprobs,
+    RequestMetrics,
+    Usage,
+    UsageChunk,
+)
 from server.record import RequestRecord
 from server.text import Tokenizer
-from server.translate.figures import metrics_of, usage_of
+from server.translate.figures import fingerprint_of, metrics_of, usage_of
+from server.translate.logprobs import LogprobWriter, bounded
+from server.translate.prompts import Echo, prompt_ids
 from server.translate.requests import Planner
-
-# JSON has no infinity; this is the floor that OpenAI-compatible servers agree on.
-LOWEST_LOGPROB = -9999.0
 
 
 def plan_completion(body: CompletionRequest, request_id: str, planner: Planner) -> Plan:
     """What a body asks for; raises BadRequestError or InvalidRequestError."""
     most = planner.settings.max_logprobs
-    if body.logprobs is not None and body.logprobs > most:
-        raise BadRequestError(f"logprobs: at most {most} are given", param="logprobs")
-    return planner.plan(body, request_id, _prompts(body, planner), body.logprobs)
-
-
-def _prompts(body: CompletionRequest, planner: Planner) -> list[tuple[int, ...]]:
-    """The prompts as token ids, whichever of the four shapes they came in."""
-    shaped: list[object] = list(body.prompt) if isinstance(body.prompt, list) else [body.prompt]
-    if isinstance(shaped[0], int):
-        shaped = [shaped]
-    return [tuple(_token_ids(each, body.add_special_tokens, planner)) for each in shaped]
-
-
-def _token_ids(prompt: object, add_special_tokens: bool, planner: Planner) -> list[int]:
-    if isinstance(prompt, str):
-        return planner.tokenizer.encode(prompt, add_special_tokens) or planner.start()
-    assert isinstance(prompt, list)
-    return prompt
+    for name in ("logprobs", "prompt_logprobs"):
+        if (getattr(body, name) or 0) > most:
+            raise BadRequestError(f"{name}: at most {most} are given", param=name)
+    echoed = body.logprobs if body.echo else None
+    num_prompt = max((k for k in (echoed, body.prompt_logprobs) if k is not None), default=None)
+    num_choices = body.best_of or body.n
+    # The best are known by the log-probabilities of what they say.
+    num_logprobs = 0 if body.logprobs is None and num_choices > body.n else body.logprobs
+    prompts = prompt_ids(body, planner)
+    ends = planner.infill.ends if body.suffix and planner.infill else ()
+    return planner.plan(body, request_id, prompts, num_logprobs, num_prompt, num_choices, ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,9 @@ class CompletionReply:
     record: RequestRecord
     tokenizer: Tokenizer
     model: str
+    info: ModelInfo
     created: int = field(default_factory=lambda: int(time.time()))
+    echoes: dict[int, Echo] = field(default_factory=dict)
 
     async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Completion]:
         """A chunk for each piece, and one of the usage if it is asked for.
@@ -61,69 +62,95 @@ class CompletionReply:
         """
         options = self.body.stream_options
         wants_usage = bool(options and options.include_usage)
-        wants_running_usage = bool(options and options.continuous_usage_stats)
+        wants_running_usage = wants_usage and bool(options and options.continuous_usage_stats)
         num_open, num_told = len(self.plan.sequences), 0
+        begun: set[int] = set()
         async with aclosing(pieces):
             async for piece in pieces:
                 num_open -= piece.finish_reason is not None
                 num_told += len(piece.tokens)
                 is_last = num_open == 0 and not wants_usage
                 yield self._completion(
-                    [self._choice(piece)],
+                    [self._choice(piece, piece.index, piece.index not in begun)],
                     usage_of(self.record, num_told) if wants_running_usage else None,
                     metrics_of(self.record) if is_last else None,
+                    UsageChunk if wants_usage else Completion,
                 )
+                begun.add(piece.index)
         if wants_usage:
             yield self._completion([], usage_of(self.record, num_told), metrics_of(self.record))
 
     def whole(self, choices: Sequence[Piece]) -> Completion:
-        """The reply of all choices."""
-        told = [self._choice(choice) for choice in choices]
+        """The reply of all choices, or of the best: they are told first to last, by prompt."""
+        told = [self._choice(piece, index) for index, piece in enumerate(self._best(choices))]
         num_told = sum(len(choice.tokens) for choice in choices)
         return self._completion(told, usage_of(self.record, num_told), metrics_of(self.record))
 
+    def _best(self, choices: Sequence[Piece]) -> list[Piece]:
+        """The `n` of each prompt's choices that are likeliest by the token."""
+        if self.plan.n == self.body.n:
+            return [*choices]
+        groups = [choices[i : i + self.plan.n] for i in range(0, len(choices), self.plan.n)]
+        return [
+            piece
+            for group in groups
+            for piece in sorted(group, key=_mean_logprob, reverse=True)[: self.body.n]
+        ]
+
     def _completion(
-        self, choices: list[Choice], usage: Usage | None, metrics: RequestMetrics | None
+        self,
+        choices: list[Choice],
+        usage: Usage | None,
+        metrics: RequestMetrics | None,
+        kind: type[Completion] = Completion,
     ) -> Completion:
-        return Completion(
+        return kind(
             id=self.plan.request_id,
             created=self.created,
             model=self.model,
+            system_fingerprint=fingerprint_of(self.info),
             choices=choices,
             usage=usage,
             metrics=metrics,
         )
 
-    def _choice(self, piece: Piece) -> Choice:
-        wants_ids = self.body.return_token_ids
+    def _choice(self, piece: Piece, index: int, is_first: bool = True) -> Choice:
+        """A piece as the choice of this index; the first may tell its prompt."""
+        sequence = self.plan.sequences[piece.index]
+        wants_ids, num_scores = self.body.return_token_ids, self.body.prompt_logprobs
+        echo = self._echo(piece.index) if self.body.echo else None
+        scores = LogprobWriter(self.tokenizer, num_scores or 0)
         return Choice(
-            index=piece.index,
-            text=piece.text,
-            logprobs=None if self.body.logprobs is None else self._logprobs(piece),
+            index=index,
+            text=echo.text + piece.text if echo and is_first else piece.text,
+            logprobs=None if self.body.logprobs is None else self._logprobs(piece, echo),
             finish_reason=piece.finish_reason,
             stop_reason=piece.stop_reason,
-            seed=self.plan.sequences[piece.index].sampling.seed,
+            seed=sequence.sampling.seed,
             token_ids=[token.token_id for token in piece.tokens] if wants_ids else None,
+            prompt_token_ids=[*sequence.prompt] if wants_ids and is_first else None,
+            prompt_logprobs=None if num_scores is None else scores.by_id(piece.prompt),
         )
 
-    def _logprobs(self, piece: Piece) -> Logprobs:
-        return Logprobs(
-            tokens=[self.tokenizer.token_text(token.token_id) for token in piece.tokens],
-            token_logprobs=[_finite(token.logprob) for token in piece.tokens],
-            top_logprobs=[self._top(token) for token in piece.tokens],
-            text_offset=list(piece.offsets),
-        )
+    def _logprobs(self, piece: Piece, echo: Echo | None) -> Logprobs:
+        """Those of a piece; offsets count from the beginning of a prompt that is told."""
+        writer = LogprobWriter(self.tokenizer, self.body.logprobs or 0)
+        if echo is None:
+            return writer.lists(piece.tokens, piece.offsets)
+        places = echo.places if piece.prompt else ()
+        offsets = [*places, *(len(echo.text) + offset for offset in piece.offsets)]
+        return writer.lists([*piece.prompt, *piece.tokens], offsets)
 
-    def _top(self, token: EmittedToken) -> dict[str, float]:
-        """The alternatives by text; the chosen token is always among them."""
-        ranked = (*token.top_logprobs, (token.token_id, _finite(token.logprob)))
-        texts: dict[str, float] = {}
-        for token_id, logprob in ranked:
-            texts.setdefault(self.tokenizer.token_text(token_id), _finite(logprob))
-        return texts
+    def _echo(self, index: int) -> Echo:
+        """The prompt of this choice, which is spelled once."""
+        number = index // self.plan.n
+        if number not in self.echoes:
+            ids = self.plan.sequences[index].prompt
+            self.echoes[number] = Echo.of(self.body, number, ids, self.tokenizer)
+        return self.echoes[number]
 
 
-def _finite(logprob: float | None) -> float:
-    if logprob is None or math.isnan(logprob):
-        return LOWEST_LOGPROB
-    return min(0.0, max(LOWEST_LOGPROB, logprob))
+def _mean_logprob(piece: Piece) -> float:
+    """Of a choice's tokens; 0 without any."""
+    known = [token.logprob for token in piece.tokens if token.logprob is not None]
+    return sum(map(bounded, known)) / max(1, len(known))

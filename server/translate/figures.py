@@ -1,6 +1,8 @@
 """The record of a request as the usage and the metrics that its reply tells."""
 
-from engine import PREDICTION, StageStats
+import hashlib
+
+from engine import PREDICTION, ModelInfo, StageStats
 from server.protocol import (
     CompletionTokensDetails,
     PromptTokensDetails,
@@ -10,6 +12,13 @@ from server.protocol import (
     Usage,
 )
 from server.record import RequestRecord
+from server.version import VERSION
+
+
+def fingerprint_of(info: ModelInfo) -> str:
+    """OpenAI's fingerprint of what makes a text: weights, precision and version."""
+    made_by = f"{info.fingerprint} {info.dtype} {VERSION}"
+    return f"fp_{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
 
 
 def usage_of(record: RequestRecord, num_told: int) -> Usage:

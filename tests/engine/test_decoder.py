@@ -255,7 +255,7 @@ def test_a_draft_reads_a_long_prompt_a_chunk_a_step_and_the_text_goes_on_meanwhi
         ({"prompt": ()}, "prompt is empty"),
         ({"prompt": (1, 64)}, "from 0 to 63"),
         ({"prompt": (1, -1)}, "from 0 to 63"),
-        ({"max_tokens": 0}, "at least one"),
+        ({"max_tokens": -1}, "0 or more"),
         ({"max_tokens": 510}, "exceed the window of 512"),
         ({"num_logprobs": 65}, "from 0 to 64"),
         ({"sampling": SamplingParams(temperature=float("nan"))}, "temperature is nan"),

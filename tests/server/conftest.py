@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import uvicorn
 
 from server.app import create_app
 from server.engines import EnginePool
-from server.run import DrainingServer
+from server.run import DrainingServer, config_of
 from server.settings import Settings
 from tests.server.fakes import Behaviour
 
@@ -81,7 +80,8 @@ class LiveServer:
         spawns = [behaviour.spawn for behaviour in self.behaviours]
         self.pool = EnginePool(self.settings, spawns, backoff=0.05)
         app = create_app(self.settings, self.pool)
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2)
+        config = config_of(app, self.settings)
+        config.timeout_graceful_shutdown = 2
         self.server = DrainingServer(config, self.pool, self.settings.drain_seconds)
         await self.server.serve([self._socket])
 

@@ -67,6 +67,7 @@ class Behaviour:
     dies_loading: bool = False
     dies_at_step: int | None = None
     tokenizer_eos: tuple[int, ...] = ()
+    tokenizer: Callable[[], Tokenizer] = byte_level_tokenizer
     num_spawned: int = 0
     num_tokenizers_read: int = 0
     requests: list[GenerateRequest] = field(default_factory=list)
@@ -100,7 +101,7 @@ class FakeEngine:
 
     async def read_tokenizer(self) -> TokenizerState:
         self.behaviour.num_tokenizers_read += 1
-        state = byte_level_tokenizer().inner.to_str()
+        state = self.behaviour.tokenizer().inner.to_str()
         return TokenizerState(state, self.behaviour.tokenizer_eos)
 
     def __init__(self, behaviour: Behaviour) -> None:
@@ -140,7 +141,7 @@ class FakeEngine:
                     raise EngineDiedError(self._died.result())
                 stats.add(step_stats(len(tokens)))
                 if number == len(steps) - 1:
-                    end = self._end(request, tokens[-1], stats)
+                    end = self._end(request, tokens, stats)
                 finished = end if number == len(steps) - 1 else None
                 yield Update(request.request_id, self._step(request, tokens), finished)
         finally:
@@ -164,7 +165,7 @@ class FakeEngine:
         """The script cut where the engine would cut it: after a stop id, or at max_tokens."""
         kept: list[list[int]] = []
         left = request.max_tokens
-        for block in self.behaviour.script(request):
+        for block in self.behaviour.script(request) if left else [[]]:
             kept.append([])
             for token in block:
                 kept[-1].append(token)
@@ -173,9 +174,11 @@ class FakeEngine:
                     return kept
         return kept
 
-    def _end(self, request: GenerateRequest, last: int, stats: SpeculationStats) -> Finished:
-        if last in stop_ids(request):
-            return Finished(request.request_id, "stop", stats, last)
+    def _end(
+        self, request: GenerateRequest, tokens: list[int], stats: SpeculationStats
+    ) -> Finished:
+        if tokens and tokens[-1] in stop_ids(request):
+            return Finished(request.request_id, "stop", stats, tokens[-1])
         return Finished(request.request_id, "length", stats)
 
     def _step(self, request: GenerateRequest, tokens: list[int]) -> Output:
@@ -196,7 +199,7 @@ def stop_ids(request: GenerateRequest) -> set[int]:
 
 def step_stats(num_tokens: int) -> StepStats:
     """A step of 8 nodes that accepted all but its bonus token, in 4 ms."""
-    accepted = num_tokens - 1
+    accepted = max(0, num_tokens - 1)
     return StepStats(
         num_nodes=8,
         num_accepted_drafts=accepted,

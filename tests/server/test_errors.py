@@ -27,25 +27,26 @@ BAD_PROMPTS: list[Any] = [
     *([-1], [10_000], [[5], [10_000]], "half a pair \ud800"),
 ]
 INVALID: list[tuple[str, Any]] = [
-    *(("max_tokens", value) for value in (-1, 0, "5", 1.5, True)),
-    *(("temperature", value) for value in (-0.1, 2.1, "hot")),
-    *(("top_p", value) for value in (0, 1.1, -1)),
+    *(("max_tokens", value) for value in (-2, "5", 1.5, True)),
+    *(("temperature", value) for value in (-0.1, 101, "hot")),
+    *(("top_p", value) for value in (1.1, -1)),
     *(("top_k", value) for value in (-2, 2**40, 0.5)),
     *(("min_p", value) for value in (-0.1, 1.1)),
     *(("n", value) for value in (0, 129, "2")),
-    *(("stop", value) for value in ("", [""], ["a"] * 5, 5, [1])),
+    *(("stop", value) for value in ("", [""], ["a" * 5000], 5, [1])),
     *(("stop_token_ids", value) for value in ([-1], ["a"], 5, [100_000])),
     *(("logprobs", value) for value in (-1, 21, True)),
-    *(("seed", value) for value in (2**63, -(2**63) - 1, "1", 0.5)),
+    *(("seed", value) for value in (2**64, -(2**63) - 1, "1", 0.5)),
     *(("prompt", value) for value in BAD_PROMPTS),
     *(("stream", value) for value in ("yes", 1)),
     *(("speculation", value) for value in ("sometimes", True)),
     ("stream_options", {"include_usage": True}),
-    ("user", 5),
     ("model", 5),
-    ("best_of", 2),
+    *(("best_of", value) for value in (0, 21, "2")),
     ("suffix", "tail"),
-    ("echo", True),
+    ("echo", 1),
+    *(("prompt_logprobs", value) for value in (-1, 21, True)),
+    *(("truncate_prompt_tokens", value) for value in (0, -2, "5")),
     *(("logit_bias", value) for value in ({"a": 1}, {"5": 101}, {"5": "1"}, {"100000": 1}, [5])),
     *((name, value) for name in ("frequency_penalty", "presence_penalty") for value in (2.5, -3)),
     *(("repetition_penalty", value) for value in (0, -1, "1")),
@@ -63,6 +64,10 @@ INVALID: list[tuple[str, Any]] = [
     ("dry_sequence_breakers", [5]),
     ("response_format", {"type": "json_object"}),
     ("guided_regex", "a*"),
+    *(("priority", value) for value in (2**70, "high")),
+    ("max_token", 5),
+    ("no_repeat_ngram_size", 2),
+    ("messages", [{"role": "user", "content": "hello"}]),
 ]
 
 
@@ -81,10 +86,10 @@ def test_nulls_and_harmless_fields_mean_the_default(live: LiveServer) -> None:
     """Red when a client that spells out its defaults is refused."""
     names = "model max_tokens temperature top_p top_k min_p seed stop stream stream_options n"
     names += " logprobs user speculation ignore_eos stop_token_ids best_of suffix echo logit_bias"
-    names += " frequency_penalty presence_penalty"
+    names += " messages frequency_penalty presence_penalty"
     nulls: dict[str, Any] = dict.fromkeys(names.split())
     neutral = {"echo": False, "logit_bias": {}, "frequency_penalty": 0, "repetition_penalty": 1.0}
-    for body in (nulls, neutral, {"best_of": 1, "request_id": "x", "priority": 3}):
+    for body in (nulls, neutral, {"best_of": 1, "priority": 3}):
         reply = live.complete(**body)
         assert reply.status == 200, reply.body
         assert live.behaviour.requests[-1].max_tokens == 16
@@ -174,7 +179,14 @@ FIELDS = [
     *("ignore_eos", "best_of", "suffix", "echo", "logit_bias", "frequency_penalty"),
     *("repetition_penalty", "bad_words", "allowed_token_ids", "min_tokens", "xtc_threshold"),
     *("dry_multiplier", "dry_sequence_breakers", "top_n_sigma", "typical_p"),
-    *("response_format", "add_special_tokens", "return_token_ids", "anything"),
+    *(
+        "response_format",
+        "prompt_logprobs",
+        "truncate_prompt_tokens",
+        "add_special_tokens",
+        "return_token_ids",
+        "anything",
+    ),
 ]
 
 

@@ -47,7 +47,7 @@ def test_it_lists_and_fetches_models(client: openai.OpenAI) -> None:
 
 def test_it_raises_its_own_exceptions(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.completions.create(model="fake", prompt="a", temperature=3)
+        client.completions.create(model="fake", prompt="a", temperature=300)
     assert caught.value.param == "temperature"
     with pytest.raises(openai.NotFoundError) as missing:
         client.completions.create(model="other", prompt="a")

@@ -14,7 +14,7 @@ from server.piece import Piece
 from server.protocol import Completion
 from server.responses import EventStream, reply_to, until_disconnect
 
-CHUNK = Completion(id="cmpl-1", created=1, model="m", choices=[])
+CHUNK = Completion(id="cmpl-1", created=1, model="m", system_fingerprint="fp", choices=[])
 
 
 async def never() -> Message:
@@ -40,7 +40,9 @@ def test_a_client_that_stops_reading_loses_its_stream(monkeypatch: pytest.Monkey
 
     async def run() -> None:
         stream = chunks()
-        await EventStream(await anext(stream), stream)({"type": "http"}, never, stalled)
+        await EventStream(asyncio.ensure_future(anext(stream)), stream)(
+            {"type": "http"}, never, stalled
+        )
 
     asyncio.run(run())
     assert closed == [True]

@@ -1,0 +1,16 @@
+"""What weights a network has, told in a few letters."""
+
+import hashlib
+
+from torch import nn
+
+
+def fingerprint(network: nn.Module, num_sampled: int = 64) -> str:
+    """A digest of samples of all weights, by name: another training has another."""
+    digest = hashlib.sha256()
+    for name, weights in network.named_parameters():
+        flat = weights.detach().reshape(-1)
+        sampled = flat[:: max(1, len(flat) // num_sampled)].float().cpu()
+        digest.update(f"{name} {list(weights.shape)}".encode())
+        digest.update(sampled.numpy().tobytes())
+    return digest.hexdigest()[:16]

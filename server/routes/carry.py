@@ -1,0 +1,54 @@
+"""What the routes that write text have in common: a body is planned and begun."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fastapi import Request
+
+from engine import ModelInfo
+from server.piece import Piece
+from server.plan import Plan
+from server.protocol import TextRequest
+from server.record import RequestRecord
+from server.state import State
+from server.stream import Generation
+from server.text import Tokenizer
+from server.translate.requests import Planner
+
+Body = TypeVar("Body", bound=TextRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A plan whose pieces are to be asked for; `record` is filled meanwhile."""
+
+    plan: Plan
+    record: RequestRecord
+    pieces: AsyncGenerator[Piece]
+    info: ModelInfo
+    tokenizer: Tokenizer
+
+
+async def begin(
+    body: Body,
+    request: Request,
+    state: State,
+    plan_of: Callable[[Body, str, Planner], Plan],
+    prefix: str,
+) -> Begun:
+    """Plan a body under an id with this prefix. Raises ApiError or InvalidRequestError."""
+    arrived_at = time.monotonic()
+    state.check_model(body.model)
+    # A request that nobody will run is not worth tokenising.
+    state.pool.admit()
+    info, shared = state.pool.nearest.info, state.pool.tokenizer
+    planner = Planner(info, shared.get(), state.settings, shared.infill)
+    request_id = f"{prefix}-{request.state.request_id}"
+    # A long prompt takes a while to tokenise, and others are streaming on this loop.
+    plan = await asyncio.to_thread(plan_of, body, request_id, planner)
+    record = RequestRecord(plan.num_prompt_tokens, arrived_at, info.stages, plan.n)
+    pieces = Generation(plan, record, state.pool, state.metrics).pieces()
+    return Begun(plan, record, pieces, info, planner.tokenizer)
