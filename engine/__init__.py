@@ -6,7 +6,13 @@ Importing it imports no torch. The same engine inside this process is `engine.ap
 from typing import TYPE_CHECKING
 
 from engine.checks import check
-from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
+from engine.config import (
+    EngineConfig,
+    HeadStageConfig,
+    ModelStageConfig,
+    NgramStageConfig,
+    RecycleStageConfig,
+)
 from engine.errors import (
     ConfigError,
     ContextLengthError,
@@ -22,6 +28,7 @@ from engine.names import find_folder
 from engine.prefix import num_common
 from engine.program import own_environment
 from engine.request import (
+    PREDICTION,
     PROMPT,
     TARGET,
     EmittedToken,
@@ -43,6 +50,7 @@ if TYPE_CHECKING:
     from engine.tokenizer import read_tokenizer
 
 __all__ = [
+    "PREDICTION",
     "PROMPT",
     "TARGET",
     "ConfigError",
@@ -63,6 +71,7 @@ __all__ = [
     "ModelStageConfig",
     "NgramStageConfig",
     "Output",
+    "RecycleStageConfig",
     "SamplingParams",
     "Speculation",
     "SpeculationStats",

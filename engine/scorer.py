@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.parts import Examples, Part, join
 from engine.passes import EagerRunner, PassFunction, PassInputs
 from engine.rows import Seated
-from engine.strips import Strips
+from engine.strips import LEAST_COPY, Strips
 from engine.tree import TokenTree
 
 _MOST_LOGITS = 2**24
@@ -105,7 +105,10 @@ class TreeScorer(ABC):
 
         Whether there was one to feed: a long text is read by calling this until it says no. Chunks
         end where their number of tokens is a multiple of their size, whatever was known before.
+        What a neighbour has read meanwhile is copied: equal prompts may have come together.
         """
+        if self.num_missing(text) >= LEAST_COPY:
+            self.strips.borrow(text)
         if self.num_missing(text) <= self.chunk:
             return False
         rows = self.strips.of(text)

@@ -28,9 +28,10 @@ from server.names import at_home, engine_at_home
 
 # How many there are follows from `devices`.
 ENGINE_KEYS = tuple(each.name for each in fields(EngineConfig) if each.name != "num_engines")
-# The live look-up is the one stage that needs no training and fits any target; and a server runs
-# for long enough to have its passes compiled meanwhile.
-_SERVED: Mapping[str, Any] = {"stages": [{"kind": "ngram"}], "compile": "background"}
+# These stages need no training and fit any target; and a server runs for long enough to have its
+# passes compiled meanwhile.
+_FREE = [{"kind": "ngram", "budget": 16, "children": 3}, {"kind": "recycle"}]
+_SERVED: Mapping[str, Any] = {"stages": _FREE, "compile": "background"}
 
 
 def _device_names(value: object) -> tuple[str, ...]:

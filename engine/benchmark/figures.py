@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.config import NgramStageConfig
+from engine.config import STAGE_KINDS, ModelFreeStageConfig
 from engine.stats import SpeculationStats, StageStats, StepStats
 
 _NUM_RESAMPLES = 2000
+_MODEL_FREE = tuple(
+    kind.name for kind in STAGE_KINDS.values() if issubclass(kind, ModelFreeStageConfig)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,8 @@ def _step_seconds(runs: Sequence[Run]) -> NDArray[np.float64]:
 
 
 def _num_draft_passes(stages: Iterable[StageStats]) -> int:
-    """Passes of models and heads; an n-gram stage counts its look-ups, which are none."""
-    return sum(s.num_passes for s in stages if not s.name.startswith(NgramStageConfig.name))
+    """Passes of models and heads; a stage without a network counts its look-ups, which are none."""
+    return sum(s.num_passes for s in stages if not s.name.startswith(_MODEL_FREE))
 
 
 def _predicted(stats: SpeculationStats) -> float:

@@ -19,7 +19,10 @@ from engine.loading.quiet import silence
 from engine.model import CausalPass, Model
 from engine.names import resolve
 from engine.scorer import ModelLimits
-from engine.strips import num_seats_for
+from engine.strips import plan_seats
+
+_LONGEST_WINDOW = 8192
+"""Tokens, where nobody has said how long texts may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,10 @@ class Checkpoint:
     ) -> Model:
         """Load the weights, prove that they obey tree masks, and give them a cache.
 
-        It has room for `num_seats` texts; 0: for as many as memory allows. `num_engines`,
-        this one included, share the machine. Raises ModelLoadError for weights that
-        cannot be found or an architecture that cannot be served, ConfigError for a device or
-        precision that this machine lacks.
+        It has room for `num_seats` texts; 0: for as many as memory allows. Without `max_model_len`
+        these may be as long as it allows, too. `num_engines`, this one included, share the machine.
+        Raises ModelLoadError for weights that cannot be found or an architecture that cannot be
+        served, ConfigError for a device or precision that this machine lacks.
         """
         place = choose_device(device)
         check_files(self.name)
@@ -61,13 +64,12 @@ class Checkpoint:
             network = load_network(self.name, self.config, wanted.dtype, place, num_engines)
             eos = eos_token_ids(self.config, network.generation_config)
             limits = replace(self.limits, eos_token_ids=eos)
-            window = max_model_len or min(limits.max_positions, 8192)
-            seating = "as configured"
-            if not num_seats:
-                probe = CausalPass(network, limits.window, ()).probe
-                num_seats, seating = num_seats_for(probe, window, num_engines)
+            probe = CausalPass(network, limits.window, ()).probe
+            longest = min(limits.max_positions, _LONGEST_WINDOW)
+            seating = plan_seats(probe, max_model_len, longest, num_seats, num_engines)
+            window, num_seats, reason = seating
             model = Model(network, limits, window, chunk, num_seats).check_seam()
-        model.precision, model.seating = wanted.reason, seating
+        model.precision, model.seating = wanted.reason, reason
         return model
 
 

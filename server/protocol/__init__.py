@@ -31,6 +31,7 @@ from server.protocol.errors import ErrorBody, ErrorReply
 from server.protocol.infill import ChosenFields, InfillReply, InfillRequest, Timings
 from server.protocol.messages import Message, Tool
 from server.protocol.models import ModelCard, ModelList
+from server.protocol.prediction import Prediction
 from server.protocol.request import StreamOptions, TextRequest
 from server.protocol.sampling import SamplingFields
 from server.protocol.tokens import (
@@ -41,6 +42,7 @@ from server.protocol.tokens import (
     TokenizerInfo,
 )
 from server.protocol.usage import (
+    CompletionTokensDetails,
     PromptTokensDetails,
     RequestMetrics,
     SpeculativeDecoding,
@@ -61,6 +63,7 @@ __all__ = [
     "ChosenFields",
     "Completion",
     "CompletionRequest",
+    "CompletionTokensDetails",
     "Delta",
     "DetokenizeReply",
     "DetokenizeRequest",
@@ -72,6 +75,7 @@ __all__ = [
     "Message",
     "ModelCard",
     "ModelList",
+    "Prediction",
     "PromptLogprob",
     "PromptTokensDetails",
     "ReplyMessage",

@@ -9,7 +9,6 @@ from server.protocol.foreign import refusal
 from server.protocol.messages import Message, Tool
 from server.protocol.request import TextRequest
 from server.protocol.sampling import Whole
-from server.protocol.wire import Wire
 
 _OURS = ("messages", "tools", "add_generation_prompt", "continue_final_message")
 
@@ -27,13 +26,6 @@ def _tool_choice(value: object) -> object:
 
 
 ToolChoice = Annotated[Literal["auto", "none"], BeforeValidator(_tool_choice)]
-
-
-class Prediction(Wire):
-    """A client's own guess at the reply; no text depends on it, and nothing is drafted from it."""
-
-    type: Literal["content"]
-    content: str | list[dict[str, Any]]
 
 
 class ChatRequest(TextRequest):
@@ -79,7 +71,6 @@ class ChatRequest(TextRequest):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
-    prediction: Prediction | None = None
 
     @model_validator(mode="after")
     def _check_what_goes_together(self) -> Self:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from server.protocol.foreign import refusal
-from server.protocol.sampling import String, Text
-from server.protocol.wire import Wire
+from server.protocol.sampling import String
+from server.protocol.wire import Text, Wire
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from engine import ModelInfo
+from engine import PREDICTION, ModelInfo, StageStats
 from server.piece import Piece
 from server.plan import Plan
 from server.protocol import (
+    CompletionTokensDetails,
     PromptTokensDetails,
     RequestMetrics,
     SpeculativeDecoding,
@@ -51,15 +52,18 @@ async def with_figures(
 
 
 def usage_of(record: RequestRecord, num_told: int) -> Usage:
-    """OpenAI's usage, of so many tokens that the client has been told.
-
-    Its prediction tokens are left out, as they mean a client's own draft.
-    """
+    """OpenAI's usage, of so many tokens that the client has been told."""
+    proposed = record.stats.stages.get(PREDICTION, StageStats(PREDICTION)).num_proposed
+    accepted = record.num_predicted_tokens
     return Usage(
         prompt_tokens=record.num_prompt_tokens,
         completion_tokens=num_told,
         total_tokens=record.num_prompt_tokens + num_told,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=record.num_cached_tokens),
+        completion_tokens_details=CompletionTokensDetails(
+            accepted_prediction_tokens=accepted,
+            rejected_prediction_tokens=proposed - accepted,
+        ),
     )
 
 
