@@ -21,7 +21,7 @@ from server.middleware import (
     RequestIdMiddleware,
 )
 from server.protocol import ErrorReply
-from server.routes import completions, infill, load, models, operations, tokens
+from server.routes import chat, completions, infill, load, models, operations, tokens
 from server.settings import Settings
 from server.state import State
 from server.version import VERSION
@@ -39,7 +39,7 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
         _show(client, metrics)
     app = FastAPI(title="stagetree", version=VERSION, lifespan=_lifespan, responses=_FAILURES)
     app.state.server = State(settings, pool, metrics)
-    for family in (completions, infill, models, operations, load, tokens):
+    for family in (chat, completions, infill, models, operations, load, tokens):
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)

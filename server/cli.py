@@ -74,6 +74,34 @@ def complete(
 
 
 @app.command()
+@with_settings(*MODEL_FLAGS, "chat_template")
+def chat(
+    settings: Settings,
+    message: Annotated[
+        str | None, typer.Argument(help="Say this, and end after the answer.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="What the system says first.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a reply at most; else as the window has.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="0 keeps every token.")] = 0,
+    top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="1 keeps every token.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Random if left out.")] = None,
+    speculation: Annotated[Speculation, typer.Option(help="When to grow a tree.")] = "auto",
+    thinking: Annotated[
+        bool | None, typer.Option(help="Have the model reason first, where its template can.")
+    ] = None,
+) -> None:
+    """Talk with a model in this process; each token is coloured by the stage it came from."""
+    from server.commands.chat import ChatOptions
+    from server.commands.chat import chat as run
+
+    options = ChatOptions(max_tokens, temperature, top_k, top_p, seed, speculation, thinking)
+    run(settings, options, Console(highlight=False), message, system)
+
+
+@app.command()
 @with_settings(*MODEL_FLAGS)
 def bench(
     settings: Settings,

@@ -29,6 +29,8 @@ HELP: Mapping[str, str] = {
     "api_key_file": "More keys, one a line.",
     "allow_origin": "Web pages that may ask: https://a.org,... or *.",
     "served_model_name": "The model's public name.",
+    "chat_template": "A Jinja file for the model's own.",
+    "tool_parser": "How the model writes calls.",
     "max_queue": "Requests that may wait.",
     "drain_seconds": "Grace period of SIGTERM and Ctrl-C.",
     "log_level": "How much to log.",
