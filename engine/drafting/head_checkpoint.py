@@ -22,6 +22,7 @@ from engine.checkpoint import (
 from engine.drafting.head import HeadModel
 from engine.drafting.head_network import HeadNetwork, HeadShape, is_head
 from engine.errors import ModelLoadError, first_line
+from engine.loading import unpack
 from engine.model import Model
 from engine.names import find_folder, resolve
 
@@ -176,6 +177,7 @@ def _check_parts(name: str, network: HeadNetwork, parts: Mapping[str, Tensor]) -
 
 def _read_config(name: str) -> dict[str, Any]:
     find_folder(name)
+    unpack(name)
     config, _ = PretrainedConfig.get_config_dict(resolve(name))
     return dict(config)
 

@@ -7,6 +7,7 @@ from engine.loading.checkpoint import Checkpoint, load_model, random_model
 from engine.loading.limits import read_limits, rope_boundary
 from engine.loading.precision import Precision, choose_device, choose_precision
 from engine.loading.quiet import silence
+from engine.loading.unpacking import unpack
 
 __all__ = [
     "Checkpoint",
@@ -18,4 +19,5 @@ __all__ = [
     "read_limits",
     "rope_boundary",
     "silence",
+    "unpack",
 ]
