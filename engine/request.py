@@ -179,12 +179,15 @@ class TokenizerState:
     """A model's tokenizer as transformers feeds it, and the ids that end a text to it.
 
     `json` is the content of a `tokenizer.json`, which has no room for `splits_special_tokens`:
-    whether a special token that is written out in a text is text like any other.
+    whether a special token that is written out in a text is text like any other. `chat_templates`
+    are Jinja sources by name, and read the `special_tokens`, such as `bos_token`, by theirs.
     """
 
     json: str
     eos_token_ids: tuple[int, ...] = ()
     splits_special_tokens: bool = False
+    chat_templates: dict[str, str] = field(default_factory=dict)
+    special_tokens: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from server.errors import ApiError, BadRequestError, error_response
 from server.metrics import Metrics
 from server.middleware import ApiKeyMiddleware, BodyLimitMiddleware, RequestIdMiddleware
 from server.protocol import ErrorReply
-from server.routes import completions, models, operations
+from server.routes import chat, completions, models, operations
 from server.settings import Settings
 from server.state import State
 from server.version import VERSION
@@ -33,7 +33,7 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
         _show(client, metrics)
     app = FastAPI(title="stagetree", version=VERSION, lifespan=_lifespan, responses=_FAILURES)
     app.state.server = State(settings, pool, metrics)
-    for family in (completions, models, operations):
+    for family in (chat, completions, models, operations):
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)

@@ -13,7 +13,8 @@ from server.text import Detokenizer, StopMatcher, Tokenizer, unmarked
 class ChoiceWriter:
     """Writes one choice piece by piece; mutable. `finish_reason` is set when it has ended.
 
-    `tells_tokens` is whether tokens that leave no text are worth a piece.
+    `tells_tokens` is whether tokens that leave no text are worth a piece, and special tokens whose
+    names are `shown` leave these as their text.
     """
 
     def __init__(
@@ -23,10 +24,12 @@ class ChoiceWriter:
         tokenizer: Tokenizer,
         stops: tuple[str, ...],
         tells_tokens: bool,
+        shown: frozenset[str] = frozenset(),
     ) -> None:
         self._index = index
         self._matcher = StopMatcher(stops, tokenizer.specials)
-        self._detokenizer = Detokenizer(tokenizer, prompt, self._matcher.marks)
+        names = {at: name for at, name in tokenizer.specials.items() if name in shown}
+        self._detokenizer = Detokenizer(tokenizer, prompt, {**names, **self._matcher.marks})
         self._tells_tokens = tells_tokens
         self._num_characters = 0
         self._text = ""

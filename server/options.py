@@ -27,6 +27,8 @@ HELP: Mapping[str, str] = {
     "port": "Port to listen on; 0 picks one.",
     "api_key": "Asked of clients under /v1/.",
     "served_model_name": "The model's public name.",
+    "chat_template": "A Jinja file for the model's own.",
+    "tool_parser": "How the model writes calls.",
     "max_queue": "Requests that may wait.",
     "drain_seconds": "Grace period of SIGTERM and Ctrl-C.",
     "log_level": "How much to log.",

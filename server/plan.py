@@ -11,7 +11,8 @@ class Plan:
 
     Each prompt has `n` of them, and `num_prompt_tokens` counts it once. A request with a lower
     `priority` goes first. `stops` are strings that end a text, of which
-    engines know nothing. `tells_tokens` is whether tokens that leave no text are worth a piece.
+    engines know nothing. `tells_tokens` is whether tokens that leave no text are worth a piece, and
+    special tokens whose names are `shown` leave these as their text.
     """
 
     request_id: str
@@ -21,3 +22,4 @@ class Plan:
     priority: int = 0
     stops: tuple[str, ...] = ()
     tells_tokens: bool = False
+    shown: frozenset[str] = frozenset()

@@ -7,6 +7,7 @@ else is there a list of them. `sources.py` reads them from flags, the environmen
 import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -22,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from engine import EngineConfig
+from engine import EngineConfig, in_one_line
 from server.names import at_home, engine_at_home
 
 # How many there are follows from `devices`.
@@ -55,6 +56,18 @@ def _some_key(value: object) -> object:
     return value
 
 
+def _content(path: object) -> object:
+    """The content of the file that is named."""
+    try:
+        return Path(at_home(str(path))).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise PydanticCustomError(
+            "file",
+            "{path} cannot be read as text: {reason}.",
+            {"path": repr(str(path)), "reason": in_one_line(error)},
+        ) from error
+
+
 Devices = Annotated[tuple[str, ...], BeforeValidator(_device_names)]
 
 
@@ -85,6 +98,10 @@ class Settings(BaseModel):
     drain_seconds: float = Field(default=30.0, ge=0)
     default_max_tokens: int = Field(default=16, ge=1)
     max_logprobs: int = Field(default=20, ge=0)
+    # Of a file named, its content; else the model's own is used.
+    chat_template: Annotated[str | None, BeforeValidator(_content)] = None
+    # Else the chat template tells how its model writes calls of tools.
+    tool_parser: Literal["hermes", "llama3", "mistral", "fenced"] | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="before")

@@ -83,7 +83,9 @@ class Generation:
     ) -> None:
         plan, sequence = self.plan, self.plan.sequences[index]
         tokenizer = self.pool.tokenizer.get()
-        writer = ChoiceWriter(index, sequence.prompt, tokenizer, plan.stops, plan.tells_tokens)
+        writer = ChoiceWriter(
+            index, sequence.prompt, tokenizer, plan.stops, plan.tells_tokens, plan.shown
+        )
         async with self.pool.seating.turn(queued, sequence.prompt) as (client, seat):
             choice.engine = client.number
             self._begin()

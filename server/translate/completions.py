@@ -1,6 +1,5 @@
 """Text completions: a body becomes a plan, a piece a chunk, and whole choices a whole reply."""
 
-import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -13,11 +12,8 @@ from server.plan import Plan
 from server.protocol import Choice, Completion, CompletionRequest, Logprobs, RequestMetrics, Usage
 from server.record import RequestRecord
 from server.text import Tokenizer
-from server.translate.figures import metrics_of, usage_of
+from server.translate.figures import finite, metrics_of, usage_of, with_figures
 from server.translate.requests import Planner
-
-# JSON has no infinity; this is the floor that OpenAI-compatible servers agree on.
-LOWEST_LOGPROB = -9999.0
 
 
 def plan_completion(body: CompletionRequest, request_id: str, planner: Planner) -> Plan:
@@ -55,26 +51,12 @@ class CompletionReply:
     created: int = field(default_factory=lambda: int(time.time()))
 
     async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Completion]:
-        """A chunk for each piece, and one of the usage if it is asked for.
-
-        The last of all tells the metrics. Closing this generator closes that of the pieces.
-        """
+        """A chunk for each piece, and one of the usage if it is asked for."""
         options = self.body.stream_options
-        wants_usage = bool(options and options.include_usage)
-        wants_running_usage = bool(options and options.continuous_usage_stats)
-        num_open, num_told = len(self.plan.sequences), 0
-        async with aclosing(pieces):
-            async for piece in pieces:
-                num_open -= piece.finish_reason is not None
-                num_told += len(piece.tokens)
-                is_last = num_open == 0 and not wants_usage
-                yield self._completion(
-                    [self._choice(piece)],
-                    usage_of(self.record, num_told) if wants_running_usage else None,
-                    metrics_of(self.record) if is_last else None,
-                )
-        if wants_usage:
-            yield self._completion([], usage_of(self.record, num_told), metrics_of(self.record))
+        async with aclosing(with_figures(pieces, self.plan, self.record, options)) as told:
+            async for piece, usage, metrics in told:
+                choices = [] if piece is None else [self._choice(piece)]
+                yield self._completion(choices, usage, metrics)
 
     def whole(self, choices: Sequence[Piece]) -> Completion:
         """The reply of all choices."""
@@ -109,21 +91,15 @@ class CompletionReply:
     def _logprobs(self, piece: Piece) -> Logprobs:
         return Logprobs(
             tokens=[self.tokenizer.token_text(token.token_id) for token in piece.tokens],
-            token_logprobs=[_finite(token.logprob) for token in piece.tokens],
+            token_logprobs=[finite(token.logprob) for token in piece.tokens],
             top_logprobs=[self._top(token) for token in piece.tokens],
             text_offset=list(piece.offsets),
         )
 
     def _top(self, token: EmittedToken) -> dict[str, float]:
         """The alternatives by text; the chosen token is always among them."""
-        ranked = (*token.top_logprobs, (token.token_id, _finite(token.logprob)))
+        ranked = (*token.top_logprobs, (token.token_id, finite(token.logprob)))
         texts: dict[str, float] = {}
         for token_id, logprob in ranked:
-            texts.setdefault(self.tokenizer.token_text(token_id), _finite(logprob))
+            texts.setdefault(self.tokenizer.token_text(token_id), finite(logprob))
         return texts
-
-
-def _finite(logprob: float | None) -> float:
-    if logprob is None or math.isnan(logprob):
-        return LOWEST_LOGPROB
-    return min(0.0, max(LOWEST_LOGPROB, logprob))

@@ -1,13 +1,47 @@
 """The record of a request as the usage and the metrics that its reply tells."""
 
+import math
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from server.piece import Piece
+from server.plan import Plan
 from server.protocol import (
     PromptTokensDetails,
     RequestMetrics,
     SpeculativeDecoding,
     StageMetrics,
+    StreamOptions,
     Usage,
 )
 from server.record import RequestRecord
+
+# JSON has no infinity; this is the floor that OpenAI-compatible servers agree on.
+LOWEST_LOGPROB = -9999.0
+
+Told = tuple[Piece | None, Usage | None, RequestMetrics | None]
+"""What a chunk of a stream tells: a piece, unless all have been told, and figures."""
+
+
+async def with_figures(
+    pieces: AsyncGenerator[Piece], plan: Plan, record: RequestRecord, options: StreamOptions | None
+) -> AsyncGenerator[Told]:
+    """Each piece, and one more chunk of the usage if it is asked for; the last tells the metrics.
+
+    Closing this generator closes that of the pieces.
+    """
+    wants_usage = bool(options and options.include_usage)
+    wants_running_usage = bool(options and options.continuous_usage_stats)
+    num_open, num_told = len(plan.sequences), 0
+    async with aclosing(pieces):
+        async for piece in pieces:
+            num_open -= piece.finish_reason is not None
+            num_told += len(piece.tokens)
+            usage = usage_of(record, num_told) if wants_running_usage else None
+            is_last = num_open == 0 and not wants_usage
+            yield piece, usage, metrics_of(record) if is_last else None
+    if wants_usage:
+        yield None, usage_of(record, num_told), metrics_of(record)
 
 
 def usage_of(record: RequestRecord, num_told: int) -> Usage:
@@ -53,3 +87,10 @@ def metrics_of(record: RequestRecord) -> RequestMetrics:
             for stage in record.stages
         ],
     )
+
+
+def finite(logprob: float | None) -> float:
+    """A log-probability that JSON has."""
+    if logprob is None or math.isnan(logprob):
+        return LOWEST_LOGPROB
+    return min(0.0, max(LOWEST_LOGPROB, logprob))

@@ -67,6 +67,7 @@ class Behaviour:
     dies_loading: bool = False
     dies_at_step: int | None = None
     tokenizer_eos: tuple[int, ...] = ()
+    chat_templates: dict[str, str] = field(default_factory=dict)
     num_spawned: int = 0
     num_tokenizers_read: int = 0
     requests: list[GenerateRequest] = field(default_factory=list)
@@ -101,7 +102,12 @@ class FakeEngine:
     async def read_tokenizer(self) -> TokenizerState:
         self.behaviour.num_tokenizers_read += 1
         state = byte_level_tokenizer().inner.to_str()
-        return TokenizerState(state, self.behaviour.tokenizer_eos)
+        return TokenizerState(
+            state,
+            self.behaviour.tokenizer_eos,
+            chat_templates=self.behaviour.chat_templates,
+            special_tokens={"eos_token": "<|endoftext|>"},
+        )
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
