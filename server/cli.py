@@ -19,6 +19,7 @@ from server.version import VERSION
 app = typer.Typer(
     name="stagetree", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
 )
+_CHAT = "Prompts are what a user says: the model's chat template writes them out."
 app.add_typer(train_app, name="train")
 app.add_typer(ngram_app, name="ngram")
 
@@ -80,7 +81,13 @@ def bench(
     prompts: Annotated[
         Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
     ] = None,
-    num_prompts: Annotated[int | None, typer.Option(min=1, help="Only so many.")] = None,
+    num_prompts: Annotated[
+        int | None, typer.Option(min=1, help="Only so many, of each category.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help=_CHAT)] = False,
+    top_p: Annotated[
+        float | None, typer.Option(min=1e-6, max=1, help="At T = 1, in place of a top-k of 50.")
+    ] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all prompts.")] = 5,
     mode: Annotated[list[str] | None, typer.Option(help="Only this mode; repeatable.")] = None,
@@ -102,9 +109,11 @@ def bench(
 
     options = BenchOptions(
         prompts,
-        num_prompts,
-        tokens,
-        repetitions,
+        chat=chat,
+        top_p=top_p,
+        num_prompts=num_prompts,
+        tokens=tokens,
+        repetitions=repetitions,
         modes=mode or (),
         budget=budget,
         passes=passes,
@@ -121,6 +130,7 @@ def doctor(
     prompts: Annotated[
         Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
     ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help=_CHAT)] = False,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     json: Annotated[Path | None, path_option(help="Also write the figures here.")] = None,
@@ -129,7 +139,7 @@ def doctor(
     from server.commands.doctor import DoctorOptions
     from server.commands.doctor import doctor as run
 
-    options = DoctorOptions(prompt, prompts, tokens, temperature, json)
+    options = DoctorOptions(prompt, prompts, chat, tokens, temperature, json)
     run(settings, options, Console(highlight=False))
 
 

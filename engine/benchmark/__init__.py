@@ -21,12 +21,13 @@ from engine.benchmark.measure import (
     passages_of,
     run_mode,
 )
-from engine.benchmark.modes import Mode, configured_mode, modes_of, resized
+from engine.benchmark.modes import PLAIN, Mode, configured_mode, modes_of, resized
 from engine.benchmark.passes import pass_times
 from engine.benchmark.replay import ReplayEngine, ReplayStageConfig, expected_length, record
 from engine.benchmark.ties import gap, rounding
 
 __all__ = [
+    "PLAIN",
     "SAMPLINGS",
     "SIZES",
     "WIDTHS",

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from engine import ConfigError, did_you_mean
+from engine import ConfigError, SamplingParams, did_you_mean
 from engine.api import Engine
 from engine.benchmark import (
     SAMPLINGS,
@@ -23,7 +23,7 @@ from engine.benchmark import (
     resized,
 )
 from server.commands.bench_tables import legend, tables
-from server.commands.prompts import fitted, read_prompts
+from server.commands.prompts import Prompt, encoded, read_prompts
 from server.settings import Settings
 from server.text import Tokenizer
 from server.version import VERSION
@@ -51,10 +51,13 @@ _FILE_WIDTH = 100
 class BenchOptions:
     """What is asked for on the command line; no `prompts` file means the built-in ones.
 
+    With `chat` prompts go through the model's template. `top_p` stands in place of a top-k of 50.
     `budget` and `passes` are those of every model and head, in all modes but `auto`.
     """
 
     prompts: Path | None = None
+    chat: bool = False
+    top_p: float | None = None
     num_prompts: int | None = None
     tokens: int = 64
     repetitions: int = 5
@@ -71,7 +74,7 @@ class _Bench:
     engine: Engine
     modes: Sequence[Mode]
     configured: str | None
-    prompts: Sequence[tuple[int, ...]]
+    workloads: Sequence[Workload]
     options: BenchOptions
 
 
@@ -84,17 +87,18 @@ def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
         console.width = max(console.width, _FILE_WIDTH)
     plan = _plan(settings, options)
     comparisons = _compare(plan, console)
-    for sampling, comparison in zip(SAMPLINGS, comparisons, strict=True):
-        for table in tables(comparison, sampling, plan.configured):
+    for workload, comparison in zip(plan.workloads, comparisons, strict=True):
+        for table in tables(comparison, workload.sampling, plan.configured):
             console.print(table)
-    console.print(legend(plan.engine.info, len(plan.prompts), options.repetitions))
+    num_prompts = len(plan.workloads[0].prompts)
+    console.print(legend(plan.engine.info, num_prompts, options.repetitions))
     if options.json is not None:
         document = _document(plan, comparisons)
         options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _plan(settings: Settings, options: BenchOptions) -> _Bench:
-    texts = _texts(options)
+    prompts = _prompts(options)
     config = settings.command_config(compile="wait")
     engine = Engine.load(config)
     config = replace(config, stages=engine.config.stages)
@@ -102,10 +106,24 @@ def _plan(settings: Settings, options: BenchOptions) -> _Bench:
     known = modes_of(fixed.stages, fixed.alternatives, limits=engine.config.stages)
     configured = configured_mode(known, fixed.stages)
     modes = _chosen(known, options.modes, configured)
-    tokenizer = Tokenizer.load(config.model)
-    ids = [tokenizer.encode(text) for text in texts]
-    prompts = fitted(ids, engine.info.max_model_len, options.tokens)
-    return _Bench(engine, modes, configured, prompts, options)
+    return _Bench(engine, modes, configured, _workloads(prompts, engine, options), options)
+
+
+def _workloads(
+    prompts: Sequence[Prompt], engine: Engine, options: BenchOptions
+) -> tuple[Workload, ...]:
+    """The prompts as the model reads them, sampled in either way."""
+    info = engine.info
+    tokenizer = Tokenizer.load(info.model)
+    ids = encoded(prompts, tokenizer, options.chat, info.max_model_len, options.tokens)
+    greedy, sampled = SAMPLINGS
+    if options.top_p is not None:
+        sampled = SamplingParams(1.0, top_p=options.top_p)
+    categories = [each.category for each in prompts]
+    return tuple(
+        Workload(ids, options.tokens, sampling, info.eos_token_ids, categories=categories)
+        for sampling in (greedy, sampled)
+    )
 
 
 def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None) -> list[Mode]:
@@ -119,16 +137,16 @@ def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None
     return [mode for mode in known if not names or mode.name in {"plain", *names}]
 
 
-def _texts(options: BenchOptions) -> list[str]:
+def _prompts(options: BenchOptions) -> list[Prompt]:
     if options.prompts is None:
-        return list(PROMPTS)[: options.num_prompts]
+        return [Prompt(text) for text in PROMPTS[: options.num_prompts]]
     return read_prompts(options.prompts, options.num_prompts)
 
 
 def _compare(plan: _Bench, console: Console) -> list[Comparison]:
-    options, info = plan.options, plan.engine.info
+    options = plan.options
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    total = len(SAMPLINGS) * options.repetitions * len(plan.modes)
+    total = len(plan.workloads) * options.repetitions * len(plan.modes)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("warming up", total=total)
         num_done = count()
@@ -136,13 +154,9 @@ def _compare(plan: _Bench, console: Console) -> list[Comparison]:
         def advance(mode: str) -> None:
             progress.update(task, completed=next(num_done), description=mode)
 
-        workloads = [
-            Workload(plan.prompts, options.tokens, sampling, info.eos_token_ids)
-            for sampling in SAMPLINGS
-        ]
         return [
             compare(plan.engine, plan.modes, workload, options.repetitions, advance)
-            for workload in workloads
+            for workload in plan.workloads
         ]
 
 
@@ -152,22 +166,31 @@ def _document(plan: _Bench, comparisons: Sequence[Comparison]) -> dict[str, obje
         "stagetree": VERSION,
         "machine": machine(),
         "engine": asdict(plan.engine.info),
-        "num_prompts": len(plan.prompts),
+        "num_prompts": len(plan.workloads[0].prompts),
+        "chat": plan.options.chat,
         "num_tokens": plan.options.tokens,
         "repetitions": plan.options.repetitions,
         "configured": plan.configured,
         "modes": {mode.name: _mode(mode) for mode in plan.modes},
         "temperatures": [
             {
-                "temperature": sampling.temperature,
-                "top_k": sampling.top_k,
+                "temperature": workload.sampling.temperature,
+                "top_k": workload.sampling.top_k,
+                "top_p": workload.sampling.top_p,
                 "num_tokens": comparison.num_tokens,
                 "share_cut": comparison.share_cut,
                 "num_diverged": comparison.num_diverged,
+                "worst": {mode: name for mode, (name, _) in comparison.worst().items()},
             }
-            for sampling, comparison in zip(SAMPLINGS, comparisons, strict=True)
+            for workload, comparison in zip(plan.workloads, comparisons, strict=True)
         ],
         "results": [result for each in comparisons for result in _results(each, plan.configured)],
+        "categories": [
+            {"category": name, **asdict(result)}
+            for each in comparisons
+            for name, results in each.categories.items()
+            for result in results
+        ],
     }
 
 
