@@ -21,6 +21,7 @@ from engine.errors import (
 from engine.names import find_folder
 from engine.prefix import num_common
 from engine.program import own_environment
+from engine.public import CHECKED, PublicDraft, public_drafts
 from engine.request import (
     TARGET,
     EmittedToken,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from engine.tokenizer import read_tokenizer
 
 __all__ = [
+    "CHECKED",
     "TARGET",
     "ConfigError",
     "ContextLengthError",
@@ -61,6 +63,7 @@ __all__ = [
     "ModelStageConfig",
     "NgramStageConfig",
     "Output",
+    "PublicDraft",
     "SamplingParams",
     "Speculation",
     "SpeculationStats",
@@ -75,6 +78,7 @@ __all__ = [
     "nearest",
     "num_common",
     "own_environment",
+    "public_drafts",
     "read_tokenizer",
 ]
 

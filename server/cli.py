@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from engine import Speculation, own_environment
+from engine import Speculation, own_environment, public_drafts
+from server.names import at_home
 from server.options import HELP, MODEL_FLAGS, with_settings
 from server.settings import Settings
 from server.sources import is_debugging
@@ -143,6 +144,26 @@ def doctor(
     run(settings, options, Console(highlight=False))
 
 
+@app.command()
+@with_settings("model", "dtype", "device", "threads", argument="model")
+def fit(
+    settings: Settings,
+    draft: Annotated[
+        list[str] | None, typer.Option(parser=at_home, help="Look at this draft; repeatable.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help=_CHAT)] = False,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 64,
+) -> None:
+    """Tell which drafts fit a model, why others do not, and what each would gain here."""
+    from server.commands.fit import FitOptions
+    from server.commands.fit import fit as run
+
+    run(settings, FitOptions(draft or (), prompts, chat, tokens), Console(highlight=False))
+
+
 def _log_to_stderr(level: str) -> None:
     """Colours and columns for a person; whole lines for a file or a collector."""
     if messages.is_terminal:
@@ -161,3 +182,12 @@ def _greet(settings: Settings, port: int) -> None:
     curl = f"curl {url}/v1/completions -H 'Content-Type: application/json'{key} -d '{body}'"
     messages.print(f"stagetree {VERSION} serves {settings.model_id} on {url}", soft_wrap=True)
     messages.print(f"try: {curl}", soft_wrap=True, markup=False)
+    if not any(stage.checkpoint for stage in settings.engine.stages):
+        messages.print(_drafts(settings.engine.model), soft_wrap=True, markup=False)
+
+
+def _drafts(model: str) -> str:
+    """What may be named as a draft for a model that has none."""
+    known = [each.name for each in public_drafts(model)]
+    named = f"known for {model}: {', '.join(known)}" if known else f"none is known for {model}"
+    return f"no draft: {named}; `stagetree fit {model}` tells what one gains here"

@@ -9,6 +9,7 @@ It needs torch, transformers and numpy alone.
 
 from engine.benchmark.doctor import WIDTHS, Examination, PassCosts, examine
 from engine.benchmark.figures import Divergence, Result, Run, ratio_interval, result_of
+from engine.benchmark.fit import Fit, Gain, break_even, fit_of, gain_of
 from engine.benchmark.grown_checkpoint import SIZES, LlamaShape, grow_checkpoint, grown
 from engine.benchmark.hardware import machine, measured_bandwidth
 from engine.benchmark.inputs import SAMPLINGS, read_prompts
@@ -34,6 +35,8 @@ __all__ = [
     "Comparison",
     "Divergence",
     "Examination",
+    "Fit",
+    "Gain",
     "LlamaShape",
     "Mode",
     "PassCosts",
@@ -43,10 +46,13 @@ __all__ = [
     "Result",
     "Run",
     "Workload",
+    "break_even",
     "compare",
     "configured_mode",
     "examine",
     "expected_length",
+    "fit_of",
+    "gain_of",
     "gap",
     "grow_checkpoint",
     "grown",

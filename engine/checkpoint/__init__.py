@@ -5,7 +5,7 @@ over, which are not numbers. Whatever stock transformers would make up is refuse
 """
 
 from engine.checkpoint.files import check_configuration, check_files, check_weights, read_json
-from engine.checkpoint.tokens import PADDING, check_same_tokens
+from engine.checkpoint.tokens import PADDING, check_same_tokens, compare_tokens
 from engine.checkpoint.weights import abridged, check_keys, check_numbers
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "check_numbers",
     "check_same_tokens",
     "check_weights",
+    "compare_tokens",
     "read_json",
 ]
