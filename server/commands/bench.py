@@ -24,6 +24,7 @@ from engine.benchmark import (
 )
 from server.commands.bench_tables import legend, tables
 from server.commands.prompts import Prompt, encoded, read_prompts
+from server.commands.samples import CHAT
 from server.settings import Settings
 from server.text import Tokenizer
 from server.version import VERSION
@@ -138,6 +139,8 @@ def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None
 
 
 def _prompts(options: BenchOptions) -> list[Prompt]:
+    if options.prompts is None and options.chat:
+        return list(CHAT)[: options.num_prompts]
     if options.prompts is None:
         return [Prompt(text) for text in PROMPTS[: options.num_prompts]]
     return read_prompts(options.prompts, options.num_prompts)

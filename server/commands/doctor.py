@@ -16,16 +16,10 @@ from server.commands.bench_tables import category_tables
 from server.commands.doctor_findings import advice, choice, precision
 from server.commands.doctor_tables import LEGEND, mode_table, pass_tables
 from server.commands.prompts import Prompt, encoded, read_prompts
+from server.commands.samples import CHAT, CODE
 from server.settings import Settings
 from server.text import Tokenizer
 from server.version import VERSION
-
-SAMPLES = (
-    'def word_count(path):\n    """Count the words of a text file."""\n    counts = {}\n',
-    "class Account:\n    def __init__(self, owner, balance=0):\n        self.owner = owner\n",
-    "import os\nimport sys\n\n\ndef main(argv=None):\n    parser = argparse.ArgumentParser(",
-)
-"""The sample, if none is given."""
 
 _REPETITIONS = 3
 _FILE_WIDTH = 100
@@ -79,7 +73,7 @@ def _prompts(options: DoctorOptions) -> Sequence[Prompt]:
     if options.prompts is not None:
         return read_prompts(options.prompts)
     if options.prompt is None:
-        return [Prompt(text) for text in SAMPLES]
+        return CHAT if options.chat else CODE
     if not options.prompt:
         raise ConfigError("--prompt is empty: give a text to continue.")
     return [Prompt(options.prompt)]

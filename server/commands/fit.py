@@ -31,8 +31,8 @@ from engine.benchmark import (
     fit_of,
     gain_of,
 )
-from server.commands.doctor import SAMPLES
 from server.commands.prompts import Prompt, encoded, read_prompts
+from server.commands.samples import CHAT, CODE
 from server.settings import Settings
 from server.text import Tokenizer
 
@@ -61,7 +61,7 @@ def fit(settings: Settings, options: FitOptions, console: Console) -> None:
     """
     if not console.is_terminal:
         console.width = max(console.width, _FILE_WIDTH)
-    prompts = [Prompt(text) for text in SAMPLES]
+    prompts: Sequence[Prompt] = CHAT if options.chat else CODE
     if options.prompts is not None:
         prompts = read_prompts(options.prompts)
     # Its own stages are those that need no training; what is named besides is looked at by itself.
