@@ -6,7 +6,7 @@ Importing it imports no torch. The same engine inside this process is `engine.ap
 from typing import TYPE_CHECKING
 
 from engine.checks import check
-from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
+from engine.config import Dtype, EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
 from engine.errors import (
     ConfigError,
     ContextLengthError,
@@ -47,6 +47,7 @@ __all__ = [
     "TARGET",
     "ConfigError",
     "ContextLengthError",
+    "Dtype",
     "EmittedToken",
     "EngineConfig",
     "EngineDiedError",

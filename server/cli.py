@@ -98,6 +98,9 @@ def bench(
     passes: Annotated[
         int | None, typer.Option(min=1, help="Draft passes in a step, for every model and head.")
     ] = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Plain decoding in this dtype, too; repeatable.")
+    ] = None,
     json: Annotated[Path | None, path_option(help="Also write the figures here.")] = None,
 ) -> None:
     """Compare plain, chain, tree and staged decoding, interleaved, in this process.
@@ -118,6 +121,7 @@ def bench(
         modes=mode or (),
         budget=budget,
         passes=passes,
+        beside=beside or (),
         json=json,
     )
     run(settings, options, Console(highlight=False))

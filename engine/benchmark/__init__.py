@@ -24,6 +24,7 @@ from engine.benchmark.measure import (
 )
 from engine.benchmark.modes import PLAIN, Mode, configured_mode, modes_of, resized
 from engine.benchmark.passes import pass_times
+from engine.benchmark.precisions import plain_speeds
 from engine.benchmark.replay import ReplayEngine, ReplayStageConfig, expected_length, record
 from engine.benchmark.ties import gap, rounding
 
@@ -62,6 +63,7 @@ __all__ = [
     "parted",
     "pass_times",
     "passages_of",
+    "plain_speeds",
     "ratio_interval",
     "read_prompts",
     "record",

@@ -1,6 +1,6 @@
 """The tables that `stagetree bench` prints: how fast each mode is, and what its step is made of."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import SIMPLE
 from rich.table import Table
@@ -67,6 +67,20 @@ def legend(info: ModelInfo, num_prompts: int, num_repetitions: int) -> str:
         "the tree, with its root; draft passes: of models and heads, in a step; TTFT: time to the "
         f"first token.\n{_CONFIGURED} the mode that the configuration uses, `staged` in the JSON"
     )
+
+
+def fastest_plain(
+    speeds: Mapping[str, Sequence[float]], samplings: Sequence[SamplingParams]
+) -> str:
+    """The fastest plain decoding of any precision that was measured, at each temperature."""
+    told = []
+    for at, sampling in enumerate(samplings):
+        dtype = max(speeds, key=lambda name: speeds[name][at])
+        all_of_them = ", ".join(f"{name} {each[at]:.0f}" for name, each in speeds.items())
+        told.append(
+            f"fastest plain at T = {sampling.temperature:g}: {dtype} (tokens/s: {all_of_them})"
+        )
+    return "\n".join(told)
 
 
 def _speed_table(title: str, names: Sequence[str], results: Sequence[Result]) -> Table:

@@ -11,6 +11,22 @@ CODE = tuple(
     )
 )
 
+BEGINNINGS = tuple(
+    Prompt(text)
+    for text in (
+        'def fibonacci(n: int) -> int:\n    """Return the n-th Fibonacci number."""\n',
+        "import argparse\nimport json\nfrom pathlib import Path\n\n\ndef main() -> None:\n",
+        'class Stack:\n    """A last-in, first-out list."""\n\n    def __init__(self):\n',
+        "def merge_sorted(left, right):\n    result = []\n    i = j = 0\n    while",
+        "class TestParser(unittest.TestCase):\n    def test_empty(self):\n"
+        "        self.assertEqual(",
+        'def read_lines(path, encoding="utf-8"):\n    """Yield the stripped lines of a file."""\n',
+        "    def __repr__(self):\n        return",
+        "try:\n    import numpy as np\nexcept ImportError:\n",
+    )
+)
+"""More of the same, of all sorts."""
+
 _REPORT = (
     "The library on Mill Street was closed for nine weeks after a pipe burst above the reading "
     "room. Most of the books on the upper shelves were dry, but some four hundred had to be frozen "

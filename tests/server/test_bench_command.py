@@ -126,7 +126,7 @@ def kinds(family: Path) -> Bench:
     file = family / "kinds.json"
     prompts = ("--prompts", str(family / "kinds.jsonl"), "--num-prompts", "2", "--top-p", "0.9")
     sizes = ("--tokens", "12", "--repetitions", "2", "--mode", "staged", "--mode", "ngram")
-    result = run(family, *prompts, *sizes, "--json", str(file))
+    result = run(family, *prompts, *sizes, "--beside", "bfloat16", "--json", str(file))
     assert result.exit_code == 0, result.output
     return Bench(result.output, json.loads(file.read_text()))
 
@@ -169,6 +169,16 @@ def test_a_top_p_stands_in_place_of_the_top_k(kinds: Bench) -> None:
     assert (greedy["top_k"], greedy["top_p"]) == (0, 1.0)
     assert (sampled["top_k"], sampled["top_p"]) == (0, 0.9)
     assert "T = 1, top-p 0.9: by category" in kinds.output
+
+
+def test_the_fastest_plain_of_any_precision_stands_beside(kinds: Bench) -> None:
+    """Red when a ratio to a slow plain is all that is told, or the other dtype is not loaded."""
+    speeds = kinds.document["plain_tokens_per_second"]
+    assert list(speeds) == ["float32", "bfloat16"]
+    assert speeds["float32"] == [kinds.result("plain", t)["tokens_per_second"] for t in (0.0, 1.0)]
+    for at in (0, 1):
+        fastest = max(speeds, key=lambda name: speeds[name][at])
+        assert f"fastest plain at T = {at}: {fastest} (tokens/s: float32 " in kinds.output
 
 
 def test_without_categories_there_is_no_table_of_them(bench: Bench) -> None:
@@ -256,6 +266,7 @@ def test_only_the_named_modes_run_beside_plain(family: Path) -> None:
         (["--tokens", "512"], "a window of 512: ask for 511 or fewer, or raise max_model_len"),
         (["--budget", "5000"], "lower its budget"),
         (["--prompts", "absent.jsonl"], "--prompts absent.jsonl: cannot be read"),
+        (["--beside", "bfloat61"], "--beside: unknown dtype 'bfloat61'. Did you mean 'bfloat16'?"),
         (["--chat"], "--chat: the model has no chat template: leave --chat out"),
     ],
 )
