@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.checks import check
 from engine.config import (
+    Dtype,
     EngineConfig,
     HeadStageConfig,
     ModelStageConfig,
@@ -27,6 +28,7 @@ from engine.errors import (
 from engine.names import find_folder
 from engine.prefix import num_common
 from engine.program import own_environment
+from engine.public import CHECKED, PublicDraft, public_drafts
 from engine.request import (
     PREDICTION,
     PROMPT,
@@ -50,11 +52,13 @@ if TYPE_CHECKING:
     from engine.tokenizer import read_tokenizer
 
 __all__ = [
+    "CHECKED",
     "PREDICTION",
     "PROMPT",
     "TARGET",
     "ConfigError",
     "ContextLengthError",
+    "Dtype",
     "EmittedToken",
     "EngineConfig",
     "EngineDiedError",
@@ -71,6 +75,7 @@ __all__ = [
     "ModelStageConfig",
     "NgramStageConfig",
     "Output",
+    "PublicDraft",
     "RecycleStageConfig",
     "SamplingParams",
     "Speculation",
@@ -86,6 +91,7 @@ __all__ = [
     "nearest",
     "num_common",
     "own_environment",
+    "public_drafts",
     "read_tokenizer",
 ]
 

@@ -11,13 +11,14 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.errors import ModelLoadError, first_line
-from engine.loading import silence
+from engine.loading import silence, unpack
 from engine.names import resolve
 from engine.request import TokenizerState
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a Hugging Face id or a folder. Raises ModelLoadError if none is usable."""
+    unpack(str(name))
     try:
         with silence():
             tokenizer = _load(resolve(str(name)))

@@ -1,8 +1,9 @@
 """From the times and steps of a mode's runs to its figures, with an interval for the ratio."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,27 @@ class Divergence:
 
 @dataclass(slots=True)
 class Run:
-    """One mode over all passages, once: seconds of each to its first token and from there on."""
+    """One mode over all passages, once: seconds of each to its first token and from there on.
+
+    Of the steps of all, `num_steps` are each passage's.
+    """
 
     first_token_seconds: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     steps: list[StepStats] = field(default_factory=list)
     divergences: list[Divergence] = field(default_factory=list)
+    num_steps: list[int] = field(default_factory=list)
+
+    def part(self, places: Collection[int]) -> "Run":
+        """The same over some of the passages alone, by their indices."""
+        ends = list(accumulate(self.num_steps))
+        return Run(
+            [self.first_token_seconds[at] for at in places],
+            [self.seconds[at] for at in places],
+            [s for at in places for s in self.steps[ends[at] - self.num_steps[at] : ends[at]]],
+            [each for each in self.divergences if each.passage in places],
+            [self.num_steps[at] for at in places],
+        )
 
 
 @dataclass(frozen=True, slots=True)

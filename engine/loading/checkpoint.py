@@ -16,6 +16,7 @@ from engine.loading.limits import eos_token_ids, read_limits
 from engine.loading.network import load_network, unfit, unloadable
 from engine.loading.precision import choose_device, choose_precision
 from engine.loading.quiet import silence
+from engine.loading.unpacking import unpack
 from engine.model import CausalPass, Model
 from engine.names import resolve
 from engine.scorer import ModelLimits
@@ -126,6 +127,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _read_config(name: str) -> PretrainedConfig:
+    unpack(name)
     check_configuration(name)
     _refuse_adapter(name)
     try:
