@@ -9,7 +9,7 @@ from engine.config.stage_list import below_drafter, check_stages, stages_of
 from engine.config.stages import StageConfig
 from engine.errors import ConfigError
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Compile = Literal["background", "wait", "cached", "never"]
 
 

@@ -28,7 +28,7 @@ from engine.drafting.sources import (
 )
 from engine.drafting.stage import Drafter, NoStage
 from engine.errors import ModelLoadError
-from engine.loading import load_model
+from engine.loading import Checkpoint
 from engine.model import Model
 from engine.names import resolve
 
@@ -65,18 +65,19 @@ class StageBuilder:
     def model(self, name: str) -> Model:
         """A draft model that fits the target. Raises ModelLoadError if it does not."""
         if name not in self._models:
-            model = load_model(
-                name,
+            vocab_size = self._target.limits.vocab_size
+            checkpoint = Checkpoint.read(name)
+            _check_vocabulary(name, checkpoint.limits.vocab_size, vocab_size)
+            self._models[name] = checkpoint.load(
                 dtype=self._config.dtype,
                 device=self._config.device,
                 max_model_len=self._target.max_model_len,
                 chunk=self._config.prefill_chunk,
                 num_engines=self._config.num_engines,
                 num_seats=len(self._target.strips.seats),
+                vocab_size=vocab_size,
             )
-            _fit_vocabulary(name, model, self._target)
             check_same_tokens(name, self._config.model)
-            self._models[name] = model
         return self._models[name]
 
     def head(self, name: str) -> HeadModel:
@@ -174,13 +175,10 @@ def layers_read(drafter: Drafter) -> tuple[int, ...]:
     return tuple(layer for each in drafter.scorers().values() for layer in each.layers_read)
 
 
-def _fit_vocabulary(name: str, draft: Model, target: Model) -> None:
-    """Refuse a draft with another tokenizer; pad one that differs in padding alone."""
-    drafts, targets = draft.limits.vocab_size, target.limits.vocab_size
+def _check_vocabulary(name: str, drafts: int, targets: int) -> None:
+    """Refuse a draft with another tokenizer; one may differ in padding alone."""
     if abs(drafts - targets) > PADDING * targets:
         raise ModelLoadError(
             f"the draft {name!r} has {drafts} tokens and the target {targets}: a draft must share "
             "its target's tokenizer. Name a draft of the same family, or none."
         )
-    if drafts < targets:
-        draft.pad_vocabulary(targets)
