@@ -2,7 +2,7 @@
 # What only a GPU can tell, in order of value, within nine minutes: each part has a time limit of its
 # own, and a part that fails or runs late stops none of the others.
 #
-#   benchmarks/gpu.sh RESULTS [PART ...]       parts: tests passes paper step (these) attention
+#   benchmarks/gpu.sh RESULTS [PART ...]       parts: tests passes paper step load (these) attention
 #   benchmarks/gpu.sh --smoke RESULTS          a rehearsal on any machine, whose speeds say nothing
 #
 # RESULTS gets at most eight files, what was printed in gpu.log; weights and samples go to WORK.
@@ -18,7 +18,7 @@ smoke=""
 mkdir -p "$1"
 results=$(cd "$1" && pwd)
 shift
-parts=${*:-tests passes paper step}
+parts=${*:-tests passes paper step load}
 case $python in */*) python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") ;; esac
 prompts=()
 [ -z "${PROMPTS:-}" ] || prompts=(--prompts "$(realpath "$PROMPTS")")
@@ -55,6 +55,8 @@ if [ -n "$smoke" ]; then
         --out "$results" "${prompts[@]}"
     part step 100 "$python" benchmarks/step.py --device cpu --shapes tiny --tokens 8 --rounds 1 \
         --trees 8/2 --prompt 16 --compile never --json "$results/step.json"
+    part load 100 "$python" benchmarks/load.py --device cpu --texts 1,2 --tokens 8 --rounds 1 \
+        --json "$results/load.json"
 else
     # Compiling kernels for every shape takes most of the time of the tests.
     at_once=()
@@ -63,10 +65,12 @@ else
     part passes 35 "$python" benchmarks/passes.py --device cuda --dtype bfloat16 --rounds 5 \
         --json "$results/passes.json"
     # An H100 took 270 s up to the first repetition, of which texts took 40; they are fewer now.
-    part paper 345 "$python" -m benchmarks.paper --minutes 4 --num-prompts 4 --folder "$work/paper" \
+    part paper 300 "$python" -m benchmarks.paper --minutes 3.5 --num-prompts 4 --folder "$work/paper" \
         --out "$results" "${prompts[@]}"
     part step 65 "$python" benchmarks/step.py --device cuda --dtype bfloat16 --rounds 2 \
         --compile wait --json "$results/step.json"
+    part load 60 "$python" benchmarks/load.py --device cuda --dtype bfloat16 --shapes 762 \
+        --texts 1,4,8 --rounds 3 --tokens 64 "${prompts[@]}" --json "$results/load.json"
     part attention 60 "$python" benchmarks/attention.py --models llama-8b --widths 1 16 64 \
         --prefixes 512 8192 --rounds 10 --json "$results/attention.json"
 fi

@@ -1,8 +1,8 @@
 """Several texts at once in one engine: tokens a second in all, plain and `auto`.
 
-    python benchmarks/load.py --prompts FILE.jsonl [--shapes 0,100,300] [--texts 1,2,4,8,16]
+    python benchmarks/load.py [--prompts FILE.jsonl] [--shapes 0,100,300] [--texts 1,2,4,8,16]
 
-Each shape is the embedded target, grown (0: as it is). So many texts are added at once; what is
+Without a file the prompts are the beginnings of our own sources. Each shape is the embedded target, grown (0: as it is). So many texts are added at once; what is
 counted are the tokens of the steps in which all of them sit and have begun. Rounds of plain and
 `auto` alternate. `share` is what plain decoding makes of the machine's own table of passes: N
 tokens in the time that a pass over N rows takes, the host not counted. With `--fixed` five fixed
@@ -21,6 +21,7 @@ from engine.api import Engine
 from engine.benchmark import SIZES, grown, machine, pass_times, read_prompts
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig, StageConfig
 from engine.request import Finished, GenerateRequest, Output, SamplingParams, Speculation
+from engine.tokenizer import load_tokenizer
 
 FIXED = ((4, 1), (8, 1), (8, 2), (16, 2), (48, 6))
 
@@ -126,10 +127,20 @@ def measure(
                 )
 
 
+def prompts_of(path: Path | None, count: int = 32, length: int = 256) -> list[tuple[int, ...]]:
+    """Prompts of a file, or the beginnings of our own sources: tokens, `length` at the most."""
+    if path is not None:
+        return [prompt[-length:] for prompt in read_prompts(path, count, "embedded/target")]
+    tokenizer = load_tokenizer("embedded/target")
+    sources = sorted(Path(__file__).parent.parent.glob("engine/**/*.py"))
+    texts = [tuple(tokenizer.encode(source.read_text())) for source in sources]
+    return [text[:length] for text in texts if len(text) >= length][:count]
+
+
 def main() -> None:
     """Measure, print a line for each, and keep all if a file is named."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--prompts", type=Path)
     parser.add_argument("--shapes", type=_numbers, default=[0])
     parser.add_argument("--texts", type=_numbers, default=[1, 2, 4, 8, 16])
     parser.add_argument("--tokens", type=int, default=96)
@@ -139,8 +150,7 @@ def main() -> None:
     parser.add_argument("--fixed", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    prompts = read_prompts(arguments.prompts, 32, "embedded/target")
-    prompts = [prompt[-256:] for prompt in prompts]
+    prompts = prompts_of(arguments.prompts)
     loads: list[Load] = []
     for shape in arguments.shapes:
         for load in measure(shape, arguments, prompts):

@@ -48,7 +48,7 @@ def test_a_rehearsal_runs_every_part_and_leaves_few_files(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout[-4000:]
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     assert len(files) <= 8
-    for part in ("tests", "passes", "paper", "step"):
+    for part in ("tests", "passes", "paper", "step", "load"):
         assert f"==> {part}: exit 0" in done.stdout
     shape = json.loads((tmp_path / "step.json").read_text())["shapes"]["tiny"]
     assert shape["phases"]["staged"]["nodes"] > 1
