@@ -2,11 +2,12 @@
 
     python benchmarks/load.py [--prompts FILE.jsonl] [--shapes 0,100,300] [--texts 1,2,4,8,16]
 
-Without a file the prompts are the beginnings of our own sources. Each shape is the embedded target, grown (0: as it is). So many texts are added at once; what is
-counted are the tokens of the steps in which all of them sit and have begun. Rounds of plain and
-`auto` alternate. `share` is what plain decoding makes of the machine's own table of passes: N
-tokens in the time that a pass over N rows takes, the host not counted. With `--fixed` five fixed
-sizes, used fully, are measured too. Needs torch and transformers alone.
+Without a file the prompts are the beginnings of our own sources. Each shape is the embedded target,
+grown (0: as it is). So many texts are added at once; what is counted are the tokens of the steps in
+which all of them sit and have begun. Rounds of plain and `auto` alternate. `share` is what plain
+decoding makes of the machine's own table of passes: N tokens in the time that a pass over N rows
+takes, the host not counted. With `--fixed` five fixed sizes, used fully, are measured too. Needs
+torch and transformers alone.
 """
 
 import argparse
