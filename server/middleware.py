@@ -13,6 +13,8 @@ from server.errors import UnauthorizedError, error_response
 
 _ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 _LONGEST_ID = 128
+_MOST_ITEMS, _MOST_LISTS = 2**20 + 2**16, 2**18
+"""Of a body: to parse many small values holds everybody up for longer than to read a long text."""
 
 
 class RequestIdMiddleware:
@@ -39,7 +41,7 @@ class RequestIdMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies over `max_bytes` with 413, by their header or as they arrive.
+    """Refuses bodies over `max_bytes`, or of too many parts, with 413: by header or as they arrive.
 
     Starlette's own middleware answers in plain text, which is not OpenAI's envelope.
     """
@@ -58,14 +60,21 @@ class BodyLimitMiddleware:
         await self._app(scope, self._counted(receive), send)
 
     def _counted(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
-        num_bytes = 0
+        num_bytes = num_items = num_lists = 0
 
         async def receive_counted() -> Message:
-            nonlocal num_bytes
+            nonlocal num_bytes, num_items, num_lists
             message = await receive()
-            num_bytes += len(message.get("body", b""))
+            body = message.get("body", b"")
+            num_bytes += len(body)
+            num_items += body.count(b",")
+            num_lists += body.count(b"[") + body.count(b"{")
             if num_bytes > self._max_bytes:
                 raise self._too_large()
+            if num_items > _MOST_ITEMS or num_lists > _MOST_LISTS:
+                raise HTTPException(
+                    413, f"The body has more than {_MOST_ITEMS} items or {_MOST_LISTS} lists."
+                )
             return message
 
         return receive_counted

@@ -31,8 +31,10 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def is_encodable(text: str) -> bool:
+def is_encodable(text: object) -> bool:
     """JSON can escape half a surrogate pair; no tokenizer can read one."""
+    if not isinstance(text, str):
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
