@@ -15,6 +15,7 @@ from server.engines import EngineClient, EnginePool
 from server.errors import ApiError, BadRequestError, error_response
 from server.metrics import Metrics
 from server.middleware import (
+    AnswerMiddleware,
     ApiKeyMiddleware,
     BodyLimitMiddleware,
     HeadMiddleware,
@@ -55,6 +56,7 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", "x-should-retry"],
         )
+    app.add_middleware(AnswerMiddleware, observe=metrics.observe_answer)
     app.add_middleware(RequestIdMiddleware)
     return app
 

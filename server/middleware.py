@@ -1,5 +1,6 @@
-"""What every request passes through: its id, the size of its body, HEAD, and the API key."""
+"""What every request passes through: its id, the count of answers, its size, HEAD, the key."""
 
+import logging
 import secrets
 import string
 import uuid
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import UnauthorizedError, error_response
 
+_log = logging.getLogger(__name__)
 _ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 _LONGEST_ID = 128
 _MOST_ITEMS, _MOST_LISTS = 2**20 + 2**16, 2**18
@@ -38,6 +40,37 @@ class RequestIdMiddleware:
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+class AnswerMiddleware:
+    """Counts every answer by its route, method and status, and logs refusals with their ids."""
+
+    _METHODS = frozenset(("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"))
+
+    def __init__(self, app: ASGIApp, observe: Callable[[str, str, int], None]) -> None:
+        self._app = app
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the request and look at how it is answered."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
+        async def send_seen(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._see(scope, message["status"])
+            await send(message)
+
+        await self._app(scope, receive, send_seen)
+
+    def _see(self, scope: Scope, status: int) -> None:
+        # Strangers choose paths and methods; what they make up is one series and no line of theirs.
+        handler = getattr(scope.get("route"), "path", "none")
+        method = scope["method"] if scope["method"] in self._METHODS else "none"
+        self._observe(handler, method, status)
+        if status >= 400 and handler not in ("/ready", "none"):
+            request_id = scope["state"]["request_id"]
+            _log.info("%s: %s %s was answered %d", request_id, method, handler, status)
 
 
 class BodyLimitMiddleware:

@@ -19,8 +19,9 @@ def _check_prompt(value: object) -> object:
     """One readable message instead of one per member of the union; sizes come first."""
     if isinstance(value, list):
         _check_sizes(value)
-    kinds = set(map(type, value)) if isinstance(value, list) else {type(value)}
-    if str in kinds and not all(map(is_encodable, [value] if isinstance(value, str) else value)):
+    shapes = value if isinstance(value, list) else [value]
+    kinds = set(map(type, shapes))
+    if str in kinds and not all(map(is_encodable, shapes)):
         raise ValueError("holds half a surrogate pair, which is no text")
     if isinstance(value, str):
         return value
