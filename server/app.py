@@ -22,7 +22,7 @@ from server.middleware import (
     RequestIdMiddleware,
 )
 from server.protocol import ErrorReply
-from server.routes import completions, infill, load, models, operations, tokens
+from server.routes import completions, infill, load, models, operations, pages, tokens
 from server.settings import Settings
 from server.state import State
 from server.version import VERSION
@@ -38,9 +38,16 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     metrics.add_queue(lambda: pool.queue.num_running, lambda: pool.queue.num_waiting)
     for client in pool.clients:
         _show(client, metrics)
-    app = FastAPI(title="stagetree", version=VERSION, lifespan=_lifespan, responses=_FAILURES)
+    app = FastAPI(
+        title="stagetree",
+        version=VERSION,
+        lifespan=_lifespan,
+        responses=_FAILURES,
+        docs_url=None,  # pages.py has one without a content network
+        redoc_url=None,
+    )
     app.state.server = State(settings, pool, metrics)
-    for family in (completions, infill, models, operations, load, tokens):
+    for family in (completions, infill, models, operations, load, tokens, pages):
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)

@@ -120,7 +120,7 @@ class ApiKeyMiddleware:
     """Asks for one of the keys, everywhere but where machines look and people read."""
 
     _PROBES = ("/", "/health", "/ping", "/ready", "/version", "/metrics", "/load")
-    _PAGES = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
+    _PAGES = ("/openapi.json", "/docs")
     _OPEN = frozenset((*_PROBES, *_PAGES))
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
