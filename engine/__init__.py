@@ -6,7 +6,14 @@ Importing it imports no torch. The same engine inside this process is `engine.ap
 from typing import TYPE_CHECKING
 
 from engine.checks import check
-from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
+from engine.config import (
+    Dtype,
+    EngineConfig,
+    HeadStageConfig,
+    ModelStageConfig,
+    NgramStageConfig,
+    RecycleStageConfig,
+)
 from engine.errors import (
     ConfigError,
     ContextLengthError,
@@ -21,7 +28,9 @@ from engine.errors import (
 from engine.names import find_folder
 from engine.prefix import num_common
 from engine.program import own_environment
+from engine.public import CHECKED, PublicDraft, public_drafts
 from engine.request import (
+    PREDICTION,
     PROMPT,
     TARGET,
     EmittedToken,
@@ -43,10 +52,13 @@ if TYPE_CHECKING:
     from engine.tokenizer import read_tokenizer
 
 __all__ = [
+    "CHECKED",
+    "PREDICTION",
     "PROMPT",
     "TARGET",
     "ConfigError",
     "ContextLengthError",
+    "Dtype",
     "EmittedToken",
     "EngineConfig",
     "EngineDiedError",
@@ -63,6 +75,8 @@ __all__ = [
     "ModelStageConfig",
     "NgramStageConfig",
     "Output",
+    "PublicDraft",
+    "RecycleStageConfig",
     "SamplingParams",
     "Speculation",
     "SpeculationStats",
@@ -77,6 +91,7 @@ __all__ = [
     "nearest",
     "num_common",
     "own_environment",
+    "public_drafts",
     "read_tokenizer",
 ]
 

@@ -29,11 +29,18 @@ def _problems(request: GenerateRequest, window: int) -> Iterator[InvalidRequestE
             f"{window}: shorten either, or raise max_model_len.",
             "prompt",
         )
+    if (num_predicted := len(request.prediction)) > window:
+        yield InvalidRequestError(
+            f"the prediction has {num_predicted} tokens, more than the window of {window}: send "
+            "what of it the reply may hold.",
+            "prediction",
+        )
 
 
 def _strange_ids(request: GenerateRequest, vocab_size: int) -> Iterator[InvalidRequestError]:
     """What is not in the vocabulary, or is more than there is in it."""
-    for field, ids in (("prompt", request.prompt), ("stop_token_ids", request.stop_token_ids)):
+    for field in ("prompt", "stop_token_ids", "prediction"):
+        ids = getattr(request, field)
         strange = next((token for token in ids if not 0 <= token < vocab_size), None)
         if strange is not None:
             told = f"{field}: {strange} is no token: ids must be from 0 to {vocab_size - 1}."

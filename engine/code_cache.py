@@ -9,9 +9,10 @@ import hashlib
 import inspect
 import logging
 import os
+import shutil
 import stat
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,8 @@ _TORCH_CACHES = {
     "TRITON_CACHE_DIR": "triton",
 }
 _VERDICT = ".refused"
-_REMEDY = "name a folder of your own in cache_dir"
+_BLOCK = 2**20
+_REMEDY = "name a folder of your own in cache_dir or XDG_CACHE_HOME"
 _chosen: set[str] = set()
 """Folders that this process has put there by itself: the environment's user has not named them."""
 _log = logging.getLogger(__name__)
@@ -97,24 +99,52 @@ def publish(drafts: Sequence[Path], path: Path) -> None:
     One of them becomes `path`, which is usable once all of them are there. One that is whole
     already stays as it is, since somebody may be about to load it.
     """
+    with _publishing(path, path.parent) as is_needed:
+        if is_needed:
+            _move(drafts, path)
+
+
+def publish_folder(draft: Path, path: Path) -> None:
+    """Move a finished folder to where that of `path` is, which is usable once it is there.
+
+    One that is whole already stays as it is; whatever else is there is removed.
+    """
+    folder = path.parent
+    _write_digests(draft / path.name, {file.name: file for file in sorted(draft.iterdir())})
+    with _publishing(path, folder.parent) as is_needed:
+        if is_needed:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(draft, folder)
+
+
+@contextmanager
+def _publishing(path: Path, folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder; whether what is to be published there is not whole already."""
     with ExitStack() as stack:
         with suppress(OSError):  # without locks two at once spoil each other's files, which is seen
-            stack.enter_context(locked(path.parent.resolve(), is_waiting=True))
+            stack.enter_context(locked(folder.resolve(), is_waiting=True))
+        is_whole = False
         with suppress(OSError):
-            if _is_whole(path):
-                return
-        _move(drafts, path)
+            is_whole = _is_whole(path)
+        yield not is_whole
 
 
 def _move(drafts: Sequence[Path], path: Path) -> None:
     digests = _digests_of(path)
     digests.unlink(missing_ok=True)
-    lines = [f"{_seal(draft)}  {path.stem}{draft.suffix}\n" for draft in drafts]
+    scratch = drafts[0].parent / path.name
+    written = _write_digests(scratch, {f"{path.stem}{each.suffix}": each for each in drafts})
     for draft in drafts:
         os.replace(draft, path.with_suffix(draft.suffix))
-    written = drafts[0].with_name(digests.name)
-    written.write_text("".join(lines))
     os.replace(written, digests)
+
+
+def _write_digests(path: Path, files: Mapping[str, Path]) -> Path:
+    """Seal files, and write their digests by the names that they will have; returns that file."""
+    lines = [f"{_seal(file)}  {name}\n" for name, file in files.items()]
+    written = _digests_of(path)
+    written.write_text("".join(lines))
+    return written
 
 
 def is_usable(path: Path) -> bool:
@@ -199,7 +229,10 @@ def _digest(path: Path) -> str:
         found = os.fstat(file.fileno())
         if not _is_ours(found) or _is_shared(found):
             raise PermissionError(f"{path} can be changed by other users")
-        return hashlib.sha256(file.read()).hexdigest()
+        digest = hashlib.sha256()
+        while block := file.read(_BLOCK):
+            digest.update(block)
+        return digest.hexdigest()
 
 
 def torch_caches(root: Path) -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from engine.accept import accept
 from engine.checks import check
 from engine.choosing import chooser, describe
-from engine.drafting.stage import Drafter, NoStage
+from engine.drafting.stage import Drafter, NoStage, Scored
 from engine.economy import Economy
 from engine.errors import EngineError, InvalidRequestError
 from engine.model import Model
@@ -128,6 +128,7 @@ class Decoder:
         step.clock.lap("scoring")
         accepted = accept(tree, chooser(texts, tree, logits))
         step.clock.lap("choosing")
+        self.drafter.learn(step, Scored(texts, tree, range(len(tree)), logits))
         kept, told = [], []
         for text, root, each in zip(texts, tree.roots, accepted, strict=True):
             emitted = each.tokens(tree)

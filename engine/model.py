@@ -5,7 +5,6 @@ function, a keyword argument and `output_hidden_states`.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Self, cast
 
 import torch
@@ -22,6 +21,7 @@ from engine.rows import Tokens
 from engine.scorer import ModelLimits, TreeScorer
 from engine.seam import check_far
 from engine.tree import TokenTree
+from engine.weights import Precision
 
 
 class CausalPass(PassFunction):
@@ -104,8 +104,8 @@ class Model(TreeScorer):
         super().__init__(function, limits, max_model_len, chunk, num_seats)
         self.seating = "as given"
         """Why there are so many seats."""
-        self.precision = "as given"
-        """Why the weights have the precision that they have."""
+        self.precision = Precision.of(self.dtype)
+        """What its products are computed in, and why."""
         self.fingerprint = fingerprint(network)
         """Of the weights as they were loaded."""
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -129,12 +129,6 @@ class Model(TreeScorer):
     def output_matrix(self) -> Tensor:
         """What turns the last hidden state into logits: (vocabulary, hidden)."""
         return cast(Tensor, self.network.get_output_embeddings().weight)
-
-    def pad_vocabulary(self, size: int) -> None:
-        """Give ids up to `size` an embedding, so that a larger target's padding ids can be fed."""
-        self.network.resize_token_embeddings(size, mean_resizing=False)
-        self.limits = replace(self.limits, vocab_size=size)
-        self.function = CausalPass(self.network, self.limits.window, self.function.feature_layers)
 
     def keep_features(self, layers: Sequence[int]) -> None:
         """From now on keep the hidden states of `layers`; of none, if it is empty.

@@ -14,6 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine import kernels
+from engine.kernels import choosing
+
 Tokens = NDArray[np.intp]
 
 _WORD = (1 << 64) - 1
@@ -104,6 +107,13 @@ class NoiseRows:
         """The 64 bits of every token at one position, of which `gumbel` makes its noise."""
         return self._bits(position)
 
+    def bits_of(self, position: int, tokens: Sequence[int] | Tokens) -> NDArray[np.uint64]:
+        """Those of a few tokens alone, in their order."""
+        if 4 * len(tokens) > self.vocab_size or not kernels.is_loaded():
+            return self.bits(position).take(tokens)
+        ids = torch.as_tensor(tokens, dtype=torch.int64)
+        return choosing.random_bits(as_int64(self.seed), position, ids).numpy().view(np.uint64)
+
     def draw(self, position: int) -> float:
         """A number of [0, 1) that belongs to a position, and to none of its tokens' noise."""
         return (self._word(position) >> 11) * 2.0**-53
@@ -128,9 +138,7 @@ def noise_values(
     On the host; no whole row is made, since the logarithms are the greater part of its cost.
     """
     rows = zip(sources, positions, token_ids, strict=True)
-    return gumbel(
-        np.concatenate([source.bits(place).take(tokens) for source, place, tokens in rows])
-    )
+    return gumbel(np.concatenate([source.bits_of(place, tokens) for source, place, tokens in rows]))
 
 
 def noise_of(seeds: Tensor, positions: Tensor, tokens: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine import kernels
 from engine.candidates import Candidates
 from engine.filters import EVERY, Array, Filters, above_sigma, is_narrowed, keep, kth
-from engine.kernels import triton_noise
+from engine.kernels import choosing, triton_noise
 from engine.noise import as_int64, noise_rows, noise_values
 from engine.sampling import SPARE, Sampling
 
@@ -29,7 +30,9 @@ def rank(samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor
     offer too.
     """
     # A draft's vocabulary may be padded to another size than the target's; ids stay the same.
-    logits = logits[:, : samplings[0].vocab_size].float()
+    if logits.shape[-1] > samplings[0].vocab_size:
+        logits = logits[:, : samplings[0].vocab_size]
+    logits = logits.float()
     kinds = {sampling.kind for sampling in samplings}
     if len(kinds) == 1:
         return _RANKED[kinds.pop()](samplings, positions, logits)
@@ -70,8 +73,8 @@ def _filtered(
     log_total = _log_total(filters, logits)
     width = _width(samplings, filters, logits)
     while True:
-        likeliest = logits.topk(min(width, size), dim=-1)
-        scores = likeliest.values.cpu().numpy()
+        values, tokens = _likeliest(logits, min(width, size))
+        scores = values.cpu().numpy()
         if filters.temperature is not None:
             scores = scores / filters.temperature
         with np.errstate(invalid="ignore"):  # the best of a broken network may be infinite
@@ -79,7 +82,7 @@ def _filtered(
         if width >= size or not _goes_on(scores, kept, filters):
             break
         width *= _WIDER
-    ids = likeliest.indices.cpu().numpy()
+    ids = tokens.cpu().numpy()
     noise = noise_values([each.noise for each in samplings], positions, list(ids))
     return Candidates(torch.from_numpy(kept + noise.reshape(ids.shape)), ids)
 
@@ -119,6 +122,14 @@ def _log_total(filters: Filters, logits: Tensor) -> Array | None:
     if filters.top_p is None or np.all(is_narrowed(filters)):
         return None
     return _scaled(logits, filters).logsumexp(dim=-1, keepdim=True).cpu().numpy()
+
+
+def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest of rows, and their tokens: (rows, count) each, in falling order."""
+    if logits.is_cpu and 8 * count < logits.shape[-1] and kernels.is_loaded():
+        return choosing.likeliest(logits, count)
+    values, tokens = logits.topk(count, dim=-1)
+    return values, tokens
 
 
 def _width(samplings: Sequence[Sampling], filters: Filters, logits: Tensor) -> int:

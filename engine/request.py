@@ -13,6 +13,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 TARGET = "target"
 """The origin of a token that no stage proposed: the bonus token of a step."""
+PREDICTION = "prediction"
+"""The origin of a token that a request's own prediction proposed."""
 PROMPT = "prompt"
 """That of a token that was given."""
 
@@ -86,7 +88,9 @@ class GenerateRequest:
     engine unless `ignore_eos`. `num_logprobs` is None for no log-probabilities, else how many
     alternatives to report beside the chosen token (0 for none); `num_prompt_logprobs` is the same
     of the prompt's tokens, which are then read anew, whatever of them is known. A reply of 0
-    `max_tokens` leaves the prompt read.
+    `max_tokens` leaves the prompt read. Whatever is remembered of a text is of use to texts with
+    the same `cache_salt` alone. `prediction` is what the reply may turn out to be, in whole or in
+    parts, which a look-up stage proposes to this text alone.
     """
 
     request_id: str
@@ -98,6 +102,8 @@ class GenerateRequest:
     num_logprobs: int | None = None
     num_prompt_logprobs: int | None = None
     speculation: Speculation = "auto"
+    cache_salt: str | None = None
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +195,15 @@ class TokenizerState:
     """A model's tokenizer as transformers feeds it, and the ids that end a text to it.
 
     `json` is the content of a `tokenizer.json`, which has no room for `splits_special_tokens`:
-    whether a special token that is written out in a text is text like any other.
+    whether a special token that is written out in a text is text like any other. `chat_templates`
+    are Jinja sources by name, and read the `special_tokens`, such as `bos_token`, by theirs.
     """
 
     json: str
     eos_token_ids: tuple[int, ...] = ()
     splits_special_tokens: bool = False
+    chat_templates: dict[str, str] = field(default_factory=dict)
+    special_tokens: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

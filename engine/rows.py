@@ -26,7 +26,12 @@ class Seated(Protocol):
     seat: int
 
     @property
-    def is_read_anew(self) -> bool: ...
+    def salt(self) -> str | None:
+        """Its rows are of use to texts of the same salt alone."""
+
+    @property
+    def is_read_anew(self) -> bool:
+        """It takes no rows of anybody."""
 
 
 @dataclass(eq=False, slots=True)
@@ -35,6 +40,7 @@ class Tokens:
 
     tokens: list[int]
     seat: int = 0
+    salt: str | None = None
     is_read_anew: bool = False
 
 
@@ -72,6 +78,14 @@ class Rows:
     def known(self, text: Sequence[int]) -> int:
         """How many tokens a text, but for its last, has in common with this one."""
         return min(num_common(self.tokens, text), max(0, len(text) - 1))
+
+    def is_open_to(self, text: Seated) -> bool:
+        """Whether a text may know of them: nobody's rows, or those of a text of the same salt.
+
+        One that is read anew knows of none.
+        """
+        is_shared = self.text is None or self.text.salt == text.salt
+        return is_shared and not text.is_read_anew
 
     def keep(self, text: Sequence[int]) -> None:
         """Go on with this text: forget whatever it has not in common with the last one."""

@@ -12,9 +12,12 @@ from torch import Tensor
 
 from engine.parts import Examples, Part, join
 from engine.passes import EagerRunner, PassFunction, PassInputs
-from engine.rows import Seated
-from engine.strips import Strips
+from engine.rows import Rows, Seated
+from engine.strips import LEAST_COPY, Strips
 from engine.tree import TokenTree
+
+_Nodes = tuple[Seated, Sequence[int]]
+"""A text and nodes that are below its root, or are it."""
 
 _MOST_LOGITS = 2**24
 """Of a pass that scores a prompt: 64 MB in float32, a few times over."""
@@ -105,13 +108,15 @@ class TreeScorer(ABC):
 
         Whether there was one to feed: a long text is read by calling this until it says no. Chunks
         end where their number of tokens is a multiple of their size, whatever was known before.
+        What a neighbour has read meanwhile is copied: equal prompts may have come together.
         """
+        if self.num_missing(text) >= LEAST_COPY:
+            self.strips.borrow(text)
         if self.num_missing(text) <= self.chunk:
             return False
         rows = self.strips.of(text)
         start = len(rows.tokens)
-        pending = text.tokens[start : (start // self.chunk + 1) * self.chunk]
-        self._feed([Part.of_text(rows, pending, TokenTree(0), [])])
+        self._read_rows(rows, text.tokens[start : (start // self.chunk + 1) * self.chunk])
         return True
 
     def read_scored(self, text: Seated) -> Tensor:
@@ -120,7 +125,9 @@ class TreeScorer(ABC):
         There are none once all have rows but the last. They are the nodes of a chain that is
         accepted whole, of as many as keep the logits small.
         """
-        width = min(self.chunk, max(1, _MOST_LOGITS // self.limits.vocab_size))
+        width = min(
+            self.runner.widest or self.chunk, max(1, _MOST_LOGITS // self.limits.vocab_size)
+        )
         rows = self.strips.of(text)
         rows.fit(text.tokens)
         pending = rows.missing(text.tokens)[:width]
@@ -131,6 +138,13 @@ class TreeScorer(ABC):
         logits = self._feed([Part.of_text(rows, [], chain, nodes)])
         rows.commit(chain, nodes)  # where they are already
         return logits
+
+    def _read_rows(self, rows: Rows, pending: Sequence[int], num_left: int = 0) -> None:
+        """Feed committed tokens but for the last `num_left`, so many a pass as are run at once."""
+        step = self.runner.widest or len(pending)
+        while len(pending) > num_left:
+            self._feed([Part.of_text(rows, pending[:step], TokenTree(0), [])])
+            pending = pending[step:]
 
     def score(
         self, texts: Sequence[Seated], tree: TokenTree, nodes: Sequence[int] | None = None
@@ -145,17 +159,37 @@ class TreeScorer(ABC):
         own: list[list[int]] = [[] for _ in texts]
         for node in range(len(tree)) if nodes is None else nodes:
             own[tree.texts[node]].append(node)
-        parts: list[Part] = []
-        for text, group in zip(texts, own, strict=True):
-            if group:
-                while self.read(text):
-                    pass
-                rows = self.strips.of(text)
-                parts.append(Part.of_text(rows, rows.missing(text.tokens), tree, group))
-        if self.limits.rope_boundary is None or len({part.rows.is_long for part in parts}) == 1:
-            return self._feed(parts)
-        # Rotary factors are those of a whole pass, and long texts have others.
-        return torch.cat([self._feed([part]) for part in parts])
+        pairs = [(text, group) for text, group in zip(texts, own, strict=True) if group]
+        for text, _ in pairs:
+            while self.read(text):
+                pass
+            if (widest := self.runner.widest) is not None:
+                rows, room = self.strips.of(text), max(0, widest - sum(map(len, own)))
+                self._read_rows(rows, rows.missing(text.tokens), room // len(pairs))
+        logits = [self._feed(self._parts(turn, tree)) for turn in self._turns(pairs)]
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+    def _turns(self, pairs: Sequence[_Nodes]) -> list[list[_Nodes]]:
+        """The nodes of texts by the passes in which they are scored: one, unless it is too wide.
+
+        Nor have long texts one with others: rotary factors are those of a whole pass.
+        """
+        turns: list[list[_Nodes]] = []
+        num_nodes, room = sum(len(nodes) for _, nodes in pairs), 0
+        was_long: bool | None = None
+        for text, nodes in pairs:
+            is_long = self.strips.of(text).is_long
+            while nodes:
+                if room == 0 or is_long != was_long:
+                    turns.append([])
+                    room, was_long = self.runner.widest or num_nodes, is_long
+                turns[-1].append((text, nodes[:room]))
+                nodes, room = nodes[room:], max(0, room - len(nodes))
+        return turns
+
+    def _parts(self, turn: Sequence[_Nodes], tree: TokenTree) -> list[Part]:
+        seated = [(self.strips.of(text), text.tokens, nodes) for text, nodes in turn]
+        return [Part.of_text(rows, rows.missing(ids), tree, nodes) for rows, ids, nodes in seated]
 
     def wait(self) -> None:
         """Let the device finish: until then a GPU's pass has only been asked for."""

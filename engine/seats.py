@@ -39,8 +39,7 @@ class Seats:
         strips = self.target.strips
         while self._waiting and self._free:
             text = self._waiting.popleft()
-            wanted = [] if text.is_read_anew else text.tokens
-            known = [strips.known(seat, wanted) for seat in self._free]
+            known = [strips.known(seat, text) for seat in self._free]
             text.seat = self._free.pop(known.index(max(known)))
             text.num_cached = len(strips.of(text).tokens)
             self._reading.append(text)

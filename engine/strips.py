@@ -1,6 +1,7 @@
 """A network's cache, parted into strips: one for each seat, and a spare one behind them."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -9,10 +10,12 @@ from engine.kv_cache import Cache, KVCache, rows_like
 from engine.memory import num_that_fit, require
 from engine.rows import Rows, Seated
 
-_LEAST_COPY = 16
+LEAST_COPY = 16
 """Tokens: to read so few again is as cheap as to copy their rows."""
 _COPIED_AT_ONCE = 512
 """Rows of all layers, which lie twice in memory meanwhile."""
+_LEAST_WINDOW = 256
+"""Tokens: with less room than for these nothing is of use."""
 _MOST_SEATS = {"cpu": 4}
 _MOST_SEATS_ELSEWHERE = 8
 
@@ -21,7 +24,7 @@ class Strips:
     """The rows of every seat, in one cache: those of a text are where it sits.
 
     What a seat's last text and the next one have in common stays, and what a neighbour knows more
-    of the next one is copied.
+    of the next one is copied; but a text of another salt has nothing in common with anybody.
     """
 
     def __init__(
@@ -49,26 +52,32 @@ class Strips:
         """The rows of a text; when it comes to sit, whatever is known of it already."""
         rows = self.seats[text.seat]
         if rows.text is not text:
+            if not rows.is_open_to(text):
+                rows.forget()
             rows.text = text
-            wanted = [] if text.is_read_anew else text.tokens
-            rows.keep(wanted)
-            known = [other.known(wanted) for other in self.seats]
-            best = self.seats[known.index(count := max(known))]
-            if count >= len(rows.tokens) + _LEAST_COPY and best.is_long == rows.is_long:
-                sources, targets = rows.copy(best, count)
-                for start in range(0, len(sources), _COPIED_AT_ONCE):
-                    end = start + _COPIED_AT_ONCE
-                    self.cache.move(sources[start:end], targets[start:end])
+            rows.keep(text.tokens)
+            self.borrow(text)
         return rows
 
-    def known(self, seat: int, tokens: Sequence[int]) -> int:
+    def borrow(self, text: Seated) -> None:
+        """Copy the rows of whoever knows more of a text that sits, if that is worth it."""
+        rows = self.seats[text.seat]
+        known = [other.known(text.tokens) if other.is_open_to(text) else 0 for other in self.seats]
+        best = self.seats[known.index(count := max(known))]
+        if count >= len(rows.tokens) + LEAST_COPY and best.is_long == rows.is_long:
+            sources, targets = rows.copy(best, count)
+            for start in range(0, len(sources), _COPIED_AT_ONCE):
+                end = start + _COPIED_AT_ONCE
+                self.cache.move(sources[start:end], targets[start:end])
+
+    def known(self, seat: int, text: Seated) -> int:
         """How many of a text's tokens would have their rows at this seat, without a copy.
 
         None where more would be forgotten than kept: the beginning that all prompts share is copied
         to a seat that has less to lose.
         """
         rows = self.seats[seat]
-        count = rows.known(tokens)
+        count = rows.known(text.tokens) if rows.is_open_to(text) else 0
         return count if 2 * count >= len(rows.tokens) else 0
 
     def rollback(self) -> None:
@@ -82,19 +91,43 @@ class Strips:
             rows.forget()
 
 
-def num_seats_for(
-    probe: Callable[[Cache], object], max_model_len: int, num_engines: int = 1
-) -> tuple[int, str]:
-    """How many texts to seat where nobody has said it, and why: as memory and the device allow."""
+class Seating(NamedTuple):
+    """How long texts may be, how many sit at once, and why."""
+
+    max_model_len: int
+    num_seats: int
+    reason: str
+
+
+def plan_seats(
+    probe: Callable[[Cache], object],
+    max_model_len: int | None,
+    longest: int,
+    num_seats: int = 0,
+    num_engines: int = 1,
+) -> Seating:
+    """As many seats (`num_seats`, if not 0) of such a window as memory and the device allow.
+
+    Without a `max_model_len` texts may be as long as has room, and no longer than `longest`.
+    """
     like = rows_like(probe)
-    device = like[0].device
-    most = _MOST_SEATS.get(device.type, _MOST_SEATS_ELSEWHERE)
-    num_bytes = strip_rows(max_model_len) * _row_bytes(like)
+    device, row_bytes = like[0].device, _row_bytes(like)
+    most, shrunk = num_seats or _MOST_SEATS.get(device.type, _MOST_SEATS_ELSEWHERE), ""
+    window = max_model_len or longest
+    if max_model_len is None:
+        wanted = strip_rows(window)
+        rows = num_that_fit(max(num_seats, 1) * row_bytes, device, wanted, num_engines)
+        if rows < wanted:
+            window = max(longest - (wanted - rows), min(longest, _LEAST_WINDOW))
+            shrunk = f"; half of the free memory has no room for a window of {longest}"
+    num_bytes = strip_rows(window) * row_bytes
+    size = f"{num_bytes / 1e6:.0f} MB each for a window of {window}{shrunk}"
+    if num_seats:
+        return Seating(window, num_seats, f"as configured, {size}")
     count = num_that_fit(num_bytes, device, most, num_engines)
-    size = f"{num_bytes / 1e6:.0f} MB each for a window of {max_model_len}"
     if count < most:
-        return count, f"half of the free memory holds no more, {size}"
-    return count, f"the default on {device.type}, {size}"
+        return Seating(window, count, f"half of the free memory holds no more, {size}")
+    return Seating(window, count, f"the default on {device.type}, {size}")
 
 
 def _row_bytes(like: Sequence[Tensor]) -> int:

@@ -77,6 +77,11 @@ class Text:
         return self.request.speculation != "off" and self.num_written > 0
 
     @property
+    def salt(self) -> str | None:
+        """What is remembered of the text is of use to texts of the same salt alone."""
+        return self.request.cache_salt
+
+    @property
     def root_position(self) -> int:
         """The index of the root in the model's whole input; a node's is this plus its depth."""
         return len(self.tokens) - 1

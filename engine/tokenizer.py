@@ -11,13 +11,14 @@ from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engine.errors import ModelLoadError, first_line
-from engine.loading import silence
+from engine.loading import silence, unpack
 from engine.names import resolve
 from engine.request import TokenizerState
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a Hugging Face id or a folder. Raises ModelLoadError if none is usable."""
+    unpack(str(name))
     try:
         with silence():
             tokenizer = _load(resolve(str(name)))
@@ -48,7 +49,20 @@ def read_tokenizer(name: str) -> TokenizerState:
             f"the tokenizer of {name!r} is no tokenizer.json ({first_line(error)}): name a "
             "checkpoint with one."
         ) from error
-    return TokenizerState(whole, () if end is None else (end,), inner.encode_special_tokens)
+    return TokenizerState(
+        json=whole,
+        eos_token_ids=() if end is None else (end,),
+        splits_special_tokens=inner.encode_special_tokens,
+        chat_templates=_chat_templates(tokenizer.chat_template),
+        special_tokens=tokenizer.special_tokens_map,
+    )
+
+
+def _chat_templates(found: object) -> dict[str, str]:
+    """By name, wherever a checkpoint keeps them; one alone has none and is the default."""
+    if isinstance(found, dict):
+        return {str(name): str(source) for name, source in found.items()}
+    return {"default": str(found)} if found else {}
 
 
 def _load(folder: str) -> object:

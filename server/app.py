@@ -22,7 +22,7 @@ from server.middleware import (
     RequestIdMiddleware,
 )
 from server.protocol import ErrorReply
-from server.routes import completions, infill, load, models, operations, pages, tokens
+from server.routes import chat, completions, infill, load, models, operations, pages, tokens
 from server.settings import Settings
 from server.state import State
 from server.version import VERSION
@@ -47,7 +47,7 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
         redoc_url=None,
     )
     app.state.server = State(settings, pool, metrics)
-    for family in (completions, infill, models, operations, load, tokens, pages):
+    for family in (chat, completions, infill, models, operations, load, tokens, pages):
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)

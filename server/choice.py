@@ -25,8 +25,8 @@ class ChoiceWriter:
         # Special tokens that are told are text like any other, and found as that.
         hidden = tokenizer.specials if manner.skips_specials else {}
         self._matcher = StopMatcher(manner.stops, hidden, manner.includes_stop)
-        told = self._matcher.marks if manner.skips_specials else tokenizer.specials
-        self._detokenizer = Detokenizer(tokenizer, prompt, told)
+        shown = tokenizer.named(manner.shown) if manner.skips_specials else tokenizer.specials
+        self._detokenizer = Detokenizer(tokenizer, prompt, {**shown, **self._matcher.marks})
         self._num_characters = 0
         self._text = ""
         self._tokens: list[EmittedToken] = []

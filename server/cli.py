@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from engine import Speculation, own_environment
+from engine import Speculation, own_environment, public_drafts
+from server.names import at_home
 from server.options import HELP, MODEL_FLAGS, with_settings
 from server.settings import Settings
 from server.sources import is_debugging
@@ -19,6 +20,7 @@ from server.version import VERSION
 app = typer.Typer(
     name="stagetree", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
 )
+_CHAT = "Prompts are what a user says: the model's chat template writes them out."
 app.add_typer(train_app, name="train")
 app.add_typer(ngram_app, name="ngram")
 
@@ -74,13 +76,47 @@ def complete(
 
 
 @app.command()
+@with_settings(*MODEL_FLAGS, "chat_template")
+def chat(
+    settings: Settings,
+    message: Annotated[
+        str | None, typer.Argument(help="Say this, and end after the answer.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="What the system says first.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a reply at most; else as the window has.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="0 keeps every token.")] = 0,
+    top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="1 keeps every token.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Random if left out.")] = None,
+    speculation: Annotated[Speculation, typer.Option(help="When to grow a tree.")] = "auto",
+    thinking: Annotated[
+        bool | None, typer.Option(help="Have the model reason first, where its template can.")
+    ] = None,
+) -> None:
+    """Talk with a model in this process; each token is coloured by the stage it came from."""
+    from server.commands.chat import ChatOptions
+    from server.commands.chat import chat as run
+
+    options = ChatOptions(max_tokens, temperature, top_k, top_p, seed, speculation, thinking)
+    run(settings, options, Console(highlight=False), message, system)
+
+
+@app.command()
 @with_settings(*MODEL_FLAGS)
 def bench(
     settings: Settings,
     prompts: Annotated[
         Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
     ] = None,
-    num_prompts: Annotated[int | None, typer.Option(min=1, help="Only so many.")] = None,
+    num_prompts: Annotated[
+        int | None, typer.Option(min=1, help="Only so many, of each category.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help=_CHAT)] = False,
+    top_p: Annotated[
+        float | None, typer.Option(min=1e-6, max=1, help="At T = 1, in place of a top-k of 50.")
+    ] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 64,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all prompts.")] = 5,
     mode: Annotated[list[str] | None, typer.Option(help="Only this mode; repeatable.")] = None,
@@ -89,6 +125,9 @@ def bench(
     ] = None,
     passes: Annotated[
         int | None, typer.Option(min=1, help="Draft passes in a step, for every model and head.")
+    ] = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Plain decoding in this dtype, too; repeatable.")
     ] = None,
     json: Annotated[Path | None, path_option(help="Also write the figures here.")] = None,
 ) -> None:
@@ -102,12 +141,15 @@ def bench(
 
     options = BenchOptions(
         prompts,
-        num_prompts,
-        tokens,
-        repetitions,
+        chat=chat,
+        top_p=top_p,
+        num_prompts=num_prompts,
+        tokens=tokens,
+        repetitions=repetitions,
         modes=mode or (),
         budget=budget,
         passes=passes,
+        beside=beside or (),
         json=json,
     )
     run(settings, options, Console(highlight=False))
@@ -121,6 +163,7 @@ def doctor(
     prompts: Annotated[
         Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
     ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help=_CHAT)] = False,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     json: Annotated[Path | None, path_option(help="Also write the figures here.")] = None,
@@ -129,8 +172,28 @@ def doctor(
     from server.commands.doctor import DoctorOptions
     from server.commands.doctor import doctor as run
 
-    options = DoctorOptions(prompt, prompts, tokens, temperature, json)
+    options = DoctorOptions(prompt, prompts, chat, tokens, temperature, json)
     run(settings, options, Console(highlight=False))
+
+
+@app.command()
+@with_settings("model", "dtype", "device", "threads", argument="model")
+def fit(
+    settings: Settings,
+    draft: Annotated[
+        list[str] | None, typer.Option(parser=at_home, help="Look at this draft; repeatable.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, path_option(help='A file of {"prompt": "..."}, one a line.')
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help=_CHAT)] = False,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens of each reply.")] = 64,
+) -> None:
+    """Tell which drafts fit a model, why others do not, and what each would gain here."""
+    from server.commands.fit import FitOptions
+    from server.commands.fit import fit as run
+
+    run(settings, FitOptions(draft or (), prompts, chat, tokens), Console(highlight=False))
 
 
 def _log_to_stderr(level: str) -> None:
@@ -151,6 +214,15 @@ def _greet(settings: Settings, port: int) -> None:
     curl = f"curl {url}/v1/completions -H 'Content-Type: application/json'{key} -d '{body}'"
     messages.print(f"stagetree {VERSION} serves {settings.model_id} on {url}", soft_wrap=True)
     messages.print(f"try: {curl}", soft_wrap=True, markup=False)
+    if not any(stage.checkpoint for stage in settings.engine.stages):
+        messages.print(_drafts(settings.engine.model), soft_wrap=True, markup=False)
+
+
+def _drafts(model: str) -> str:
+    """What may be named as a draft for a model that has none."""
+    known = [each.name for each in public_drafts(model)]
+    named = f"known for {model}: {', '.join(known)}" if known else f"none is known for {model}"
+    return f"no draft: {named}; `stagetree fit {model}` tells what one gains here"
 
 
 def _url(host: str, port: int) -> str:

@@ -15,7 +15,7 @@ from server.sources import load_settings
 from server.terminal import path_option, readable_errors
 
 HELP: Mapping[str, str] = {
-    "model": "A Hugging Face id, a folder, or embedded/target.",
+    "model": "A Hugging Face id, a folder, embedded/target or smollm2.",
     "draft": "A draft model for the model.",
     "dtype": "Precision of the weights.",
     "device": "auto, cpu, cuda, mps.",
@@ -29,6 +29,8 @@ HELP: Mapping[str, str] = {
     "api_key_file": "More keys, one a line.",
     "allow_origin": "Web pages that may ask: https://a.org,... or *.",
     "served_model_name": "The model's public name.",
+    "chat_template": "A Jinja file for the model's own.",
+    "tool_parser": "How the model writes calls.",
     "max_queue": "Requests that may wait.",
     "drain_seconds": "Grace period of SIGTERM and Ctrl-C.",
     "log_level": "How much to log.",

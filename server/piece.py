@@ -17,14 +17,15 @@ class Manner:
     """How tokens become pieces of text.
 
     `stops` are strings that end a text; what ended it is told with `includes_stop`, and special
-    tokens are without `skips_specials`. `tells_tokens` is whether tokens that leave no text are
-    worth a piece.
+    tokens are without `skips_specials`, or those whose names are `shown`. `tells_tokens` is whether
+    tokens that leave no text are worth a piece.
     """
 
     stops: tuple[str, ...] = ()
     includes_stop: bool = False
     skips_specials: bool = True
     tells_tokens: bool = False
+    shown: frozenset[str] = frozenset()
 
 
 PLAIN = Manner()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from engine import Output, SpeculationStats, StageStats
+from engine import PREDICTION, Output, SpeculationStats, StageStats
 
 
 @dataclass(slots=True)
@@ -14,6 +14,7 @@ class ChoiceRecord:
 
     engine: int | None = None
     num_tokens: int = 0
+    num_predicted_tokens: int = 0
     num_cached_tokens: int = 0
     first_token_at: float | None = None
     last_token_at: float = 0.0
@@ -50,6 +51,9 @@ class RequestRecord:
         """Fold one step of a choice in, of whose tokens the reply keeps `num_kept`."""
         self.stats.add(step.stats)
         choice.num_tokens += num_kept
+        choice.num_predicted_tokens += sum(
+            token.origin == PREDICTION for token in step.tokens[:num_kept]
+        )
         choice.last_token_at = now
         if choice.first_token_at is None:
             choice.first_token_at = now
@@ -59,6 +63,11 @@ class RequestRecord:
     def num_completion_tokens(self) -> int:
         """Tokens of all choices."""
         return sum(choice.num_tokens for choice in self.choices)
+
+    @property
+    def num_predicted_tokens(self) -> int:
+        """Of all choices' tokens those that the request's own prediction proposed."""
+        return sum(choice.num_predicted_tokens for choice in self.choices)
 
     @property
     def num_cached_tokens(self) -> int:

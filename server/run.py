@@ -16,6 +16,7 @@ from engine import ConfigError, EngineProcess
 from server.app import create_app
 from server.engines import Engine, EnginePool
 from server.settings import Settings
+from server.text import check_template
 
 _log = logging.getLogger(__name__)
 _LAST_BYTES_SECONDS = 5
@@ -81,6 +82,7 @@ def run(settings: Settings, announce: Callable[[Settings, int], None]) -> None:
     Raises ConfigError for an address that cannot be had, and LoadFailedError once it is known that
     the model cannot be served.
     """
+    check_template(settings.chat_template)
     configs = settings.engine_configs()
     listener = _bind(settings.host, settings.port)
     announce(settings, listener.getsockname()[1])

@@ -23,14 +23,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from engine import ConfigError, EngineConfig
+from engine import ConfigError, EngineConfig, in_one_line
 from server.names import at_home, engine_at_home
 
 # How many there are follows from `devices`.
 ENGINE_KEYS = tuple(each.name for each in fields(EngineConfig) if each.name != "num_engines")
-# The live look-up is the one stage that needs no training and fits any target; and a server runs
-# for long enough to have its passes compiled meanwhile.
-_SERVED: Mapping[str, Any] = {"stages": [{"kind": "ngram"}], "compile": "background"}
+# These stages need no training and fit any target; and a server runs for long enough to have its
+# passes compiled meanwhile.
+_FREE = [{"kind": "ngram", "budget": 16, "children": 3}, {"kind": "recycle"}]
+_SERVED: Mapping[str, Any] = {"stages": _FREE, "compile": "background"}
 
 
 def _device_names(value: object) -> tuple[str, ...]:
@@ -56,12 +57,25 @@ def _some_key(value: object) -> object:
     return value
 
 
+def _content(path: object) -> object:
+    """The content of the file that is named."""
+    try:
+        return Path(at_home(str(path))).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise PydanticCustomError(
+            "file",
+            "{path} cannot be read as text: {reason}.",
+            {"path": repr(str(path)), "reason": in_one_line(error)},
+        ) from error
+
+
 def _parted(value: object) -> tuple[str, ...]:
     """Words that are listed, or parted by commas."""
     listed = value if isinstance(value, list | tuple) else str(value).split(",")
     return tuple(word for each in listed if (word := str(each).strip()))
 
 
+Parser = Literal["qwen3coder", "hermes", "mistral", "llama3", "fenced"]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_parted)]
 Devices = Annotated[tuple[str, ...], BeforeValidator(_device_names)]
 
@@ -101,6 +115,10 @@ class Settings(BaseModel):
     drain_seconds: float = Field(default=30.0, ge=0)
     default_max_tokens: int = Field(default=16, ge=1)
     max_logprobs: int = Field(default=20, ge=0)
+    # Of a file named, its content; else the model's own is used.
+    chat_template: Annotated[str | None, BeforeValidator(_content)] = None
+    # Else the chat template tells how its model writes calls of tools.
+    tool_parser: Parser | None = None
     # Of fill-in-the-middle, such as "<PRE>{prefix}<SUF>{suffix}<MID>"; none if empty.
     fim_template: str | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,15 +1,13 @@
 """Fakes on our side of the seams: drafters that a test controls."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from engine.drafting.stage import Drafter, NoStage
 from engine.economy import Step
-from engine.scorer import TreeScorer
-from engine.text import Text
 
 
-class AdversarialDrafter:
+class AdversarialDrafter(NoStage):
     """Random valid trees of random shape: deep, wide or empty, of tokens that rarely fit.
 
     It keeps the contract (budget, depth, nothing below an end of text) and is otherwise useless.
@@ -37,14 +35,6 @@ class AdversarialDrafter:
             if node not in proposed:
                 proposed.append(node)
         return proposed
-
-    def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
-        """It has no network."""
-        return {}
-
-    def scorers(self) -> Mapping[str, TreeScorer]:
-        """Nor here."""
-        return {}
 
 
 class OracleDrafter(NoStage):

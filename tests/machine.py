@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.config import ModelStageConfig, NgramStageConfig
+from engine.config import ModelStageConfig
 from engine.decoder import Decoder
 from engine.drafting.model import ModelDrafter
-from engine.drafting.ngram import NgramDrafter
+from engine.drafting.model_free import ModelFreeDrafter
+from engine.drafting.sources import LookupSource
 from engine.drafting.stage import Drafter, NoStage
 from engine.kv_cache import Cache
 from engine.model import Model
@@ -147,7 +148,7 @@ class Machine:
         target.commit = commit  # type: ignore[method-assign]
         drafter: Drafter = NoStage()
         if self.has_ngram:
-            drafter = NgramDrafter(NgramStageConfig(budget=self.guesses), None, "ngram")
+            drafter = ModelFreeDrafter([LookupSource("ngram")], self.guesses, 2)
         if self.has_draft:
             forecast = skilled(self.text, self.skills, self.claim)
             self.draft = InventedModel(self.clock, self.draft_ms, forecast)

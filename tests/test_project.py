@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from engine import packaged
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [
     Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
 ]
+PACKAGED_MODEL = [Requirement(line) for line in PROJECT["optional-dependencies"]["smollm2"]]
 PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
 
 
@@ -28,6 +31,13 @@ def test_every_dependency_is_pinned_and_installed_at_its_pin() -> None:
     assert {name: version(name).partition("+")[0] for name in names} == {
         name: pins[canonical(name)] for name in names
     }
+
+
+def test_a_packaged_model_and_what_reads_it_are_pinned() -> None:
+    """Red when `make serve MODEL=smollm2` installs what nobody has tested."""
+    names = {canonical(name) for name in PINS}
+    assert {canonical(each.name) for each in PACKAGED_MODEL} == set(packaged.READERS) <= names
+    assert {model.package for model in packaged.PACKAGED.values()} <= names
 
 
 def test_what_only_some_systems_need_is_installed_there_within_its_bounds() -> None:

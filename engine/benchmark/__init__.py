@@ -9,6 +9,7 @@ It needs torch, transformers and numpy alone.
 
 from engine.benchmark.doctor import WIDTHS, Examination, PassCosts, examine
 from engine.benchmark.figures import Divergence, Result, Run, ratio_interval, result_of
+from engine.benchmark.fit import Fit, Gain, break_even, fit_of, gain_of
 from engine.benchmark.grown_checkpoint import SIZES, LlamaShape, grow_checkpoint, grown
 from engine.benchmark.hardware import machine, measured_bandwidth
 from engine.benchmark.inputs import SAMPLINGS, read_prompts
@@ -21,18 +22,22 @@ from engine.benchmark.measure import (
     passages_of,
     run_mode,
 )
-from engine.benchmark.modes import Mode, configured_mode, modes_of, resized
+from engine.benchmark.modes import PLAIN, Mode, configured_mode, modes_of, resized
 from engine.benchmark.passes import pass_times
+from engine.benchmark.precisions import plain_speeds
 from engine.benchmark.replay import ReplayEngine, ReplayStageConfig, expected_length, record
 from engine.benchmark.ties import gap, rounding
 
 __all__ = [
+    "PLAIN",
     "SAMPLINGS",
     "SIZES",
     "WIDTHS",
     "Comparison",
     "Divergence",
     "Examination",
+    "Fit",
+    "Gain",
     "LlamaShape",
     "Mode",
     "PassCosts",
@@ -42,10 +47,13 @@ __all__ = [
     "Result",
     "Run",
     "Workload",
+    "break_even",
     "compare",
     "configured_mode",
     "examine",
     "expected_length",
+    "fit_of",
+    "gain_of",
     "gap",
     "grow_checkpoint",
     "grown",
@@ -55,6 +63,7 @@ __all__ = [
     "parted",
     "pass_times",
     "passages_of",
+    "plain_speeds",
     "ratio_interval",
     "read_prompts",
     "record",

@@ -1,17 +1,21 @@
 """From the times and steps of a mode's runs to its figures, with an interval for the ratio."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.config import NgramStageConfig
+from engine.config import STAGE_KINDS, ModelFreeStageConfig
 from engine.stats import SpeculationStats, StageStats, StepStats
 
 _NUM_RESAMPLES = 2000
+_MODEL_FREE = tuple(
+    kind.name for kind in STAGE_KINDS.values() if issubclass(kind, ModelFreeStageConfig)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +29,27 @@ class Divergence:
 
 @dataclass(slots=True)
 class Run:
-    """One mode over all passages, once: seconds of each to its first token and from there on."""
+    """One mode over all passages, once: seconds of each to its first token and from there on.
+
+    Of the steps of all, `num_steps` are each passage's.
+    """
 
     first_token_seconds: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     steps: list[StepStats] = field(default_factory=list)
     divergences: list[Divergence] = field(default_factory=list)
+    num_steps: list[int] = field(default_factory=list)
+
+    def part(self, places: Collection[int]) -> "Run":
+        """The same over some of the passages alone, by their indices."""
+        ends = list(accumulate(self.num_steps))
+        return Run(
+            [self.first_token_seconds[at] for at in places],
+            [self.seconds[at] for at in places],
+            [s for at in places for s in self.steps[ends[at] - self.num_steps[at] : ends[at]]],
+            [each for each in self.divergences if each.passage in places],
+            [self.num_steps[at] for at in places],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +117,8 @@ def _step_seconds(runs: Sequence[Run]) -> NDArray[np.float64]:
 
 
 def _num_draft_passes(stages: Iterable[StageStats]) -> int:
-    """Passes of models and heads; an n-gram stage counts its look-ups, which are none."""
-    return sum(s.num_passes for s in stages if not s.name.startswith(NgramStageConfig.name))
+    """Passes of models and heads; a stage without a network counts its look-ups, which are none."""
+    return sum(s.num_passes for s in stages if not s.name.startswith(_MODEL_FREE))
 
 
 def _predicted(stats: SpeculationStats) -> float:

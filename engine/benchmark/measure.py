@@ -7,8 +7,8 @@ float32 a near tie may fall the other way, and the text goes on differently: suc
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from engine.api import Engine
 from engine.benchmark.figures import Divergence, Result, Run, result_of
@@ -23,7 +23,8 @@ _LOOP = 16
 class Workload:
     """Prompts of token ids, how much of each reply to write, and how to sample it.
 
-    `with_loops` leaves replies whole that repeat themselves.
+    `with_loops` leaves replies whole that repeat themselves. `categories` name the kind of each
+    prompt, if they are of several.
     """
 
     prompts: Sequence[tuple[int, ...]]
@@ -31,6 +32,7 @@ class Workload:
     sampling: SamplingParams
     stop_token_ids: tuple[int, ...] = ()
     with_loops: bool = False
+    categories: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,20 @@ class Comparison:
     """All modes at one temperature, and how much of the text was cut for repeating itself.
 
     `num_diverged` are the texts, of all modes and repetitions, that rounding has changed.
+    `categories` have the results of each alone, from the same runs.
     """
 
     results: list[Result]
     num_tokens: int
     share_cut: float
     num_diverged: int = 0
+    categories: Mapping[str, list[Result]] = field(default_factory=dict)
+
+    def worst(self) -> dict[str, tuple[str, Result]]:
+        """By mode, the category in which it is slowest beside plain; empty without categories."""
+        pairs = [(name, result) for name, found in self.categories.items() for result in found]
+        ordered = sorted(pairs, key=lambda pair: pair[1].ratio_to_plain, reverse=True)
+        return {result.mode: (name, result) for name, result in ordered}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,7 @@ class Passage:
 
     request: GenerateRequest
     text: tuple[int, ...]
+    category: str = ""
 
 
 def compare(
@@ -75,12 +86,32 @@ def compare(
         for mode in [*modes[shift:], *modes[:shift]]:
             on_run(mode.name)
             runs[mode.name].append(run_mode(engine, mode, passages))
-    num_tokens = sum(len(passage.text) for passage in passages)
-    rated = num_tokens - len(passages)
-    temperature = workload.sampling.temperature
-    results = [result_of(m.name, temperature, rated, runs[m.name], runs[PLAIN]) for m in modes]
-    num_diverged = sum(len(run.divergences) for mode in modes for run in runs[mode.name])
-    return Comparison(results, num_tokens, share_cut, num_diverged)
+    places: dict[str, list[int]] = {}
+    for place, passage in enumerate(passages):
+        places.setdefault(passage.category, []).append(place)
+    return Comparison(
+        _results(modes, runs, passages, range(len(passages))),
+        sum(len(passage.text) for passage in passages),
+        share_cut,
+        sum(len(run.divergences) for mode in modes for run in runs[mode.name]),
+        {name: _results(modes, runs, passages, places[name]) for name in places if name},
+    )
+
+
+def _results(
+    modes: Sequence[Mode],
+    runs: Mapping[str, Sequence[Run]],
+    passages: Sequence[Passage],
+    places: Collection[int],
+) -> list[Result]:
+    """The figures of every mode over these of the passages."""
+    num_rated = sum(len(passages[place].text) - 1 for place in places)
+    temperature = passages[0].request.sampling.temperature
+    parts = {name: [run.part(places) for run in found] for name, found in runs.items()}
+    return [
+        result_of(mode.name, temperature, num_rated, parts[mode.name], parts[PLAIN])
+        for mode in modes
+    ]
 
 
 def passages_of(engine: Engine, workload: Workload) -> tuple[list[Passage], float]:
@@ -93,7 +124,9 @@ def passages_of(engine: Engine, workload: Workload) -> tuple[list[Passage], floa
     texts = written
     if not workload.with_loops:
         texts = [text[: length_without_loop(text)] for text in written]
-    passages = [Passage(*pair) for pair in zip(requests, texts, strict=True) if len(pair[1]) > 1]
+    categories = workload.categories or [""] * len(requests)
+    given = zip(requests, texts, categories, strict=True)
+    passages = [Passage(*each) for each in given if len(each[1]) > 1]
     if not passages:
         raise ConfigError("every reply ended with its first token: give prompts that go on.")
     return passages, 1 - sum(map(len, texts)) / sum(map(len, written))
@@ -168,6 +201,7 @@ def _timed(engine: Engine, mode: Mode, passage: Passage, run: Run) -> list[int]:
         stop_token_ids=(),
     )
     ids: list[int] = []
+    num_before = len(run.steps)
     first_token = started = time.perf_counter()
     for item in engine.generate(request):
         if isinstance(item, Finished):
@@ -179,4 +213,5 @@ def _timed(engine: Engine, mode: Mode, passage: Passage, run: Run) -> list[int]:
         ids += [token.token_id for token in item.tokens]
     run.seconds.append(time.perf_counter() - first_token)
     run.first_token_seconds.append(first_token - started)
+    run.num_steps.append(len(run.steps) - num_before)
     return ids

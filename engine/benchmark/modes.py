@@ -45,8 +45,11 @@ def modes_of(
             Mode(f"chain{suffix}", (drafter.chain(_CHAIN_LENGTH),)),
             Mode(f"tree{suffix}", (drafter,)),
         ]
-    if ngrams := tuple(stage for stage in stages if stage.checkpoint is None):
-        modes.append(Mode("ngram", ngrams))
+    free = tuple(stage for stage in stages if stage.checkpoint is None)
+    if len(free) > 1:
+        modes += [Mode(stage.name, (stage,)) for stage in free]
+    if free:
+        modes.append(Mode("+".join(stage.name for stage in free), free))
     if below:
         pairs = zip(drafters, names, strict=True)
         modes += [Mode(f"staged-{name}", (drafter, *below)) for drafter, name in pairs]

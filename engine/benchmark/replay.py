@@ -12,24 +12,23 @@ For benchmarks alone: no configuration can name it.
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 from engine.api import Engine
 from engine.benchmark.measure import Workload
-from engine.config import NgramStageConfig, StageConfig
+from engine.config import ModelFreeStageConfig, StageConfig
+from engine.drafting.stage import NoStage
 from engine.economy import Step
 from engine.request import GenerateRequest, Output
-from engine.scorer import TreeScorer
-from engine.text import Text
 
 Recordings = Mapping[tuple[int, ...], tuple[int, ...]]
 """Replies by their prompts, in token ids."""
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayStageConfig(NgramStageConfig):
+class ReplayStageConfig(ModelFreeStageConfig):
     """A chain of `budget` recorded tokens, each of them right with probability `acceptance`.
 
     `acceptance` is above 0 and at most 1. Which tokens are wrong depends on `seed`, the prompt and
@@ -54,7 +53,7 @@ class ReplayEngine(Engine):
         return engine
 
 
-class ReplayDrafter:
+class ReplayDrafter(NoStage):
     """Proposes the recording of the prompt from wherever the text stands; nothing without one."""
 
     def __init__(self, config: ReplayStageConfig, vocab_size: int) -> None:
@@ -81,14 +80,6 @@ class ReplayDrafter:
             chain.append(node)
         turn.milliseconds += (time.perf_counter() - started) * 1e3
         return chain
-
-    def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
-        """Nothing to time."""
-        return {}
-
-    def scorers(self) -> Mapping[str, TreeScorer]:
-        """No network."""
-        return {}
 
     def _listen(self, prompt: tuple[int, ...]) -> None:
         """Take the recording of this prompt, with its wrong tokens."""

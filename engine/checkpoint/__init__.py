@@ -6,7 +6,7 @@ over, which are not numbers. Whatever stock transformers would make up is refuse
 
 from engine.checkpoint.files import check_configuration, check_files, check_weights, read_json
 from engine.checkpoint.fingerprint import fingerprint
-from engine.checkpoint.tokens import PADDING, check_same_tokens
+from engine.checkpoint.tokens import PADDING, check_same_tokens, compare_tokens
 from engine.checkpoint.weights import abridged, check_keys, check_numbers
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "check_numbers",
     "check_same_tokens",
     "check_weights",
+    "compare_tokens",
     "fingerprint",
     "read_json",
 ]

@@ -9,8 +9,10 @@ from engine.config.engine import Compile, Dtype, EngineConfig
 from engine.config.stage_list import STAGE_KINDS, below_drafter
 from engine.config.stages import (
     HeadStageConfig,
+    ModelFreeStageConfig,
     ModelStageConfig,
     NgramStageConfig,
+    RecycleStageConfig,
     StageConfig,
 )
 
@@ -20,8 +22,10 @@ __all__ = [
     "Dtype",
     "EngineConfig",
     "HeadStageConfig",
+    "ModelFreeStageConfig",
     "ModelStageConfig",
     "NgramStageConfig",
+    "RecycleStageConfig",
     "StageConfig",
     "below_drafter",
 ]

@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from engine.config.stages import HeadStageConfig, ModelStageConfig, NgramStageConfig, StageConfig
+from engine.config.stages import (
+    HeadStageConfig,
+    ModelStageConfig,
+    NgramStageConfig,
+    RecycleStageConfig,
+    StageConfig,
+)
 from engine.errors import ConfigError, did_you_mean
 from engine.geometry import MAX_TREE_ROWS
 
@@ -10,6 +16,7 @@ STAGE_KINDS: Mapping[str, type[StageConfig]] = {
     "head": HeadStageConfig,
     "model": ModelStageConfig,
     "ngram": NgramStageConfig,
+    "recycle": RecycleStageConfig,
 }
 
 

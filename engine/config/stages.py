@@ -93,18 +93,14 @@ class HeadStageConfig(ModelStageConfig):
 
 
 @dataclass(frozen=True, slots=True)
-class NgramStageConfig(StageConfig):
-    """A Katz trigram table and a live look-up of the text so far; at most `budget` nodes a call.
+class ModelFreeStageConfig(StageConfig):
+    """A stage without a network: at most `budget` nodes a call, a limit under `auto`.
 
-    Under `"speculation": "auto"` the budget is a limit. Without a `table` the stage is the look-up
-    alone, which needs no training and fits any target.
+    Such stages next to each other draft as one, in the sizes of the first of them.
     """
 
-    name: ClassVar[str] = "ngram"
-    table: str | None = None
     budget: Positive = 8
     children: Positive = 2
-    lookup: bool = True
 
     def resized(self, budget: int, passes: int) -> Self:
         """The same with so many nodes at most."""
@@ -113,3 +109,25 @@ class NgramStageConfig(StageConfig):
     def chain(self, length: int) -> Self:
         """The same, one child a node."""
         return replace(self, budget=length, children=1)
+
+
+@dataclass(frozen=True, slots=True)
+class NgramStageConfig(ModelFreeStageConfig):
+    """A Katz trigram table and a live look-up of the text so far.
+
+    Without a `table` the stage is the look-up alone, which needs no training and fits any target.
+    """
+
+    name: ClassVar[str] = "ngram"
+    table: str | None = None
+    lookup: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RecycleStageConfig(ModelFreeStageConfig):
+    """What the stage above, or the target, thought likely after the same two tokens, or one.
+
+    It needs no training: it learns from every row that is scored anyway.
+    """
+
+    name: ClassVar[str] = "recycle"

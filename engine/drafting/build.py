@@ -8,18 +8,27 @@ from engine.checkpoint import PADDING, check_same_tokens
 from engine.config import (
     EngineConfig,
     HeadStageConfig,
+    ModelFreeStageConfig,
     ModelStageConfig,
     NgramStageConfig,
+    RecycleStageConfig,
     StageConfig,
 )
 from engine.drafting.head import HeadModel
 from engine.drafting.head_checkpoint import load_head, names_head
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
-from engine.drafting.ngram import NgramDrafter
+from engine.drafting.model_free import ModelFreeDrafter
+from engine.drafting.sources import (
+    LookupSource,
+    PredictionSource,
+    RecycleSource,
+    Source,
+    TableSource,
+)
 from engine.drafting.stage import Drafter, NoStage
 from engine.errors import ModelLoadError
-from engine.loading import load_model
+from engine.loading import Checkpoint
 from engine.model import Model
 from engine.names import resolve
 
@@ -56,18 +65,19 @@ class StageBuilder:
     def model(self, name: str) -> Model:
         """A draft model that fits the target. Raises ModelLoadError if it does not."""
         if name not in self._models:
-            model = load_model(
-                name,
+            vocab_size = self._target.limits.vocab_size
+            checkpoint = Checkpoint.read(name)
+            _check_vocabulary(name, checkpoint.limits.vocab_size, vocab_size)
+            self._models[name] = checkpoint.load(
                 dtype=self._config.dtype,
                 device=self._config.device,
                 max_model_len=self._target.max_model_len,
                 chunk=self._config.prefill_chunk,
                 num_engines=self._config.num_engines,
                 num_seats=len(self._target.strips.seats),
+                vocab_size=vocab_size,
             )
-            _fit_vocabulary(name, model, self._target)
             check_same_tokens(name, self._config.model)
-            self._models[name] = model
         return self._models[name]
 
     def head(self, name: str) -> HeadModel:
@@ -102,18 +112,42 @@ class StageBuilder:
         return ModelDrafter(stage, head, below, name, self._target.limits.vocab_size)
 
     def ngram_drafter(self, stage: NgramStageConfig, name: str, below: Drafter) -> Drafter:
-        """An n-gram stage, which nothing can stand below."""
-        if below.budget:
-            raise ModelLoadError("an n-gram stage asks no stage below it: it must be the last one.")
-        table = self.table(stage.table) if stage.table is not None else None
-        return NgramDrafter(stage, table, name)
+        """The look-ups, then whatever stands below, then the table, which knows no text."""
+        sources = [*_sources(stage, below)]
+        if stage.lookup:
+            sources = [PredictionSource(), LookupSource(name), *sources]
+        if stage.table is not None:
+            sources.append(TableSource(name, self.table(stage.table), stage.children))
+        return _model_free(stage, sources)
+
+    def recycle_drafter(self, stage: RecycleStageConfig, name: str, below: Drafter) -> Drafter:
+        """What was scored before, then whatever stands below."""
+        own = RecycleSource(name, stage.children)
+        return _model_free(stage, [own, *_sources(stage, below)])
 
 
 _BUILDERS: Mapping[type[StageConfig], Callable[[StageBuilder, Any, str, Drafter], Drafter]] = {
     HeadStageConfig: StageBuilder.head_drafter,
     ModelStageConfig: StageBuilder.model_drafter,
     NgramStageConfig: StageBuilder.ngram_drafter,
+    RecycleStageConfig: StageBuilder.recycle_drafter,
 }
+
+
+def _model_free(stage: ModelFreeStageConfig, sources: Sequence[Source]) -> Drafter:
+    """Stages without a network that stand next to each other are one, in the first one's sizes."""
+    return ModelFreeDrafter(sources, stage.budget, stage.children)
+
+
+def _sources(stage: StageConfig, below: Drafter) -> Sequence[Source]:
+    """Those of the stages below. Raises ModelLoadError where they have a network."""
+    if isinstance(below, ModelFreeDrafter):
+        return below.sources
+    if below.budget:
+        raise ModelLoadError(
+            f"the stage {stage.name} asks no stage with a network below it: name it after those."
+        )
+    return ()
 
 
 def recognised(stages: Sequence[StageConfig]) -> tuple[StageConfig, ...]:
@@ -141,13 +175,10 @@ def layers_read(drafter: Drafter) -> tuple[int, ...]:
     return tuple(layer for each in drafter.scorers().values() for layer in each.layers_read)
 
 
-def _fit_vocabulary(name: str, draft: Model, target: Model) -> None:
-    """Refuse a draft with another tokenizer; pad one that differs in padding alone."""
-    drafts, targets = draft.limits.vocab_size, target.limits.vocab_size
+def _check_vocabulary(name: str, drafts: int, targets: int) -> None:
+    """Refuse a draft with another tokenizer; one may differ in padding alone."""
     if abs(drafts - targets) > PADDING * targets:
         raise ModelLoadError(
             f"the draft {name!r} has {drafts} tokens and the target {targets}: a draft must share "
             "its target's tokenizer. Name a draft of the same family, or none."
         )
-    if drafts < targets:
-        draft.pad_vocabulary(targets)

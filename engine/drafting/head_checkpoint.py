@@ -22,6 +22,7 @@ from engine.checkpoint import (
 from engine.drafting.head import HeadModel
 from engine.drafting.head_network import HeadNetwork, HeadShape, is_head
 from engine.errors import ModelLoadError, first_line
+from engine.loading import unpack
 from engine.model import Model
 from engine.names import find_folder, resolve
 
@@ -36,7 +37,7 @@ def names_head(name: str) -> bool:
     False if there is none: what is loaded in its place then says what is missing.
     """
     try:
-        return is_head(_read_config(name))
+        return is_head(read_config(name))
     except Exception:  # whatever a foreign configuration may cause
         return False
 
@@ -47,7 +48,7 @@ def load_head(name: str, target: Model, chunk: int) -> HeadModel:
     What a checkpoint leaves out, the embedding or the output matrix, it shares with its target.
     """
     try:
-        config = _read_config(name)
+        config = read_config(name)
         weights = _read_weights(name)
     except ModelLoadError:
         raise
@@ -174,8 +175,10 @@ def _check_parts(name: str, network: HeadNetwork, parts: Mapping[str, Tensor]) -
     )
 
 
-def _read_config(name: str) -> dict[str, Any]:
+def read_config(name: str) -> dict[str, Any]:
+    """The content of a `config.json`; raises whatever is wrong with it."""
     find_folder(name)
+    unpack(name)
     config, _ = PretrainedConfig.get_config_dict(resolve(name))
     return dict(config)
 

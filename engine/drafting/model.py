@@ -12,7 +12,7 @@ from engine.config import ModelStageConfig
 from engine.drafting.frontier import Frontier
 from engine.drafting.on_device import Noise, OnDevice
 from engine.drafting.on_host import Expander, OnHost
-from engine.drafting.stage import Drafter
+from engine.drafting.stage import Drafter, Scored
 from engine.economy import Economy, Step
 from engine.kernels import triton_noise
 from engine.passes import Record
@@ -73,9 +73,18 @@ class ModelDrafter:
             expansion = self._expander.expand(frontier, rows, left)
             left, nodes = left - expansion.num_passes, []
             if guesses:
-                num_confirmed = len(expansion.confirmed.intersection(guesses))
-                step.turn(below.name).count_guesses(len(guesses), num_confirmed)
+                below.credit(step, guesses, expansion.confirmed)
+            if expansion.scored is not None:
+                below.learn(step, expansion.scored)
         return step.tree.best(budget, below=leaves)
+
+    def learn(self, step: Step, scored: Scored) -> None:
+        """Its own rows have told the stages below what it says; the target's tell what is right."""
+        self._below.learn(step, scored)
+
+    def credit(self, step: Step, guesses: Sequence[int], confirmed: set[int]) -> None:
+        """All of them are its own, whoever named them first."""
+        step.turn(self.name).count_guesses(len(guesses), len(confirmed.intersection(guesses)))
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """A pass of this stage's network, then those of the stages below."""

@@ -10,6 +10,7 @@ from engine.choosing import candidates, places
 from engine.config import ModelStageConfig
 from engine.drafting.children import Children
 from engine.drafting.frontier import Frontier
+from engine.drafting.stage import Scored
 from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 
@@ -18,10 +19,14 @@ _NEVER = -1e9
 
 
 class Expansion(NamedTuple):
-    """The guesses that were confirmed, and how many of the passes allowed are used up."""
+    """The guesses that were confirmed, and how many of the passes allowed are used up.
+
+    `scored` is what came of the nodes, where the host has seen it.
+    """
 
     confirmed: set[int]
     num_passes: int
+    scored: Scored | None = None
 
 
 class Expander(Protocol):
@@ -65,7 +70,7 @@ class OnHost:
         for node, tokens, values in best:
             confirmed |= children.put(node, tokens, values, opinions)
         turn.run(num_rows, (time.perf_counter() - started) * 1e3)
-        return Expansion(confirmed, 1)
+        return Expansion(confirmed, 1, Scored(texts, tree, nodes, logits))
 
 
 def _opinions_of_guesses(

@@ -1,11 +1,26 @@
 """What a draft stage is: the contract that every kind keeps and every other room relies on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
 
 from engine.economy import Step
 from engine.scorer import TreeScorer
 from engine.text import Text
+from engine.tree import TokenTree
+
+
+class Scored(NamedTuple):
+    """What the stage above, or the target, has scored: nodes of a tree that hangs on texts.
+
+    `logits` are a row for each node; of the vocabulary that stages may propose, and no more.
+    """
+
+    texts: Sequence[Text]
+    tree: TokenTree
+    nodes: Sequence[int]
+    logits: Tensor
 
 
 class Drafter(Protocol):
@@ -19,11 +34,19 @@ class Drafter(Protocol):
     reads there.
     """
 
-    name: str
     budget: int
 
     def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
         """Propose nodes below `leaves`; the chain of calls goes down through the stages."""
+
+    def learn(self, step: Step, scored: Scored) -> None:
+        """Hear what was scored above, all of it, accepted or not; its logits are read at once.
+
+        Whoever has no use for it does not touch the logits.
+        """
+
+    def credit(self, step: Step, guesses: Sequence[int], confirmed: set[int]) -> None:
+        """The stage above has taken these nodes, and would itself have proposed some of them."""
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """By stage, what runs one pass over so many rows after this text, so that it can be timed.
@@ -44,6 +67,13 @@ class NoStage:
     def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:
         """No node."""
         return []
+
+    def learn(self, step: Step, scored: Scored) -> None:
+        """Nothing to learn."""
+
+    def credit(self, step: Step, guesses: Sequence[int], confirmed: set[int]) -> None:
+        """All of them are the stage's."""
+        step.turn(self.name).count_guesses(len(guesses), len(confirmed.intersection(guesses)))
 
     def rehearsals(self, text: Text) -> Mapping[str, Callable[[int], object]]:
         """Nothing to time."""

@@ -10,9 +10,10 @@
 // in the first caches, whatever the length. A tile's keys are transposed into panels once for the
 // block of queries that read them; then both products are the same chains of fused multiply-adds.
 //
-// The order of operations of a query depends on its keys alone: rows do not change one another's
-// figures, to the bit. A tile that is skipped since no query of the block sees it would have added
-// zeros.
+// The order of operations of a query depends on the keys that it sees alone: a tile ends where so
+// many of them have passed, and not where their rows lie. So rows do not change one another's
+// figures, to the bit, nor does it show whether a row's ancestors are nodes of a tree, among others,
+// or have been committed. A tile that no query of the block sees would have added zeros.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -254,7 +255,9 @@ struct Sight {
   int64_t top, end;            // rows of the pass
   int64_t first, prefix, length;
   std::vector<int64_t> reach;  // of the prefix, by row: what is before it is out of the window
-  std::vector<float> tree;     // what to add to scores: rows x (length - prefix)
+  // Of each row, the columns behind the prefix that it sees, and its place of the first of them.
+  std::vector<std::vector<int32_t>> seen;
+  std::vector<int64_t> rank;
 
   Sight(
       const Numbers& places, int64_t top, int64_t end, const Tensor& visible, int64_t window)
@@ -276,29 +279,26 @@ struct Sight {
     int64_t columns = 8 * num_bytes;
     while (columns > 0 && !(any[(columns - 1) / 8] >> (columns - 1) % 8 & 1)) --columns;
     length = prefix + columns;
-    tree.resize((end - top) * columns);
-    for (int64_t row = 0; row < end - top; ++row)
+    for (int64_t row = 0; row < end - top; ++row) {
+      std::vector<int32_t> own;
       for (int64_t column = 0; column < columns; ++column)
-        tree[row * columns + column] = is_set(row, column) ? 0.0f : HIDDEN;
+        if (is_set(row, column)) own.push_back(column);
+      // It sees itself last; what a window hides comes before the others.
+      const int64_t last = places.at(POSITION, top + row), count = own.size();
+      rank.push_back(window ? std::max(prefix, last + 1 - count) : prefix);
+      seen.push_back(std::move(own));
+    }
   }
 
-  // What to add to a row's scores of these keys.
+  // What to add to a row's scores of these keys of the prefix.
   void write(int64_t row, int64_t start, int64_t count, float* scores) const {
-    const int64_t text = std::clamp<int64_t>(prefix - start, 0, count);
-    const int64_t hidden = std::clamp<int64_t>(reach[row] - start, 0, text);
+    const int64_t hidden = std::clamp<int64_t>(reach[row] - start, 0, count);
     std::fill_n(scores, hidden, HIDDEN);
-    std::fill(scores + hidden, scores + text, 0.0f);
-    const float* behind = tree.data() + row * (length - prefix) + (start + text - prefix);
-    std::copy_n(behind, count - text, scores + text);
+    std::fill(scores + hidden, scores + count, 0.0f);
   }
 
-  // Whether a row sees any of these keys.
-  bool sees(int64_t row, int64_t start, int64_t count) const {
-    const int64_t text = std::clamp<int64_t>(prefix - start, 0, count);
-    if (text > 0 && reach[row] < start + text) return true;
-    const float* behind = tree.data() + row * (length - prefix) + (start + text - prefix);
-    return std::any_of(behind, behind + count - text, [](float x) { return x == 0.0f; });
-  }
+  // Whether a row sees any of these keys of the prefix.
+  bool sees(int64_t row, int64_t start, int64_t count) const { return reach[row] < start + count; }
 };
 
 // A text of a pass: who sees whom, and its rows of the cache.
@@ -323,7 +323,7 @@ struct Scratch {
   struct alignas(CACHE_LINE * sizeof(float)) Line {
     float values[CACHE_LINE];
   };
-  std::vector<Line> queries, keys, values, mixed;
+  std::vector<Line> queries, keys, values, mixed, scores;
 
   static float* sized(std::vector<Line>& lines, int64_t count) {
     const size_t needed = count / CACHE_LINE + 1;
@@ -348,8 +348,8 @@ class Block {
         count_(count),
         queries_(Scratch::sized(scratch.queries, BLOCK * problem.size)),
         keys_(Scratch::sized(scratch.keys, TILE * problem.size)),
-        values_(Scratch::sized(scratch.values, TILE * problem.padded_value_size())),
-        mixed_(Scratch::sized(scratch.mixed, BLOCK * problem.padded_value_size())) {}
+        mixed_(Scratch::sized(scratch.mixed, BLOCK * problem.padded_value_size())),
+        scratch_(scratch) {}
 
   void attend() {
     read_queries();
@@ -358,10 +358,10 @@ class Block {
       running_[i].maximum = problem_.sinks[head(i)];
       running_[i].sum[0] = 1;
     }
-    for (int64_t start = 0; start < sight_.length; start += TILE) {
-      const int64_t count = std::min(TILE, sight_.length - start);
-      if (!is_hidden(start, count)) attend_tile(start, count);
-    }
+    const int64_t whole = sight_.prefix / TILE * TILE;
+    for (int64_t start = 0; start < whole; start += TILE)
+      if (!is_hidden(start, TILE)) attend_tile(start, TILE);
+    for (int64_t part = 0; part < num_parts(); ++part) attend_rest(whole, begin_of(part), begin_of(part + 1));
     write_output();
   }
 
@@ -396,11 +396,93 @@ class Block {
         for (int64_t k = 0; k < size; k += CACHE_LINE) __builtin_prefetch(values.row(i) + k);
       return {values.data, PANEL, values.stride};
     }
+    return padded_values(start, count);
+  }
+
+  // Copies of values whose rows are whole panels.
+  Panels padded_values(int64_t start, int64_t count) {
+    const Matrix<const float> values = text_values_.rows(kv_head_, start);
+    const int64_t size = problem_.value_size, padded = problem_.padded_value_size();
+    float* copies = Scratch::sized(scratch_.values, count * padded);
     for (int64_t i = 0; i < count; ++i) {
-      std::copy_n(values.row(i), size, values_ + i * padded);
-      std::fill_n(values_ + i * padded + size, padded - size, 0.0f);
+      std::copy_n(values.row(i), size, copies + i * padded);
+      std::fill_n(copies + i * padded + size, padded - size, 0.0f);
     }
-    return {values_, PANEL, padded};
+    return {copies, PANEL, padded};
+  }
+
+  int64_t num_parts() const { return (count_ + MAX_ROWS - 1) / MAX_ROWS; }
+  int64_t begin_of(int64_t part) const { return count_ * part / num_parts(); }
+
+  // The rest of the prefix, from `start` on, and what is seen behind it, for some of the queries.
+  void attend_rest(int64_t start, int64_t top, int64_t end) {
+    const int64_t columns = sight_.length - start, text = sight_.prefix - start, rows = end - top;
+    const int64_t stride = round_up(columns, TILE);
+    float* scores = Scratch::sized(scratch_.scores, 2 * rows * stride);
+    Matrix<float> weights{scores + rows * stride, stride};
+    score_rest(start, columns, top, {scores, stride}, rows);
+    int64_t most = 0;
+    for (int64_t r = 0; r < rows; ++r) most = std::max(most, end_of_ranks(top + r) - start);
+    for (int64_t first = 0; first < most; first += TILE) {
+      int64_t low = columns, high = 0;
+      for (int64_t r = 0; r < rows; ++r)
+        weigh(top + r, start, first, text, scores + r * stride, weights.row(r), columns, low, high);
+      if (low < high)
+        mix({weights.data + low, stride}, start + low, high - low, top, rows);
+    }
+  }
+
+  // One more than the place of the last key that a query sees, among all of its text.
+  int64_t end_of_ranks(int64_t query) const {
+    const int64_t own = row(query) - sight_.top;
+    return std::max<int64_t>(sight_.prefix, sight_.rank[own] + sight_.seen[own].size());
+  }
+
+  // Scores of all keys from `start` on, whoever sees them.
+  void score_rest(int64_t start, int64_t columns, int64_t top, Matrix<float> scores, int64_t rows) {
+    for (int64_t first = 0; first < columns; first += TILE) {
+      const int64_t count = std::min(TILE, columns - first), padded = round_up(count, PANEL);
+      pack_keys(text_keys_.rows(kv_head_, start + first), count, problem_.size, keys_);
+      for (int64_t r = 0; r < rows; ++r) std::fill_n(scores.row(r) + first, padded, 0.0f);
+      MULTIPLY[rows - 1](
+          {queries_ + top * problem_.size, problem_.size}, problem_.size,
+          {keys_, PANEL * problem_.size, PANEL}, padded / PANEL, {scores.data + first, scores.stride});
+    }
+    for (int64_t r = 0; problem_.softcap && r < rows; ++r)
+      for (int64_t k = 0; k < columns; ++k)
+        scores.row(r)[k] = problem_.softcap * std::tanh(scores.row(r)[k] / problem_.softcap);
+  }
+
+  // The weights of one tile of a query, the keys of `TILE` places from `start + first` on, by column;
+  // `low` to `high` become the columns of which any query has weights.
+  void weigh(
+      int64_t query, int64_t start, int64_t first, int64_t text, const float* scores, float* weights,
+      int64_t columns, int64_t& low, int64_t& high) {
+    const int64_t own = row(query) - sight_.top, width = problem_.padded_value_size();
+    const std::vector<int32_t>& seen = sight_.seen[own];
+    alignas(FloatVector) float tile[TILE];
+    std::fill_n(tile, TILE, HIDDEN);
+    const int64_t hidden = std::clamp<int64_t>(sight_.reach[own] - start, 0, text);
+    const int64_t prefixed = first ? 0 : text;  // the rest of the prefix is less than a tile
+    std::copy(scores + hidden, scores + std::max(hidden, prefixed), tile + hidden);
+    const int64_t shift = sight_.rank[own] - start - first;  // of what is seen, to its place in the tile
+    const int64_t from = std::max<int64_t>(0, -shift);
+    const int64_t to = std::clamp<int64_t>(TILE - shift, from, seen.size());
+    for (int64_t i = from; i < to; ++i) tile[shift + i] = scores[text + seen[i]];
+    std::fill_n(weights, columns, 0.0f);
+    if (from >= to && hidden >= prefixed) return;
+    soften(tile, TILE, running_[query], mixed_ + query * width, width);
+    std::copy(tile + hidden, tile + std::max(hidden, prefixed), weights + hidden);
+    for (int64_t i = from; i < to; ++i) weights[text + seen[i]] = tile[shift + i];
+    low = std::min(low, hidden < prefixed ? hidden : text + seen[from]);
+    high = std::max(high, from < to ? text + seen[to - 1] + 1 : prefixed);
+  }
+
+  // Adds what these weights make of the values from `start` on.
+  void mix(Matrix<const float> weights, int64_t start, int64_t count, int64_t top, int64_t rows) {
+    const int64_t width = problem_.padded_value_size();
+    MULTIPLY[rows - 1](
+        weights, count, tile_values(start, count), width / PANEL, {mixed_ + top * width, width});
   }
 
   void attend_tile(int64_t start, int64_t count) {
@@ -409,9 +491,8 @@ class Block {
     const Panels values = tile_values(start, count);
     const int64_t padded = round_up(count, PANEL);
     alignas(FloatVector) float scores[MAX_ROWS * TILE];
-    const int64_t parts = (count_ + MAX_ROWS - 1) / MAX_ROWS;
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t top = count_ * part / parts, rows = count_ * (part + 1) / parts - top;
+    for (int64_t part = 0; part < num_parts(); ++part) {
+      const int64_t top = begin_of(part), rows = begin_of(part + 1) - top;
       for (int64_t r = 0; r < rows; ++r) {
         if (problem_.softcap)
           std::fill_n(scores + r * TILE, padded, 0.0f);
@@ -460,7 +541,8 @@ class Block {
   const Sight& sight_;
   const Heads text_keys_, text_values_;
   const int64_t kv_head_, first_, count_;
-  float *const queries_, *const keys_, *const values_, *const mixed_;
+  float *const queries_, *const keys_, *const mixed_;
+  Scratch& scratch_;
   Running running_[BLOCK];
 };
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from engine.code_cache import condemn, is_usable, make_private, publish, verdict
-from engine.kernels import attention, linear
+from engine.kernels import attention, choosing, dots, linear
 from engine.scratch import Scratch
 
 _HERE = Path(__file__).parent
 _ARCHITECTURES = {"avx2": "x86-64-v3", "default": "x86-64"}
 """What a compiler calls the sets of instructions that torch can be told not to go beyond."""
-_KERNELS = (linear, attention)
+_KERNELS = (linear, dots, attention, choosing)
 _is_loaded = False
 _was_tried = False
 _refusal: str | None = None

@@ -5,17 +5,19 @@
 
 from engine.loading.checkpoint import Checkpoint, load_model, random_model
 from engine.loading.limits import read_limits, rope_boundary
-from engine.loading.precision import Precision, choose_device, choose_precision
+from engine.loading.precision import choose_device, choose_precision, num_parameters
 from engine.loading.quiet import silence
+from engine.loading.unpacking import unpack
 
 __all__ = [
     "Checkpoint",
-    "Precision",
     "choose_device",
     "choose_precision",
     "load_model",
+    "num_parameters",
     "random_model",
     "read_limits",
     "rope_boundary",
     "silence",
+    "unpack",
 ]

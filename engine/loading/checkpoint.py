@@ -10,16 +10,21 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from engine import attention
-from engine.checkpoint import check_configuration, check_files
+from engine.checkpoint import check_configuration, check_files, fingerprint
 from engine.errors import EngineError, ModelLoadError
 from engine.loading.limits import eos_token_ids, read_limits
 from engine.loading.network import load_network, unfit, unloadable
-from engine.loading.precision import choose_device, choose_precision
+from engine.loading.precision import choose_device, choose_precision, dtype_of_loading
 from engine.loading.quiet import silence
+from engine.loading.unpacking import unpack
 from engine.model import CausalPass, Model
 from engine.names import resolve
 from engine.scorer import ModelLimits
-from engine.strips import num_seats_for
+from engine.strips import plan_seats
+from engine.weights import quantise, unpacked
+
+_LONGEST_WINDOW = 8192
+"""Tokens, where nobody has said how long texts may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +51,47 @@ class Checkpoint:
         chunk: int,
         num_engines: int = 1,
         num_seats: int = 1,
+        vocab_size: int = 0,
     ) -> Model:
         """Load the weights, prove that they obey tree masks, and give them a cache.
 
-        It has room for `num_seats` texts; 0: for as many as memory allows. `num_engines`,
-        this one included, share the machine. Raises ModelLoadError for weights that
-        cannot be found or an architecture that cannot be served, ConfigError for a device or
-        precision that this machine lacks.
+        It has room for `num_seats` texts; 0: for as many as memory allows. Without `max_model_len`
+        these may be as long as it allows, too. `num_engines`, this one included, share the machine.
+        Ids up to `vocab_size`, if there are fewer, get an embedding, so that a larger target's
+        padding ids can be fed. Raises ModelLoadError for weights that cannot be found or an
+        architecture that cannot be served, ConfigError for a device or precision that this machine
+        lacks.
         """
         place = choose_device(device)
         check_files(self.name)
         with _named(self.name):
             wanted = choose_precision(dtype, place, self.config, num_engines)
-            network = load_network(self.name, self.config, wanted.dtype, place, num_engines)
+            dtype_read = dtype_of_loading(wanted, self.config)
+            network = load_network(self.name, self.config, dtype_read, place, num_engines)
             eos = eos_token_ids(self.config, network.generation_config)
             limits = replace(self.limits, eos_token_ids=eos)
-            window = max_model_len or min(limits.max_positions, 8192)
-            seating = "as configured"
-            if not num_seats:
-                probe = CausalPass(network, limits.window, ()).probe
-                num_seats, seating = num_seats_for(probe, window, num_engines)
-            model = Model(network, limits, window, chunk, num_seats).check_seam()
-        model.precision, model.seating = wanted.reason, seating
+            if vocab_size > limits.vocab_size:
+                network.resize_token_embeddings(vocab_size, mean_resizing=False)
+                limits = replace(limits, vocab_size=vocab_size)
+            num_parameters, whose = (
+                sum(w.numel() for w in network.parameters()),
+                fingerprint(network),
+            )
+            if wanted.is_quantised:
+                quantise(network)
+            probe = CausalPass(network, limits.window, ()).probe
+            longest = min(limits.max_positions, _LONGEST_WINDOW)
+            seating = plan_seats(probe, max_model_len, longest, num_seats, num_engines)
+            model = Model(network, limits, seating.max_model_len, chunk, seating.num_seats)
+            # Of masks and positions, which rounding is not to hide.
+            with unpacked(network):
+                model.check_seam()
+        model.precision, model.seating, model.num_parameters = (
+            wanted,
+            seating.reason,
+            num_parameters,
+        )
+        model.fingerprint = whose
         return model
 
 
@@ -124,6 +148,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _read_config(name: str) -> PretrainedConfig:
+    unpack(name)
     check_configuration(name)
     _refuse_adapter(name)
     try:

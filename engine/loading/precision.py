@@ -1,13 +1,12 @@
 """On which device a network runs, and in which precision."""
 
-from typing import NamedTuple
-
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from engine.errors import ConfigError, first_line
 from engine.loading.quiet import silence
 from engine.memory import total_bytes
+from engine.weights import INT8, Precision
 
 _BYTES_IN_FLOAT32 = 6
 """What a weight takes while it is loaded and then packed for our kernels."""
@@ -39,13 +38,6 @@ def choose_device(device: str) -> torch.device:
     return place
 
 
-class Precision(NamedTuple):
-    """A precision of weights and passes, and why it is that: the end of a sentence on it."""
-
-    dtype: torch.dtype
-    reason: str
-
-
 def choose_precision(
     dtype: str, device: torch.device, config: PretrainedConfig, num_engines: int = 1
 ) -> Precision:
@@ -55,21 +47,36 @@ def choose_precision(
     bfloat16: our kernels compute in float32 whatever they are given, and keep weights in bfloat16
     where that is exact, so the text is better for the same reading. Only weights of bfloat16 that
     would not fit the memory in float32 keep their own; engines of one machine have equal parts.
+    Raises ConfigError for what the device has no products for.
     """
+    if dtype == INT8 and device.type != "cpu":
+        raise ConfigError(
+            f"dtype {INT8} is for CPUs, and this is {device.type}: choose bfloat16 or auto.",
+            "dtype",
+        )
+    if dtype == INT8:
+        return Precision(INT8, torch.float32, "as asked for")
     if dtype != "auto":
-        return Precision(_DTYPES[dtype], "as asked for")
+        return Precision.of(_DTYPES[dtype], "as asked for")
     stored = getattr(config, "dtype", None)
     if device.type != "cpu":
         own = stored if isinstance(stored, torch.dtype) else torch.float32
-        return Precision(own, "that of the checkpoint")
+        return Precision.of(own, "that of the checkpoint")
     room = total_bytes()
     if stored == torch.bfloat16 and room is not None:
         needed = _BYTES_IN_FLOAT32 * num_parameters(config)
         if needed > _LARGEST_SHARE * room / num_engines:
             reason = f"that of the checkpoint: float32 takes {needed / 1e9:.0f} GB while it loads"
             sharing = f" for {num_engines} engines" if num_engines > 1 else ""
-            return Precision(torch.bfloat16, f"{reason}, of {room / 1e9:.0f} in all{sharing}")
-    return Precision(torch.float32, "in which every CPU computes best here")
+            return Precision.of(torch.bfloat16, f"{reason}, of {room / 1e9:.0f} in all{sharing}")
+    return Precision.of(torch.float32, "in which every CPU computes best here")
+
+
+def dtype_of_loading(precision: Precision, config: PretrainedConfig) -> torch.dtype:
+    """In which numbers weights come into memory: those to be rounded as the checkpoint has them."""
+    stored = getattr(config, "dtype", None)
+    short = next((each for each in (torch.bfloat16, torch.float16) if each == stored), None)
+    return short if precision.is_quantised and short is not None else precision.dtype
 
 
 def num_parameters(config: PretrainedConfig) -> int:

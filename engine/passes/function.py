@@ -60,6 +60,10 @@ class FastPasses(Protocol):
     def form(self) -> Form:
         """What they are called."""
 
+    @property
+    def widest(self) -> int | None:
+        """The most rows at once, where more are better run in turns; None: by the function."""
+
     def padding(self, width: int) -> int | None:
         """How many rows to put before so many; None if they are better run by the function."""
 

@@ -37,6 +37,7 @@ class Graphs:
     """
 
     form: Form = "captured"
+    widest: int | None = None
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class Package:
     """A loaded package: call it as the function that it was made for, or run it over `rows`."""
 
     form: Form = "compiled"
+    widest: int | None = MAX_WIDTH
 
     def __init__(self, path: Path, function: PassFunction, rows: Sequence[Tensor]) -> None:
         self.function = function

@@ -45,6 +45,11 @@ class EagerRunner:
         """How the passes of trees are run now."""
         return "eager" if self._fast is None else self._fast.form
 
+    @property
+    def widest(self) -> int | None:
+        """The most rows of a pass that is run as others are; None: all are run alike."""
+        return None if self._fast is None else self._fast.widest
+
     def num_padding(self, width: int) -> int:
         """How many rows of padding a pass over so many rows is to begin with."""
         return 0 if self._fast is None else self._fast.padding(width) or 0

@@ -2,12 +2,22 @@
 
 A linear layer over few rows is bound by reading its weights. The usual library rearranges them on
 every call as soon as there are two rows: a pass of 2 then costs twice a pass of 1. Our kernels
-(`engine.kernels`) have a layout of their own, and where there are none oneDNN has one. Another
-layout, or weights in fewer bits, is a further `PackedLinear` that `lay_out` knows.
+(`engine.kernels`) have layouts of their own, and where there are none oneDNN has one. Another
+layout, or weights in fewer bits, is a further `PackedLinear` that `layout.py` knows.
 """
 
-from engine.weights.layout import lay_out
+from engine.weights.layout import lay_out, quantise
 from engine.weights.packed import PackedLinear, unpacked
+from engine.weights.precision import INT8, Precision
 from engine.weights.sizes import bytes_loaded, bytes_read
 
-__all__ = ["PackedLinear", "bytes_loaded", "bytes_read", "lay_out", "unpacked"]
+__all__ = [
+    "INT8",
+    "PackedLinear",
+    "Precision",
+    "bytes_loaded",
+    "bytes_read",
+    "lay_out",
+    "quantise",
+    "unpacked",
+]

@@ -1,18 +1,54 @@
-"""Weights for our own kernels, in panels of rows."""
+"""Weights for our own kernels, in panels of outputs."""
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 
-from engine.kernels import linear
+from engine.kernels import dots, linear
+from engine.weights.int8 import Int8Linear
 from engine.weights.packed import PackedLinear
 
 _PANELS_IN_CACHE = 8
 
 
-class KernelLinear(PackedLinear):
-    """By our kernels, which keep weights that are exact in bfloat16 in that."""
+class PanelLinear(PackedLinear):
+    """A layer of whose weights some outputs at a time can be had back."""
 
     panels: Tensor
+    """(panels, ...), of so many outputs each."""
+
+    @property
+    @abstractmethod
+    def panel_size(self) -> int:
+        """The outputs of a panel."""
+
+    @abstractmethod
+    def outputs(self, start: int, end: int) -> Tensor:
+        """A plain copy of the weights of these outputs: (end - start, in)."""
+
+    @property
+    def weight(self) -> Tensor:
+        """A plain copy of the weights: (out, in)."""
+        return self.outputs(0, self.out_features).to(self.dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        """What reading the weights reads."""
+        return self.panels.nbytes
+
+    def product(self, inputs: Tensor) -> Tensor:
+        """The same by torch's own product, of a few panels at a time, which a cache can hold."""
+        step = _PANELS_IN_CACHE * self.panel_size
+        ends = [*range(step, self.out_features, step), self.out_features]
+        weights = (self.outputs(start, end) for start, end in zip([0, *ends], ends, strict=False))
+        parts = [nn.functional.linear(inputs, weight.to(inputs.dtype)) for weight in weights]
+        outputs = torch.cat(parts, dim=-1)
+        return outputs if self.bias is None else outputs + self.bias
+
+
+class KernelLinear(PanelLinear):
+    """In float32, over weights that are kept in bfloat16 if they are exact in that."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -24,24 +60,53 @@ class KernelLinear(PackedLinear):
         return weight.device.type == "cpu"
 
     @property
-    def weight(self) -> Tensor:
-        """A plain copy of the weights: (out, in)."""
-        return linear.unpack(self.panels, self.out_features).to(self.dtype)
+    def panel_size(self) -> int:
+        """As many as two vectors of the processor hold."""
+        return self.panels.shape[2]
 
-    @property
-    def num_bytes(self) -> int:
-        """What reading the weights reads."""
-        return self.panels.nbytes
-
-    def product(self, inputs: Tensor) -> Tensor:
-        """The same by torch's own product, of a few panels at a time, which a cache can hold."""
-        starts = range(0, len(self.panels), _PANELS_IN_CACHE)
-        parts = (self.panels[start : start + _PANELS_IN_CACHE] for start in starts)
-        weights = (linear.unpack(part, part.shape[0] * part.shape[2]) for part in parts)
-        outputs = torch.cat([nn.functional.linear(inputs, weight) for weight in weights], dim=-1)
-        outputs = outputs[..., : self.out_features]
-        return outputs if self.bias is None else outputs + self.bias
+    def outputs(self, start: int, end: int) -> Tensor:
+        """A plain copy of the weights of these outputs, in float32."""
+        size = self.panel_size
+        return linear.unpack(self.panels[start // size : -(-end // size)], end - start)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (..., in) to outputs (..., out)."""
         return linear.multiply(inputs, self.panels, self.bias, self.out_features)
+
+
+class Int8KernelLinear(PanelLinear):
+    """In integers, group by group of the inputs of a row."""
+
+    scales: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, scales: Tensor) -> None:
+        super().__init__(weight, bias)
+        self.register_buffer("panels", dots.pack_int8(weight), persistent=False)
+        self.register_buffer("scales", scales, persistent=False)
+
+    @classmethod
+    def of(cls, plain: Int8Linear) -> "Int8KernelLinear":
+        """The same weights, laid out for our kernels."""
+        layer = cls(plain.quantised, plain.bias, plain.scales)
+        layer.dtype = plain.dtype
+        return layer
+
+    @staticmethod
+    def suits(weight: Tensor) -> bool:
+        """Whether the weights are on a CPU, in 8 bits."""
+        return weight.device.type == "cpu" and weight.dtype == torch.int8
+
+    @property
+    def panel_size(self) -> int:
+        """Whatever the processor."""
+        return dots.OUTPUTS
+
+    def outputs(self, start: int, end: int) -> Tensor:
+        """A plain copy of the weights of these outputs, in float32."""
+        part = self.panels[start // dots.OUTPUTS : -(-end // dots.OUTPUTS)]
+        quantised = dots.unpack_int8(part, end - start, self.in_features)
+        return quantised * self.scales[start:end, None]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (..., in) to outputs (..., out)."""
+        return dots.multiply_int8(inputs, self.panels, self.scales, self.bias, self.out_features)

@@ -1,14 +1,18 @@
 """Which layout a network's weights get on this machine."""
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from engine.weights.kernel import KernelLinear
+from engine.weights.int8 import Int8Linear
+from engine.weights.kernel import Int8KernelLinear, KernelLinear
 from engine.weights.library import LibraryLinear
-from engine.weights.packed import PackedLinear
+
+_Change = Callable[[nn.Module], nn.Module]
+"""From a linear layer to another one, or to itself."""
 
 
 def lay_out(network: nn.Module, has_kernels: bool) -> None:
@@ -16,18 +20,52 @@ def lay_out(network: nn.Module, has_kernels: bool) -> None:
 
     What no layout suits stays as it is, as on a GPU.
     """
-    _lay_out(network, KernelLinear if has_kernels else LibraryLinear)
+    _change(network, _for_kernels if has_kernels else _for_library)
+
+
+def quantise(network: nn.Module) -> None:
+    """Round the weights of every linear layer to int8, one after another, and forget the others.
+
+    Everything else becomes float32.
+    """
+    _change(network, _in_int8)
+    network.float()
 
 
 @torch.no_grad()
-def _lay_out(module: nn.Module, layout: type[PackedLinear]) -> None:
+def _change(module: nn.Module, change: _Change) -> None:
     for name, child in module.named_children():
-        if type(child) not in (nn.Linear, Conv1D, LibraryLinear):
-            _lay_out(child, layout)
-            continue
-        if isinstance(child, layout):
-            continue
-        weight, bias = cast(Tensor, child.weight).detach(), cast(Tensor | None, child.bias)
-        weight = weight.T.contiguous() if isinstance(child, Conv1D) else weight
-        if layout.suits(weight):
-            setattr(module, name, layout(weight, bias))
+        if (changed := change(child)) is not child:
+            setattr(module, name, changed)
+        else:
+            _change(child, change)
+
+
+def _for_kernels(layer: nn.Module) -> nn.Module:
+    if isinstance(layer, Int8Linear):
+        return Int8KernelLinear.of(layer)
+    if type(layer) in (nn.Linear, Conv1D, LibraryLinear) and KernelLinear.suits(_weight(layer)):
+        return KernelLinear(_weight(layer), _bias(layer))
+    return layer
+
+
+def _for_library(layer: nn.Module) -> nn.Module:
+    if type(layer) in (nn.Linear, Conv1D) and LibraryLinear.suits(_weight(layer)):
+        return LibraryLinear(_weight(layer), _bias(layer))
+    return layer
+
+
+def _in_int8(layer: nn.Module) -> nn.Module:
+    if type(layer) in (nn.Linear, Conv1D):
+        return Int8Linear(_weight(layer), _bias(layer))
+    return layer
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """A layer's weights as (out, in)."""
+    weight = cast(Tensor, layer.weight).detach()
+    return weight.T.contiguous() if isinstance(layer, Conv1D) else weight
+
+
+def _bias(layer: nn.Module) -> Tensor | None:
+    return cast(Tensor | None, layer.bias)

@@ -1,15 +1,16 @@
 """`stagetree bench`: ways of decoding measured side by side, as tables and as JSON."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from engine import ConfigError, did_you_mean
+from engine import ConfigError, Dtype, EngineConfig, SamplingParams, did_you_mean
 from engine.api import Engine
 from engine.benchmark import (
     SAMPLINGS,
@@ -20,28 +21,16 @@ from engine.benchmark import (
     configured_mode,
     machine,
     modes_of,
+    plain_speeds,
     resized,
 )
-from server.commands.bench_tables import legend, tables
-from server.commands.prompts import fitted, read_prompts
+from server.commands.bench_document import STAGED, figures
+from server.commands.bench_tables import fastest_plain, legend, tables
+from server.commands.prompts import Prompt, encoded, read_prompts
+from server.commands.samples import BEGINNINGS, CHAT
 from server.settings import Settings
 from server.text import Tokenizer
 from server.version import VERSION
-
-STAGED = "staged"
-"""The second name, in the JSON and for `--mode`, of the mode that the configuration uses."""
-
-PROMPTS = (
-    'def fibonacci(n: int) -> int:\n    """Return the n-th Fibonacci number."""\n',
-    "import argparse\nimport json\nfrom pathlib import Path\n\n\ndef main() -> None:\n",
-    'class Stack:\n    """A last-in, first-out list."""\n\n    def __init__(self):\n',
-    "def merge_sorted(left, right):\n    result = []\n    i = j = 0\n    while",
-    "class TestParser(unittest.TestCase):\n    def test_empty(self):\n        self.assertEqual(",
-    'def read_lines(path, encoding="utf-8"):\n    """Yield the stripped lines of a file."""\n',
-    "    def __repr__(self):\n        return",
-    "try:\n    import numpy as np\nexcept ImportError:\n",
-)
-
 
 _FILE_WIDTH = 100
 """Columns of what is written to a file or a pipe, where nobody's window limits it."""
@@ -51,16 +40,21 @@ _FILE_WIDTH = 100
 class BenchOptions:
     """What is asked for on the command line; no `prompts` file means the built-in ones.
 
-    `budget` and `passes` are those of every model and head, in all modes but `auto`.
+    With `chat` prompts go through the model's template. `top_p` stands in place of a top-k of 50.
+    `budget` and `passes` are those of every model and head, in all modes but `auto`. Plain decoding
+    is measured in the precisions of `beside`, too.
     """
 
     prompts: Path | None = None
+    chat: bool = False
+    top_p: float | None = None
     num_prompts: int | None = None
     tokens: int = 64
     repetitions: int = 5
     modes: Sequence[str] = ()
     budget: int | None = None
     passes: int | None = None
+    beside: Sequence[str] = ()
     json: Path | None = None
 
 
@@ -71,8 +65,9 @@ class _Bench:
     engine: Engine
     modes: Sequence[Mode]
     configured: str | None
-    prompts: Sequence[tuple[int, ...]]
+    workloads: Sequence[Workload]
     options: BenchOptions
+    dtypes: Sequence[Dtype]
 
 
 def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
@@ -84,17 +79,23 @@ def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
         console.width = max(console.width, _FILE_WIDTH)
     plan = _plan(settings, options)
     comparisons = _compare(plan, console)
-    for sampling, comparison in zip(SAMPLINGS, comparisons, strict=True):
-        for table in tables(comparison, sampling, plan.configured):
+    for workload, comparison in zip(plan.workloads, comparisons, strict=True):
+        for table in tables(comparison, workload.sampling, plan.configured):
             console.print(table)
-    console.print(legend(plan.engine.info, len(plan.prompts), options.repetitions))
+    num_prompts = len(plan.workloads[0].prompts)
+    console.print(legend(plan.engine.info, num_prompts, options.repetitions))
+    config = settings.command_config(compile="wait")
+    speeds = _plain_speeds(plan, comparisons, config)
+    if options.beside:
+        console.print(fastest_plain(speeds, [each.sampling for each in plan.workloads]))
     if options.json is not None:
-        document = _document(plan, comparisons)
+        document = _document(plan, comparisons, speeds)
         options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _plan(settings: Settings, options: BenchOptions) -> _Bench:
-    texts = _texts(options)
+    prompts = _prompts(options)
+    dtypes = tuple(_dtype(name) for name in options.beside)
     config = settings.command_config(compile="wait")
     engine = Engine.load(config)
     config = replace(config, stages=engine.config.stages)
@@ -102,10 +103,32 @@ def _plan(settings: Settings, options: BenchOptions) -> _Bench:
     known = modes_of(fixed.stages, fixed.alternatives, limits=engine.config.stages)
     configured = configured_mode(known, fixed.stages)
     modes = _chosen(known, options.modes, configured)
-    tokenizer = Tokenizer.load(config.model)
-    ids = [tokenizer.encode(text) for text in texts]
-    prompts = fitted(ids, engine.info.max_model_len, options.tokens)
-    return _Bench(engine, modes, configured, prompts, options)
+    workloads = _workloads(prompts, engine, options)
+    return _Bench(engine, modes, configured, workloads, options, dtypes)
+
+
+def _dtype(name: str) -> Dtype:
+    known: dict[str, Dtype] = {each: each for each in get_args(Dtype)}
+    if name not in known:
+        raise ConfigError(f"--beside: unknown dtype {name!r}. {did_you_mean(name, list(known))}")
+    return known[name]
+
+
+def _workloads(
+    prompts: Sequence[Prompt], engine: Engine, options: BenchOptions
+) -> tuple[Workload, ...]:
+    """The prompts as the model reads them, sampled in either way."""
+    info = engine.info
+    tokenizer = Tokenizer.load(info.model)
+    ids = encoded(prompts, tokenizer, options.chat, info.max_model_len, options.tokens)
+    greedy, sampled = SAMPLINGS
+    if options.top_p is not None:
+        sampled = SamplingParams(1.0, top_p=options.top_p)
+    categories = [each.category for each in prompts]
+    return tuple(
+        Workload(ids, options.tokens, sampling, info.eos_token_ids, categories=categories)
+        for sampling in (greedy, sampled)
+    )
 
 
 def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None) -> list[Mode]:
@@ -119,16 +142,18 @@ def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None
     return [mode for mode in known if not names or mode.name in {"plain", *names}]
 
 
-def _texts(options: BenchOptions) -> list[str]:
+def _prompts(options: BenchOptions) -> list[Prompt]:
+    if options.prompts is None and options.chat:
+        return list(CHAT)[: options.num_prompts]
     if options.prompts is None:
-        return list(PROMPTS)[: options.num_prompts]
+        return list(BEGINNINGS)[: options.num_prompts]
     return read_prompts(options.prompts, options.num_prompts)
 
 
 def _compare(plan: _Bench, console: Console) -> list[Comparison]:
-    options, info = plan.options, plan.engine.info
+    options = plan.options
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    total = len(SAMPLINGS) * options.repetitions * len(plan.modes)
+    total = len(plan.workloads) * options.repetitions * len(plan.modes)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("warming up", total=total)
         num_done = count()
@@ -136,49 +161,33 @@ def _compare(plan: _Bench, console: Console) -> list[Comparison]:
         def advance(mode: str) -> None:
             progress.update(task, completed=next(num_done), description=mode)
 
-        workloads = [
-            Workload(plan.prompts, options.tokens, sampling, info.eos_token_ids)
-            for sampling in SAMPLINGS
-        ]
         return [
             compare(plan.engine, plan.modes, workload, options.repetitions, advance)
-            for workload in workloads
+            for workload in plan.workloads
         ]
 
 
-def _document(plan: _Bench, comparisons: Sequence[Comparison]) -> dict[str, object]:
-    """As `docs/benchmark.md` describes it."""
+def _plain_speeds(
+    plan: _Bench, comparisons: Sequence[Comparison], config: EngineConfig
+) -> dict[str, list[float]]:
+    """By precision and temperature, its own first."""
+    (own, *_), options = zip(*(each.results for each in comparisons), strict=True), plan.options
+    speeds = {plan.engine.info.dtype: [result.tokens_per_second for result in own]}
+    return speeds | plain_speeds(config, plan.dtypes, plan.workloads, options.repetitions)
+
+
+def _document(
+    plan: _Bench, comparisons: Sequence[Comparison], speeds: Mapping[str, Sequence[float]]
+) -> dict[str, object]:
     return {
         "stagetree": VERSION,
         "machine": machine(),
         "engine": asdict(plan.engine.info),
-        "num_prompts": len(plan.prompts),
+        "num_prompts": len(plan.workloads[0].prompts),
+        "chat": plan.options.chat,
         "num_tokens": plan.options.tokens,
         "repetitions": plan.options.repetitions,
         "configured": plan.configured,
-        "modes": {mode.name: _mode(mode) for mode in plan.modes},
-        "temperatures": [
-            {
-                "temperature": sampling.temperature,
-                "top_k": sampling.top_k,
-                "num_tokens": comparison.num_tokens,
-                "share_cut": comparison.share_cut,
-                "num_diverged": comparison.num_diverged,
-            }
-            for sampling, comparison in zip(SAMPLINGS, comparisons, strict=True)
-        ],
-        "results": [result for each in comparisons for result in _results(each, plan.configured)],
+        "plain_tokens_per_second": speeds,
+        **figures(plan.modes, plan.workloads, comparisons, plan.configured),
     }
-
-
-def _mode(mode: Mode) -> dict[str, object]:
-    stages = [{"name": stage.name, **asdict(stage)} for stage in mode.stages]
-    return {"speculation": mode.speculation, "stages": stages}
-
-
-def _results(comparison: Comparison, configured: str | None) -> list[dict[str, object]]:
-    """One entry a mode, and that of the configured mode once more as `staged`."""
-    again = [
-        replace(result, mode=STAGED) for result in comparison.results if result.mode == configured
-    ]
-    return [asdict(result) for result in (*comparison.results, *again)]

@@ -1,19 +1,23 @@
 """The tables that `stagetree bench` prints: how fast each mode is, and what its step is made of."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.box import SIMPLE
 from rich.table import Table
 
 from engine import ModelInfo, SamplingParams
-from engine.benchmark import Comparison, Result, machine
+from engine.benchmark import PLAIN, Comparison, Result, machine
 
 _CONFIGURED = "*"
 
 
 def tables(comparison: Comparison, sampling: SamplingParams, configured: str | None) -> list[Table]:
-    """Two tables of one temperature, the same modes in both; `configured` is marked."""
+    """Two tables of one temperature, the same modes in both; `configured` is marked.
+
+    A third has the categories, if there are some.
+    """
     how = f"T = {sampling.temperature:g}" + (f", top-k {sampling.top_k}" if sampling.top_k else "")
+    how += f", top-p {sampling.top_p:g}" if sampling.top_p < 1 else ""
     cut = f"{comparison.num_tokens} tokens; {comparison.share_cut:.0%} cut as repeating"
     names = [
         f"{result.mode} {_CONFIGURED}" if result.mode == configured else result.mode
@@ -22,7 +26,34 @@ def tables(comparison: Comparison, sampling: SamplingParams, configured: str | N
     return [
         _speed_table(f"{how} ({cut})", names, comparison.results),
         _step_table(f"{how}: one step", names, comparison.results),
+        *category_tables(comparison, f"{how}: by category"),
     ]
+
+
+def category_tables(comparison: Comparison, title: str) -> list[Table]:
+    """A table of every mode in every category, and in its worst one; none without categories."""
+    if not comparison.categories:
+        return []
+    table = _table(title, *("mode", "tokens/s", "x plain", "95 %", "τ"), first="category")
+    table.columns[1].justify = "left"
+    for name, results in comparison.categories.items():
+        for result in results:
+            table.add_row(name if result is results[0] else "", *_in_category(result))
+        table.add_section()
+    for mode, (name, result) in sorted(comparison.worst().items()):
+        if mode != PLAIN:
+            table.add_row(f"worst: {name}", *_in_category(result))
+    return [table]
+
+
+def _in_category(result: Result) -> tuple[str, ...]:
+    return (
+        result.mode,
+        f"{result.tokens_per_second:.0f}",
+        f"{result.ratio_to_plain:.2f}",
+        f"{result.ratio_low:.2f}–{result.ratio_high:.2f}",
+        f"{result.acceptance_length:.2f}",
+    )
 
 
 def legend(info: ModelInfo, num_prompts: int, num_repetitions: int) -> str:
@@ -36,6 +67,20 @@ def legend(info: ModelInfo, num_prompts: int, num_repetitions: int) -> str:
         "the tree, with its root; draft passes: of models and heads, in a step; TTFT: time to the "
         f"first token.\n{_CONFIGURED} the mode that the configuration uses, `staged` in the JSON"
     )
+
+
+def fastest_plain(
+    speeds: Mapping[str, Sequence[float]], samplings: Sequence[SamplingParams]
+) -> str:
+    """The fastest plain decoding of any precision that was measured, at each temperature."""
+    told = []
+    for at, sampling in enumerate(samplings):
+        dtype = max(speeds, key=lambda name: speeds[name][at])
+        all_of_them = ", ".join(f"{name} {each[at]:.0f}" for name, each in speeds.items())
+        told.append(
+            f"fastest plain at T = {sampling.temperature:g}: {dtype} (tokens/s: {all_of_them})"
+        )
+    return "\n".join(told)
 
 
 def _speed_table(title: str, names: Sequence[str], results: Sequence[Result]) -> Table:
@@ -74,9 +119,9 @@ def _step_table(title: str, names: Sequence[str], results: Sequence[Result]) -> 
     return table
 
 
-def _table(title: str, *headings: str) -> Table:
+def _table(title: str, *headings: str, first: str = "mode") -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1), pad_edge=False)
-    table.add_column("mode", no_wrap=True, vertical="bottom")
+    table.add_column(first, no_wrap=True, vertical="bottom")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

@@ -12,19 +12,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from engine import ConfigError, EngineConfig, SamplingParams
 from engine.api import Engine
 from engine.benchmark import Examination, Workload, examine, modes_of, resized
+from server.commands.bench_tables import category_tables
 from server.commands.doctor_findings import advice, choice, precision
 from server.commands.doctor_tables import LEGEND, mode_table, pass_tables
-from server.commands.prompts import fitted, read_prompts
+from server.commands.prompts import Prompt, encoded, read_prompts
+from server.commands.samples import CHAT, CODE
 from server.settings import Settings
 from server.text import Tokenizer
 from server.version import VERSION
-
-SAMPLES = (
-    'def word_count(path):\n    """Count the words of a text file."""\n    counts = {}\n',
-    "class Account:\n    def __init__(self, owner, balance=0):\n        self.owner = owner\n",
-    "import os\nimport sys\n\n\ndef main(argv=None):\n    parser = argparse.ArgumentParser(",
-)
-"""The sample, if none is given."""
 
 _REPETITIONS = 3
 _FILE_WIDTH = 100
@@ -32,10 +27,14 @@ _FILE_WIDTH = 100
 
 @dataclass(frozen=True, slots=True)
 class DoctorOptions:
-    """What is asked for on the command line; neither a prompt nor a file means the samples."""
+    """What is asked for on the command line; neither a prompt nor a file means the samples.
+
+    With `chat` they go through the model's template.
+    """
 
     prompt: str | None = None
     prompts: Path | None = None
+    chat: bool = False
     tokens: int = 128
     temperature: float = 0.0
     json: Path | None = None
@@ -48,44 +47,43 @@ def doctor(settings: Settings, options: DoctorOptions, console: Console) -> None
     """
     if not console.is_terminal:
         console.width = max(console.width, _FILE_WIDTH)
-    texts = _texts(options)
+    prompts = _prompts(options)
     config = settings.command_config(compile="wait")
     with console.status("loading") as status:
         engine = Engine.load(config, lambda progress: status.update(progress.phase))
         tokenizer = Tokenizer.load(config.model)
-    prompts = fitted(
-        [tokenizer.encode(text) for text in texts], engine.info.max_model_len, options.tokens
+    window, sampling = engine.info.max_model_len, SamplingParams(options.temperature)
+    workload = Workload(
+        encoded(prompts, tokenizer, options.chat, window, options.tokens),
+        options.tokens,
+        sampling,
+        engine.info.eos_token_ids,
+        categories=[each.category for each in prompts],
     )
-    examination = _examine(engine, config, prompts, options, console)
+    examination = _examine(engine, config, workload, console)
     _print(examination, config, console)
     if options.json is not None:
         document = _document(examination, config, options, len(prompts))
         options.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def _texts(options: DoctorOptions) -> Sequence[str]:
+def _prompts(options: DoctorOptions) -> Sequence[Prompt]:
     if options.prompt is not None and options.prompts is not None:
         raise ConfigError("--prompt and --prompts exclude each other: give one of them.")
     if options.prompts is not None:
         return read_prompts(options.prompts)
     if options.prompt is None:
-        return SAMPLES
+        return CHAT if options.chat else CODE
     if not options.prompt:
         raise ConfigError("--prompt is empty: give a text to continue.")
-    return [options.prompt]
+    return [Prompt(options.prompt)]
 
 
 def _examine(
-    engine: Engine,
-    config: EngineConfig,
-    prompts: Sequence[tuple[int, ...]],
-    options: DoctorOptions,
-    console: Console,
+    engine: Engine, config: EngineConfig, workload: Workload, console: Console
 ) -> Examination:
     fixed = resized(replace(config, stages=engine.config.stages, alternatives=()), None, None)
     modes = modes_of(fixed.stages, limits=engine.config.stages)
-    sampling = SamplingParams(options.temperature)
-    workload = Workload(prompts, options.tokens, sampling, engine.info.eos_token_ids)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("measuring", total=None)
@@ -110,7 +108,8 @@ def _print(examination: Examination, config: EngineConfig, console: Console) -> 
         f"precision: {precision(examination)}\n",
         soft_wrap=True,
     )
-    for table in (*pass_tables(examination.passes), mode_table(examination)):
+    by_category = category_tables(examination.comparison, "by category")
+    for table in (*pass_tables(examination.passes), mode_table(examination), *by_category):
         console.print(table)
     console.print(LEGEND)
     for title, sentences in (
@@ -145,6 +144,10 @@ def _document(
         "temperature": options.temperature,
         "repetitions": _REPETITIONS,
         "results": [asdict(result) for result in comparison.results],
+        "categories": {
+            name: [asdict(result) for result in results]
+            for name, results in comparison.categories.items()
+        },
         "choice": choice(examination),
         "advice": advice(examination, config),
     }

@@ -3,6 +3,22 @@
 Nothing here knows of tokens or engines.
 """
 
+from server.protocol.chat import ChatRequest
+from server.protocol.chat_reply import (
+    AppliedTemplate,
+    CallPiece,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    Delta,
+    ReplyMessage,
+    TokenLogprob,
+    ToolCallPiece,
+    TopLogprob,
+    UsageChatChunk,
+)
 from server.protocol.completions import (
     Choice,
     Completion,
@@ -13,7 +29,9 @@ from server.protocol.completions import (
 )
 from server.protocol.errors import ErrorBody, ErrorReply
 from server.protocol.infill import ChosenFields, InfillReply, InfillRequest, Timings
+from server.protocol.messages import Message, Tool
 from server.protocol.models import ModelCard, ModelList
+from server.protocol.prediction import Prediction
 from server.protocol.request import StreamOptions, TextRequest
 from server.protocol.sampling import SamplingFields
 from server.protocol.tokens import (
@@ -24,6 +42,7 @@ from server.protocol.tokens import (
     TokenizerInfo,
 )
 from server.protocol.usage import (
+    CompletionTokensDetails,
     PromptTokensDetails,
     RequestMetrics,
     SpeculativeDecoding,
@@ -32,10 +51,20 @@ from server.protocol.usage import (
 )
 
 __all__ = [
+    "AppliedTemplate",
+    "CallPiece",
+    "ChatChoice",
+    "ChatChunk",
+    "ChatChunkChoice",
+    "ChatCompletion",
+    "ChatLogprobs",
+    "ChatRequest",
     "Choice",
     "ChosenFields",
     "Completion",
     "CompletionRequest",
+    "CompletionTokensDetails",
+    "Delta",
     "DetokenizeReply",
     "DetokenizeRequest",
     "ErrorBody",
@@ -43,10 +72,13 @@ __all__ = [
     "InfillReply",
     "InfillRequest",
     "Logprobs",
+    "Message",
     "ModelCard",
     "ModelList",
+    "Prediction",
     "PromptLogprob",
     "PromptTokensDetails",
+    "ReplyMessage",
     "RequestMetrics",
     "SamplingFields",
     "SpeculativeDecoding",
@@ -54,9 +86,14 @@ __all__ = [
     "StreamOptions",
     "TextRequest",
     "Timings",
+    "TokenLogprob",
     "TokenizeReply",
     "TokenizeRequest",
     "TokenizerInfo",
+    "Tool",
+    "ToolCallPiece",
+    "TopLogprob",
     "Usage",
+    "UsageChatChunk",
     "UsageChunk",
 ]

@@ -7,9 +7,9 @@ from pydantic import Field, PlainValidator, model_validator
 
 from server.protocol.foreign import refusal
 from server.protocol.request import TextRequest
-from server.protocol.sampling import Text, Whole, is_encodable
+from server.protocol.sampling import Whole
 from server.protocol.usage import RequestMetrics, Usage
-from server.protocol.wire import Wire
+from server.protocol.wire import Text, Wire, is_encodable
 
 MAX_PROMPTS, MAX_IDS = 4096, 2**20
 """What is more than any server runs is not worth looking at."""

@@ -6,8 +6,8 @@ from pydantic import Field, RootModel, model_validator
 
 from server.protocol.foreign import refusal
 from server.protocol.request import TextRequest
-from server.protocol.sampling import Text, Whole
-from server.protocol.wire import Wire
+from server.protocol.sampling import Whole
+from server.protocol.wire import Text, Wire
 
 
 class ExtraFile(Wire):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from server.protocol.foreign import NEUTRAL, own_fields, refusal
+from server.protocol.prediction import Prediction
 from server.protocol.sampling import SamplingFields, String, TokenId, Whole
 from server.protocol.wire import Wire
 
@@ -57,6 +58,8 @@ class TextRequest(SamplingFields):
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
     speculation: Literal["auto", "always", "off"] = "auto"
+    prediction: Prediction | None = None
+    cache_salt: String | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from server.protocol.wire import Wire
+from server.protocol.wire import Text, Wire
 
 
 def _zero_for_all(number: float) -> float:
@@ -31,26 +31,8 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def is_encodable(text: object) -> bool:
-    """JSON can escape half a surrogate pair; no tokenizer can read one."""
-    if not isinstance(text, str):
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _text(value: str) -> str:
-    if not is_encodable(value):
-        raise ValueError("holds half a surrogate pair, which is no text")
-    return value
-
-
-Text = Annotated[str, AfterValidator(_text)]
 Whole = Annotated[int, BeforeValidator(_whole)]
-String = Annotated[str, StringConstraints(min_length=1)]
+String = Annotated[Text, StringConstraints(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Bias = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_by_number)]
 Share = Annotated[float, Field(ge=0, le=1)]

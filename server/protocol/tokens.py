@@ -5,8 +5,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from server.protocol.foreign import refusal
-from server.protocol.sampling import Text, TokenId
-from server.protocol.wire import Wire
+from server.protocol.sampling import TokenId
+from server.protocol.wire import Text, Wire
 
 
 class TokenizeRequest(Wire):

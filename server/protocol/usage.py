@@ -9,6 +9,17 @@ class PromptTokensDetails(Wire):
     cached_tokens: int
 
 
+class CompletionTokensDetails(Wire):
+    """What became of a request's own `prediction`, and of nothing else that was drafted.
+
+    Of its tokens so many are in the reply because they were proposed; the others were proposed, and
+    the model chose otherwise.
+    """
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class Usage(Wire):
     """Token counts of a request; each prompt counts once, whatever `n` is."""
 
@@ -16,6 +27,7 @@ class Usage(Wire):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class SpeculativeDecoding(Wire):

@@ -1,6 +1,29 @@
 """What all messages have in common."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+def is_encodable(text: object) -> bool:
+    """JSON can escape half a surrogate pair; no tokenizer can read one. What is no text may be."""
+    if not isinstance(text, str):
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _encodable(text: str) -> str:
+    if not is_encodable(text):
+        raise ValueError("holds half a surrogate pair, which is no text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+"""A string that is text."""
 
 
 class Wire(BaseModel):

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from fastapi import Request
 
@@ -19,36 +19,42 @@ from server.text import Tokenizer
 from server.translate.requests import Planner
 
 Body = TypeVar("Body", bound=TextRequest)
+Planned = TypeVar("Planned", bound=Plan)
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Generic[Planned]):
     """A plan whose pieces are to be asked for; `record` is filled meanwhile."""
 
-    plan: Plan
+    plan: Planned
     record: RequestRecord
     pieces: AsyncGenerator[Piece]
     info: ModelInfo
     tokenizer: Tokenizer
 
 
+def planner_of(state: State) -> Planner:
+    """For requests to the model that is served; raises NotReadyError or LoadFailedError."""
+    info, shared = state.pool.nearest.info, state.pool.tokenizer
+    return Planner(info, shared.get(), state.settings, shared.infill)
+
+
 async def begin(
     body: Body,
     request: Request,
     state: State,
-    plan_of: Callable[[Body, str, Planner], Plan],
+    plan_of: Callable[[Body, str, Planner], Planned],
     prefix: str,
-) -> Begun:
+) -> Begun[Planned]:
     """Plan a body under an id with this prefix. Raises ApiError or InvalidRequestError."""
     arrived_at = time.monotonic()
     state.check_model(body.model)
     # A request that nobody will run is not worth tokenising.
     state.pool.admit()
-    info, shared = state.pool.nearest.info, state.pool.tokenizer
-    planner = Planner(info, shared.get(), state.settings, shared.infill)
+    planner = planner_of(state)
     request_id = f"{prefix}-{request.state.request_id}"
     # A long prompt takes a while to tokenise, and others are streaming on this loop.
     plan = await asyncio.to_thread(plan_of, body, request_id, planner)
-    record = RequestRecord(plan.num_prompt_tokens, arrived_at, info.stages, plan.n)
+    record = RequestRecord(plan.num_prompt_tokens, arrived_at, planner.info.stages, plan.n)
     pieces = Generation(plan, record, state.pool, state.metrics).pieces()
-    return Begun(plan, record, pieces, info, planner.tokenizer)
+    return Begun(plan, record, pieces, planner.info, planner.tokenizer)

@@ -22,6 +22,7 @@ async def signpost(state: AppState) -> dict[str, str]:
         "version": VERSION,
         "model": state.settings.model_id,
         "completions": "/v1/completions",
+        "chat": "/v1/chat/completions",
         "infill": "/infill",
         "models": "/v1/models",
         "ready": "/ready",

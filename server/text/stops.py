@@ -61,10 +61,10 @@ class StopMatcher:
 
     def _num_held(self, text: str) -> int:
         """How much of the end of a text may begin a stop string, the marks within it too."""
-        held = num_shown = _num_begun(self._plain, unmarked(text))
+        held = num_shown = num_begun(self._plain, unmarked(text))
         while len(unmarked(text[len(text) - held :])) < num_shown:
             held += 1
-        return max(held, _num_begun(self._marked, text))
+        return max(held, num_begun(self._marked, text))
 
 
 def _places(patterns: Sequence[str], text: str) -> list[tuple[int, int, str]]:
@@ -76,7 +76,7 @@ def _places(patterns: Sequence[str], text: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def _num_begun(patterns: Sequence[str], text: str) -> int:
+def num_begun(patterns: Sequence[str], text: str) -> int:
     """The longest ending of a text with which one of them begins; they are sorted."""
     longest = min(len(text), max(map(len, patterns), default=1) - 1)
     for length in range(longest, 0, -1):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection
 from functools import cached_property
 from typing import Self
 
@@ -9,6 +10,7 @@ import tokenizers
 
 from engine import EngineError, TokenizerState
 from server.errors import LoadFailedError
+from server.text.template import NO_TEMPLATES, ChatTemplates
 
 REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -17,12 +19,19 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 class Tokenizer:
     """A model's tokenizer, asked without torch; `specials` are its special tokens by id.
 
-    `eos_token_ids` end a text to it, whatever the model's own configuration says.
+    `eos_token_ids` end a text to it, whatever the model's own configuration says. `templates` write
+    conversations for it.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, eos_token_ids: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        inner: tokenizers.Tokenizer,
+        eos_token_ids: tuple[int, ...] = (),
+        templates: ChatTemplates = NO_TEMPLATES,
+    ) -> None:
         self.inner = inner
         self.eos_token_ids = eos_token_ids
+        self.templates = templates
         added = inner.get_added_tokens_decoder()
         self.specials = {at: token.content for at, token in added.items() if token.special}
         kinds = _decoder_kinds(inner)
@@ -34,7 +43,8 @@ class Tokenizer:
         """The tokenizer that an engine process has read."""
         inner = tokenizers.Tokenizer.from_str(state.json)
         inner.encode_special_tokens = state.splits_special_tokens
-        return cls(inner, state.eos_token_ids)
+        templates = ChatTemplates(state.chat_templates, state.special_tokens)
+        return cls(inner, state.eos_token_ids, templates)
 
     @classmethod
     def load(cls, model: str) -> Self:
@@ -45,6 +55,10 @@ class Tokenizer:
             return cls.of(read_tokenizer(model))
         except EngineError as error:
             raise LoadFailedError(str(error)) from error
+
+    def named(self, names: Collection[str]) -> dict[int, str]:
+        """The special tokens that have these names, by id."""
+        return {at: name for at, name in self.specials.items() if name in names}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text."""

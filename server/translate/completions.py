@@ -20,7 +20,7 @@ from server.protocol import (
 )
 from server.record import RequestRecord
 from server.text import Tokenizer
-from server.translate.figures import fingerprint_of, metrics_of, usage_of
+from server.translate.figures import fingerprint_of, metrics_of, usage_of, with_figures
 from server.translate.logprobs import LogprobWriter, bounded
 from server.translate.prompts import Echo, prompt_ids
 from server.translate.requests import Planner
@@ -56,29 +56,17 @@ class CompletionReply:
     echoes: dict[int, Echo] = field(default_factory=dict)
 
     async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Completion]:
-        """A chunk for each piece, and one of the usage if it is asked for.
-
-        The last of all tells the metrics. Closing this generator closes that of the pieces.
-        """
+        """A chunk for each piece, and one of the usage if it is asked for."""
         options = self.body.stream_options
-        wants_usage = bool(options and options.include_usage)
-        wants_running_usage = wants_usage and bool(options and options.continuous_usage_stats)
-        num_open, num_told = len(self.plan.sequences), 0
+        kind = UsageChunk if options and options.include_usage else Completion
         begun: set[int] = set()
-        async with aclosing(pieces):
-            async for piece in pieces:
-                num_open -= piece.finish_reason is not None
-                num_told += len(piece.tokens)
-                is_last = num_open == 0 and not wants_usage
-                yield self._completion(
-                    [self._choice(piece, piece.index, piece.index not in begun)],
-                    usage_of(self.record, num_told) if wants_running_usage else None,
-                    metrics_of(self.record) if is_last else None,
-                    UsageChunk if wants_usage else Completion,
-                )
-                begun.add(piece.index)
-        if wants_usage:
-            yield self._completion([], usage_of(self.record, num_told), metrics_of(self.record))
+        async with aclosing(with_figures(pieces, self.plan, self.record, options)) as told:
+            async for piece, usage, metrics in told:
+                choices = []
+                if piece is not None:
+                    choices = [self._choice(piece, piece.index, piece.index not in begun)]
+                    begun.add(piece.index)
+                yield self._completion(choices, usage, metrics, kind)
 
     def whole(self, choices: Sequence[Piece]) -> Completion:
         """The reply of all choices, or of the best: they are told first to last, by prompt."""

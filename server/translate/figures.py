@@ -1,13 +1,19 @@
 """The record of a request as the usage and the metrics that its reply tells."""
 
 import hashlib
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
-from engine import ModelInfo
+from engine import PREDICTION, ModelInfo, StageStats
+from server.piece import Piece
+from server.plan import Plan
 from server.protocol import (
+    CompletionTokensDetails,
     PromptTokensDetails,
     RequestMetrics,
     SpeculativeDecoding,
     StageMetrics,
+    StreamOptions,
     Usage,
 )
 from server.record import RequestRecord
@@ -20,16 +26,44 @@ def fingerprint_of(info: ModelInfo) -> str:
     return f"fp_{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
 
 
-def usage_of(record: RequestRecord, num_told: int) -> Usage:
-    """OpenAI's usage, of so many tokens that the client has been told.
+Told = tuple[Piece | None, Usage | None, RequestMetrics | None]
+"""What a chunk of a stream tells: a piece, unless all have been told, and figures."""
 
-    Its prediction tokens are left out, as they mean a client's own draft.
+
+async def with_figures(
+    pieces: AsyncGenerator[Piece], plan: Plan, record: RequestRecord, options: StreamOptions | None
+) -> AsyncGenerator[Told]:
+    """Each piece, and one more chunk of the usage if it is asked for; the last tells the metrics.
+
+    Closing this generator closes that of the pieces.
     """
+    wants_usage = bool(options and options.include_usage)
+    wants_running_usage = wants_usage and bool(options and options.continuous_usage_stats)
+    num_open, num_told = len(plan.sequences), 0
+    async with aclosing(pieces):
+        async for piece in pieces:
+            num_open -= piece.finish_reason is not None
+            num_told += len(piece.tokens)
+            usage = usage_of(record, num_told) if wants_running_usage else None
+            is_last = num_open == 0 and not wants_usage
+            yield piece, usage, metrics_of(record) if is_last else None
+    if wants_usage:
+        yield None, usage_of(record, num_told), metrics_of(record)
+
+
+def usage_of(record: RequestRecord, num_told: int) -> Usage:
+    """OpenAI's usage, of so many tokens that the client has been told."""
+    proposed = record.stats.stages.get(PREDICTION, StageStats(PREDICTION)).num_proposed
+    accepted = record.num_predicted_tokens
     return Usage(
         prompt_tokens=record.num_prompt_tokens,
         completion_tokens=num_told,
         total_tokens=record.num_prompt_tokens + num_told,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=record.num_cached_tokens),
+        completion_tokens_details=CompletionTokensDetails(
+            accepted_prediction_tokens=accepted,
+            rejected_prediction_tokens=proposed - accepted,
+        ),
     )
 
 

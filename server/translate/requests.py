@@ -9,7 +9,7 @@ from engine import ContextLengthError, GenerateRequest, ModelInfo, check
 from server.errors import BadRequestError
 from server.piece import Manner
 from server.plan import Plan
-from server.protocol import TextRequest
+from server.protocol import Prediction, TextRequest
 from server.seeds import choice_seed, draw_seed
 from server.settings import Settings
 from server.text import Infill, Tokenizer
@@ -143,9 +143,17 @@ class Planner:
             ignore_eos=body.ignore_eos,
             num_logprobs=num_logprobs,
             speculation=body.speculation,
+            cache_salt=body.cache_salt,
+            prediction=self._prediction(body.prediction),
         )
         check(sequence, self.info.max_model_len, self.info.vocab_size)
         return sequence
+
+    def _prediction(self, prediction: Prediction | None) -> tuple[int, ...]:
+        """Its token ids."""
+        if prediction is None:
+            return ()
+        return tuple(self.tokenizer.encode(prediction.text, add_special_tokens=False))
 
     def room_for_prompt(self, max_tokens: int | None) -> int:
         """How many tokens of a prompt the window has room for beside such a reply; 1 or more."""

@@ -16,13 +16,14 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
+from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig
 from engine.decoder import Decoder
 from engine.drafting.head import HeadModel
 from engine.drafting.head_checkpoint import build_head
 from engine.drafting.head_network import HeadNetwork
 from engine.drafting.model import ModelDrafter
-from engine.drafting.ngram import NgramDrafter
+from engine.drafting.model_free import ModelFreeDrafter
+from engine.drafting.sources import LookupSource, RecycleSource, Source, TableSource
 from engine.drafting.stage import Drafter, NoStage
 from engine.loading import read_limits
 from engine.masks import DenseMasks
@@ -65,10 +66,17 @@ def target_model() -> Model:
     return target
 
 
-def ngram(name: str = "ngram", budget: int = 6, table: bool = True) -> NgramDrafter:
+def ngram(name: str = "ngram", budget: int = 6, table: bool = True) -> ModelFreeDrafter:
     """An n-gram stage with a table of the target's own habits, or with the look-up alone."""
-    config = NgramStageConfig(budget=budget, children=3)
-    return NgramDrafter(config, make_table(target_model()) if table else None, name)
+    sources: list[Source] = [LookupSource(name)]
+    if table:
+        sources.append(TableSource(name, make_table(target_model()), 3))
+    return ModelFreeDrafter(sources, budget, 3)
+
+
+def recycle(budget: int = 6, *others: Source) -> ModelFreeDrafter:
+    """A stage that recycles proposals, with other sources before it or alone."""
+    return ModelFreeDrafter([*others, RecycleSource("recycle", 3)], budget, 3)
 
 
 def model_stage(
@@ -114,6 +122,9 @@ STAGE_LISTS: dict[str, Callable[[int], Drafter]] = {
     "draft": lambda budget: model_stage(NoStage(), "draft", budget=budget),
     "ngram": lambda budget: ngram(budget=budget),
     "look-up": lambda budget: ngram("look-up", budget, table=False),
+    "recycle": lambda budget: recycle(budget),
+    "look-up with recycle": lambda budget: recycle(budget, LookupSource("look-up")),
+    "draft over recycle": lambda budget: model_stage(recycle(), "draft", budget=budget),
     "draft over ngram": lambda budget: model_stage(ngram(), "draft", budget=budget),
     "draft over draft over ngram": lambda budget: model_stage(
         model_stage(ngram(), "draft2", 0.2, budget=5, passes=2), "draft", budget=budget, passes=2

@@ -181,6 +181,27 @@ def test_rows_do_not_change_one_another(heads: int, kv_heads: int, rows: int, le
         assert torch.equal(case.row(row).attend(), together[:, row : row + 1])
 
 
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("window", [0, 40, 150])
+@pytest.mark.parametrize("prefix", [0, 5, 120, 127, 128, 250])
+def test_a_node_is_what_it_is_in_a_committed_text(
+    prefix: int, window: int, softcap: float | None
+) -> None:
+    """To the bit. Red when sums are cut by where ancestors lie, and not by how many they are."""
+    num_columns, path = 90, [0, 1, 7, 8, 30, 31, 32, 60, 89]
+    query, keys, values = (torch.randn(1, heads, num_columns + prefix, 24) for heads in (4, 2, 2))
+    near = torch.arange(len(path)) > len(path) - 1 - (window or math.inf)
+    seen = torch.zeros(1, num_columns).bool()
+    seen[0, torch.tensor(path)[near]] = True
+    places = torch.tensor([prefix + len(path) - 1])
+    among = Case(query[:, :, -1:], keys, values, prefix, seen, places, window, softcap)
+    rows = [*range(prefix), *(prefix + column for column in path)]
+    text = len(rows) - 1
+    alone = replace(among, keys=keys[:, :, rows], values=values[:, :, rows], prefix=text)
+    alone = replace(alone, seen=torch.ones(1, 1).bool())
+    assert torch.equal(among.attend(), alone.attend())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_other_precisions_are_converted(dtype: torch.dtype) -> None:
     case = make(6, 2, 32, 5, 77)

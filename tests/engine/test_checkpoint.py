@@ -35,6 +35,7 @@ from tests.checkpoints import (
 
 Weights = dict[str, Tensor]
 DOWN = "model.layers.3.mlp.down_proj.weight"
+FP8 = "transformers.quantizers.quantizer_finegrained_fp8"
 DRAFT_IDS = list(range(0, VOCAB_SIZE, 2))
 
 
@@ -199,10 +200,12 @@ def test_a_precision_too_narrow_for_the_weights_is_told(folder: Path) -> None:
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "compressed-tensors", "something", None])
 def test_a_quantised_checkpoint_that_cannot_be_run_is_refused(
-    folder: Path, method: str | None
+    folder: Path, method: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when an unknown method is ignored, as transformers does, or a missing package is an
     unexpected error."""
+    # Which a packaged model brings along, and FP8 is not read without.
+    monkeypatch.setattr(f"{FP8}.is_accelerate_available", lambda: False)
     configure(folder, quantization_config={"quant_method": method, "bits": 4})
     assert ("FP8 quantized" if method == "fp8" else f"quantised ({method})") in refusal(folder)
 
@@ -212,9 +215,8 @@ def test_a_dequantised_checkpoint_is_of_one_precision(
     folder: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when what transformers dequantises to bfloat16 stays so beside what is float32."""
-    module = "transformers.quantizers.quantizer_finegrained_fp8"
     # Which is needed to quantise, and not to undo it.
-    monkeypatch.setattr(f"{module}.is_accelerate_available", lambda: True)
+    monkeypatch.setattr(f"{FP8}.is_accelerate_available", lambda: True)
     edit(folder, in_fp8)
     quantisation = {
         "quant_method": "fp8",

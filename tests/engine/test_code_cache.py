@@ -16,6 +16,7 @@ from engine.code_cache import (
     make_private,
     open_own,
     publish,
+    publish_folder,
     torch_caches,
     verdict,
 )
@@ -230,6 +231,27 @@ def test_nothing_is_removed_while_somebody_publishes_there(library: Path) -> Non
     with locked(library.parent):
         assert not is_usable(library) and library.exists()
     assert not is_usable(library) and not library.exists()
+
+
+def drafted(folder: Path, content: bytes) -> Path:
+    """A finished folder of two files, which only its user can enter."""
+    folder.mkdir(mode=0o700)
+    for name in ("first", "second"):
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_a_folder_is_usable_while_all_of_its_files_are_whole(folder: Path, tmp_path: Path) -> None:
+    """Red when only the file that is asked for is looked at, or what is left stays in the way."""
+    made = folder / "made"
+    publish_folder(drafted(tmp_path / "a", b"a"), made / "first")
+    assert is_usable(made / "first") and (made / "second").read_bytes() == b"a"
+    publish_folder(drafted(tmp_path / "b", b"b"), made / "first")
+    assert (made / "first").read_bytes() == b"a"
+    (made / "second").unlink()
+    assert not is_usable(made / "first")
+    publish_folder(drafted(tmp_path / "c", b"c"), made / "first")
+    assert is_usable(made / "first") and (made / "second").read_bytes() == b"c"
 
 
 def test_what_is_whole_stays_when_it_is_made_a_second_time(library: Path, tmp_path: Path) -> None:

@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from engine.decoder import Decoder
+from engine.parts import Part
 from engine.request import Finished, GenerateRequest, Output, Speculation
 from engine.rows import Rows, Tokens
+from engine.scorer import TreeScorer
 from engine.strips import Strips
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_model
@@ -226,6 +229,28 @@ def test_what_a_busy_neighbour_knows_is_copied() -> None:
     request = GenerateRequest("c", (*long, 9), 20, ignore_eos=True)
     fresh = Decoder(make_model(max_model_len=256))
     assert texts["b"] == token_ids(run(fresh, request, "off")[0])
+
+
+def test_equal_prompts_that_come_together_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when only what is known as a text comes to sit is copied."""
+    model = make_model(num_seats=3, max_model_len=256)
+    read: list[int] = []
+    feed = TreeScorer._feed
+
+    def counted(self: TreeScorer, parts: Sequence[Part]) -> Tensor:
+        read.append(sum(len(part.pending) for part in parts))
+        return feed(self, parts)
+
+    monkeypatch.setattr(TreeScorer, "_feed", counted)
+    decoder, texts = Decoder(model), defaultdict[str, list[int]](list)
+    for name in "abc":
+        decoder.add(GenerateRequest(name, (*range(1, 51), *range(1, 51)), 12))
+    while decoder.is_busy:
+        for event in decoder.step():
+            if isinstance(event, Output):
+                texts[event.request_id] += [token.token_id for token in event.tokens]
+    assert sum(read) == 99
+    assert texts["a"] == texts["b"] == texts["c"]
 
 
 def test_the_times_of_texts_add_up_to_those_of_their_steps() -> None:

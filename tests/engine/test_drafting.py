@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
+from engine.config import EngineConfig, ModelStageConfig
 from engine.decoder import Decoder
 from engine.drafting.build import StageBuilder, layers_read
 from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
-from engine.drafting.ngram import NgramDrafter
+from engine.drafting.model_free import ModelFreeDrafter
+from engine.drafting.sources import TableSource
 from engine.drafting.stage import NoStage
 from engine.economy import Economy, Step
 from engine.errors import ModelLoadError
@@ -109,9 +110,8 @@ def test_right_guesses_from_below_remove_sequential_passes() -> None:
     step = step_after(PROMPT)
     chain_of(alone, 6).grow(step, [0], 60)
     said = [PROMPT[-1], *step.tree.path_tokens(len(step.tree) - 1)]
-    guided = model_stage(ngram(budget=5), "draft")
-    guided._below._table = KatzTable.build([said] * 9, VOCAB_SIZE, min_count=1)  # type: ignore[attr-defined]
-    guided._below._lookup = None  # type: ignore[attr-defined]
+    table = KatzTable.build([said] * 9, VOCAB_SIZE, min_count=1)
+    guided = model_stage(ModelFreeDrafter([TableSource("ngram", table, 3)], 5, 3), "draft")
     assert passes_to_depth(guided, 6) <= 3
 
 
@@ -207,7 +207,7 @@ def test_a_draft_that_says_nothing_sensible_changes_no_text() -> None:
 def test_the_table_chooses_under_the_positions_noise() -> None:
     """Over many seeds its first choice follows the table, and it is not always the same."""
     table = KatzTable.build([[1, 2, 3], [1, 2, 4], [1, 2, 3]] * 20, VOCAB_SIZE, min_count=1)
-    stage = NgramDrafter(NgramStageConfig(budget=1, children=1, lookup=False), table, "ngram")
+    stage = ModelFreeDrafter([TableSource("ngram", table, 1)], 1, 1)
     firsts = []
     for seed in range(300):
         step = step_of(text_of([1, 2], SamplingParams(seed=seed)), max_depth=3)
@@ -230,12 +230,16 @@ def test_stages_are_built_from_a_configuration_and_checked_against_the_target(
         return StageBuilder(config, target_model()).build(config.stages)
 
     assert isinstance(build(), NoStage)
-    assert isinstance(build({"kind": "ngram"}), NgramDrafter)
+    assert isinstance(build({"kind": "ngram"}), ModelFreeDrafter)
     assert isinstance(build({"kind": "model", "model": str(good)}, {"kind": "ngram"}), ModelDrafter)
     with pytest.raises(ModelLoadError, match="must share its target's tokenizer"):
         build({"kind": "model", "model": str(other)})
-    with pytest.raises(ModelLoadError, match="must be the last"):
-        build({"kind": "ngram"}, {"kind": "model", "model": str(good)})
+    both = build({"kind": "ngram", "budget": 7}, {"kind": "recycle"})
+    assert isinstance(both, ModelFreeDrafter) and both.budget == 7
+    assert [source.name for source in both.sources] == ["ngram", "recycle"]
+    for kind in ("ngram", "recycle"):
+        with pytest.raises(ModelLoadError, match="name it after those"):
+            build({"kind": kind}, {"kind": "model", "model": str(good)})
     with pytest.raises(ModelLoadError):
         build({"kind": "ngram", "table": str(tmp_path / "nothing")})
 

@@ -63,9 +63,21 @@ def test_the_history_is_bounded_and_forgets_the_oldest() -> None:
     lookup.begin([1, 2, 3, 4])
     for start in range(20):
         lookup.begin([10 + start] * 20)
-    assert sum(map(len, lookup._histories)) <= 200
+    known = [*lookup._places.values(), *lookup._older.values()]
+    assert sum(map(len, known)) <= 140
     assert lookup.find([1, 2, 3]) is None
     assert lookup.find([29, 29, 29]) is not None
+
+
+def test_what_lies_in_the_older_half_is_found_behind_what_is_newer() -> None:
+    """Red when a generation is dropped too early, or of equal matches the older one wins."""
+    lookup = SuffixLookup(capacity=40)
+    history = lookup.begin([1, 2, 3, 4])
+    lookup.begin([*range(100, 130)])
+    assert found(lookup, [1, 2, 3]) == (4, 3)
+    lookup.extend(history, [1, 2, 3, 5])
+    assert found(lookup, [1, 2, 3]) == (5, 3)
+    assert found(lookup, [9, 2, 3, 4]) == (1, 3)
 
 
 def test_a_match_is_followed_to_the_end_of_its_text() -> None:
@@ -75,11 +87,11 @@ def test_a_match_is_followed_to_the_end_of_its_text() -> None:
     lookup.begin([1, 2, 3])
     match = lookup.find([1, 2, 3])
     assert match is not None and (match.token, match.length) == (4, 3)
-    match = lookup.follow(match)
+    match = match.follow()
     assert match is not None and (match.token, match.length) == (5, 4) == found(
         lookup, [1, 2, 3, 4]
     )
-    assert lookup.follow(match) is None
+    assert match.follow() is None
 
 
 def test_texts_that_grow_at_once_are_told_apart() -> None:

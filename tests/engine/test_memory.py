@@ -7,6 +7,10 @@ import torch
 
 from engine import memory
 from engine.errors import ConfigError
+from engine.geometry import strip_rows
+from engine.kv_cache import rows_like
+from engine.strips import Seating, plan_seats
+from tests.checkpoints import make_model
 
 CPU = torch.device("cpu")
 MEMINFO = "MemTotal:       16000000 kB\nMemFree:         100 kB\nMemAvailable:    8000000 kB\n"
@@ -56,3 +60,24 @@ def test_engines_of_one_machine_have_equal_parts_of_it(
     memory.require(8_000_000_000, CPU, "a model", "choose less.", 2)
     with pytest.raises(ConfigError, match=r"6.0 GB in each of 3 engines, and there are 16.0 GB in"):
         memory.require(6_000_000_000, CPU, "a model", "choose less.", 3)
+
+
+def test_a_window_that_does_not_fit_is_made_as_long_as_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when a long window is refused though nobody asked for it, or it is cut in silence."""
+    probe = make_model().function.probe
+    row_bytes = sum(rows.nbytes for rows in rows_like(probe))
+
+    def planned(rows: int, max_model_len: int | None = None, num_seats: int = 0) -> Seating:
+        monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * rows * row_bytes)
+        return plan_seats(probe, max_model_len, 4096, num_seats)
+
+    ample = planned(100_000)
+    assert ample[:2] == (4096, 4) and "no room" not in ample.reason
+    assert planned(strip_rows(4096)) == (4096, 1, planned(strip_rows(4096)).reason)
+    scarce = planned(strip_rows(1000))
+    assert scarce[:2] == (1000, 1) and "no room for a window of 4096" in scarce.reason
+    assert planned(2 * strip_rows(1000), num_seats=2)[:2] == (1000, 2)
+    assert planned(strip_rows(1000), max_model_len=3000)[:2] == (3000, 1)
+    assert planned(10)[:2] == (256, 1)

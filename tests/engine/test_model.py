@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from engine import attention
 from engine.attention import tree_attention
-from engine.config import ModelStageConfig, NgramStageConfig
+from engine.config import ModelStageConfig
 from engine.decoder import Decoder
 from engine.drafting.model import ModelDrafter
-from engine.drafting.ngram import NgramDrafter
+from engine.drafting.model_free import ModelFreeDrafter
+from engine.drafting.sources import LookupSource, RecycleSource
 from engine.drafting.stage import NoStage
 from engine.errors import ModelLoadError
 from engine.kernels.sight import Sight
@@ -300,7 +301,7 @@ def test_a_reply_across_a_rotary_boundary_is_that_of_stock_transformers() -> Non
     request = GenerateRequest(
         "r", tuple(prompt), 20, SamplingParams(temperature=0.0), ignore_eos=True
     )
-    lookup = NgramDrafter(NgramStageConfig(budget=6, children=3), None, "ngram")
+    lookup = ModelFreeDrafter([LookupSource("ngram"), RecycleSource("recycle", 3)], 6, 3)
     stage = ModelStageConfig(model="", budget=8, passes=3, width=4, children=3)
     draft = ModelDrafter(stage, noisy_copy(model, 0.02), NoStage(), "draft", VOCAB_SIZE)
     for drafter in (NoStage(), lookup, AdversarialDrafter(8, 6, VOCAB_SIZE), draft):

@@ -128,3 +128,15 @@ def test_a_position_has_a_draw_that_no_token_has(seed: int, position: int) -> No
     noise.row(position + 1)
     assert noise.draw(position) == (word >> 11) / 2**53
     assert word not in noise.bits(position).tolist()
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(("seed", "position"), [(0, 0), (1, 7), (2**63 + 5, 100_000), (-1, 3)])
+def test_a_kernel_makes_the_bits_of_a_few_tokens_as_whole_rows_have_them(
+    seed: int, position: int
+) -> None:
+    """Red when the kernel counts blocks, words of a block or positions in another way."""
+    rows, tokens = NoiseRows(seed, 1000), [999, 0, 3, 4, 5, 501]
+    found = rows.bits_of(position, tokens)
+    assert found.dtype == np.uint64
+    assert found.tolist() == rows.bits(position)[tokens].tolist()

@@ -11,9 +11,11 @@ from engine import memory
 from engine.api import Engine
 from engine.config import EngineConfig
 from engine.drafting.build import StageBuilder
+from engine.errors import ConfigError
 from engine.kernels import library
 from engine.loading import choose_precision, load_model, precision
 from engine.threads import THREADS
+from engine.weights import Precision
 from tests.checkpoints import make_model, make_network, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -31,7 +33,7 @@ def test_a_cpu_computes_in_float32_whatever_its_instructions(
         name = f"_is_{unit}_supported"
         monkeypatch.setattr(torch.cpu, name, lambda unit=unit: unit in units)
     chosen = choose_precision("auto", CPU, LlamaConfig(num_hidden_layers=1, dtype=stored))
-    assert chosen == (torch.float32, "in which every CPU computes best here")
+    assert chosen == Precision.of(torch.float32, "in which every CPU computes best here")
 
 
 @pytest.mark.parametrize(
@@ -98,19 +100,24 @@ def test_a_container_has_the_memory_that_it_was_given(
 
 def test_what_is_asked_for_is_done_and_a_gpu_runs_the_checkpoints_own() -> None:
     gpu = torch.device("cuda")
-    assert choose_precision("bfloat16", CPU, SHAPE) == (torch.bfloat16, "as asked for")
-    assert choose_precision("auto", gpu, SHAPE) == (torch.bfloat16, "that of the checkpoint")
+    assert choose_precision("bfloat16", CPU, SHAPE) == Precision.of(torch.bfloat16, "as asked for")
+    reason = "that of the checkpoint"
+    assert choose_precision("auto", gpu, SHAPE) == Precision.of(torch.bfloat16, reason)
+    with pytest.raises(ConfigError, match="dtype int8 is for CPUs"):
+        choose_precision("int8", gpu, SHAPE)
 
 
 def test_a_loaded_model_says_why(tmp_path: Path) -> None:
     """Red when what was chosen is not what was loaded."""
     save_checkpoint(tmp_path)
     given = {"device": "cpu", "max_model_len": 64, "chunk": 16}
-    for dtype, reason in (("auto", "in which every CPU"), ("bfloat16", "as asked for")):
+    asked = [(name, "as asked for") for name in ("bfloat16", "int8")]
+    for dtype, reason in (("auto", "in which every CPU"), *asked):
         model = load_model(str(tmp_path), dtype=dtype, **given)
         expected = choose_precision(dtype, CPU, AutoConfig.from_pretrained(tmp_path))
-        assert (model.dtype, model.precision) == expected
-        assert reason in model.precision
+        assert model.precision == expected
+        assert model.dtype == expected.dtype
+        assert reason in model.precision.reason
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names of this architecture's sets")

@@ -568,7 +568,7 @@ def test_requests_that_run_at_once_are_each_what_they_are_alone(config: EngineCo
     async def scenario() -> None:
         async with running(replace(config, max_running=3)) as process:
             info = await process.wait_ready()
-            assert (info.num_seats, info.seating) == (3, "as configured")
+            assert info.num_seats == 3 and info.seating.startswith("as configured")
             together = await asyncio.gather(*(collect(process, each) for each in requests))
             for request, told in zip(requests, together, strict=True):
                 assert ids(told) == ids(await collect(process, request))

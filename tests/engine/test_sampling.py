@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from engine.candidates import Candidates
+from engine.kernels import choosing
 from engine.noise import noise_rows
 from engine.request import SamplingParams
 from engine.sampling import Sampling
@@ -219,3 +220,26 @@ def test_samples_follow_the_filtered_softmax() -> None:
     chi2 = ((counts - num_draws * expected)[kept] ** 2 / (num_draws * expected[kept])).sum()
     degrees = int(kept.sum()) - 1
     assert torch.special.gammaincc(torch.tensor(degrees / 2), chi2.float() / 2) > 1e-4
+
+
+@pytest.mark.usefixtures("cache")
+@given(
+    st.lists(
+        st.sampled_from([0.0, -0.0, 1.5, -2.0, 7.0, math.inf, -math.inf, math.nan]),
+        min_size=300,
+        max_size=400,
+    ),
+    st.integers(1, 80),
+)
+def test_the_kernel_finds_the_likeliest_and_of_equal_ones_the_first(
+    logits: list[float], count: int
+) -> None:
+    """Red when a block is passed over that has one of them, or ties are left to chance."""
+    rows = torch.tensor([logits, logits[::-1]]).contiguous()
+    values, tokens = choosing.likeliest(rows, count)
+    for row, found, value in zip(rows.tolist(), tokens.tolist(), values.tolist(), strict=True):
+        keys = [(not math.isnan(x), 0.0 if math.isnan(x) else -x, i) for i, x in enumerate(row)]
+        assert found == sorted(range(len(row)), key=keys.__getitem__)[:count]
+        assert torch.equal(
+            torch.tensor(value).nan_to_num(9), torch.tensor(row)[found].nan_to_num(9)
+        )

@@ -113,6 +113,35 @@ def test_what_is_served_is_what_transformers_feeds(
     assert load_tokenizer(folder).backend_tokenizer.encode(TEXT).ids == served.encode(TEXT).ids
 
 
+_TOOL_USE = {"name": "tool_use", "template": "b"}
+
+
+@pytest.mark.parametrize(
+    ("config", "file", "expected"),
+    [
+        ({}, None, {}),
+        ({"chat_template": "a"}, None, {"default": "a"}),
+        (
+            {"chat_template": [{"name": "default", "template": "a"}, _TOOL_USE]},
+            None,
+            {"default": "a", "tool_use": "b"},
+        ),
+        ({}, "c", {"default": "c"}),
+        ({"chat_template": "a"}, "c", {"default": "c"}),
+    ],
+)
+def test_chat_templates_are_found_wherever_checkpoints_keep_them(
+    tmp_path: Path, config: dict[str, Any], file: str | None, expected: dict[str, str]
+) -> None:
+    """Red when one of the places is not looked at, or the special tokens stay behind."""
+    folder = save(tmp_path, tokenizer_config={**NAMED, **config})
+    if file is not None:
+        (folder / "chat_template.jinja").write_text(file)
+    state = read_tokenizer(str(folder))
+    assert state.chat_templates == expected
+    assert state.special_tokens == NAMED
+
+
 def test_what_transformers_logs_while_it_reads_a_tokenizer_is_not_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,13 +32,14 @@ def save_family(folder: Path) -> Path:
 
 
 class Command:
-    """The command serving a family's target."""
+    """The command serving a model by its name, or a family's target by its folder."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, model: Path | str, *flags: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
+        name = model if isinstance(model, str) else str(model / "target")
         self.process = subprocess.Popen(
-            [*COMMAND, "serve", str(folder / "target"), *FLAGS, *flags, "--port", str(self.port)],
+            [*COMMAND, "serve", name, *FLAGS, *flags, "--port", str(self.port)],
             env={**os.environ, "STAGETREE_SERVED_MODEL_NAME": "tiny"},
             stderr=subprocess.PIPE,
             text=True,

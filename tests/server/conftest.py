@@ -122,6 +122,11 @@ class LiveServer:
         sent = json.dumps({"prompt": "hello", **body}).encode()
         return self.request("POST", "/v1/completions", sent, content_type="application/json")
 
+    def chat(self, **body: Any) -> Reply:
+        """POST a chat of one message, or of whatever `messages` says."""
+        sent = json.dumps({"messages": [{"role": "user", "content": "hello"}], **body}).encode()
+        return self.request("POST", "/v1/chat/completions", sent, content_type="application/json")
+
     def open_stream(self, **body: Any) -> "Stream":
         """A streamed completion, left open."""
         sent = json.dumps({"prompt": "hello", "stream": True, **body})

@@ -62,11 +62,13 @@ class Behaviour:
     script: Script = lambda request: blocks("hello world, hello world, hello world")
     step_seconds: float = 0.0
     num_seats: int = 1
+    window: int = WINDOW
     load_seconds: float = 0.0
     load_error: str | None = None
     dies_loading: bool = False
     dies_at_step: int | None = None
     tokenizer_eos: tuple[int, ...] = ()
+    chat_templates: dict[str, str] = field(default_factory=dict)
     tokenizer: Callable[[], Tokenizer] = byte_level_tokenizer
     num_spawned: int = 0
     num_tokenizers_read: int = 0
@@ -102,11 +104,18 @@ class FakeEngine:
     async def read_tokenizer(self) -> TokenizerState:
         self.behaviour.num_tokenizers_read += 1
         state = self.behaviour.tokenizer().inner.to_str()
-        return TokenizerState(state, self.behaviour.tokenizer_eos)
+        return TokenizerState(
+            state,
+            self.behaviour.tokenizer_eos,
+            chat_templates=self.behaviour.chat_templates,
+            special_tokens={"eos_token": "<|endoftext|>"},
+        )
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
-        self.info = replace(type(self).info, num_seats=behaviour.num_seats)
+        self.info = replace(
+            type(self).info, num_seats=behaviour.num_seats, max_model_len=behaviour.window
+        )
         self.progress = LoadProgress("starting", 0.0)
         self._died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 

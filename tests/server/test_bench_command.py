@@ -15,7 +15,9 @@ from engine.benchmark import Comparison
 from engine.benchmark import Result as Figures
 from server.cli import app
 from server.commands.bench_tables import tables
+from server.commands.prompts import Prompt, encoded, read_prompts
 from server.sources import load_settings
+from server.text import ChatTemplates, Tokenizer
 from tests.checkpoints import save_checkpoint
 from tests.server.fakes import byte_level_tokenizer
 
@@ -36,6 +38,13 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = ("def hello(world):", "    return", "def world(")
     (folder / "prompts.jsonl").write_text(
         "".join(json.dumps({"prompt": prompt}) + "\n\n" for prompt in prompts)
+    )
+    (folder / "kinds.jsonl").write_text(
+        "".join(
+            json.dumps({"prompt": prompt, "category": kind}) + "\n"
+            for kind in ("code", "prose")
+            for prompt in prompts
+        )
     )
     stages = [{"kind": "model", "model": str(folder / "draft")}, {"kind": "ngram"}]
     weak = [{"kind": "model", "model": str(folder / "weak")}]
@@ -111,6 +120,81 @@ def test_an_alternative_is_measured_in_the_place_of_the_first_stage(bench: Bench
     assert stages[0]["model"].endswith("weak")
 
 
+@pytest.fixture(scope="module")
+def kinds(family: Path) -> Bench:
+    """A run by category, with a top-p."""
+    file = family / "kinds.json"
+    prompts = ("--prompts", str(family / "kinds.jsonl"), "--num-prompts", "2", "--top-p", "0.9")
+    sizes = ("--tokens", "12", "--repetitions", "2", "--mode", "staged", "--mode", "ngram")
+    result = run(family, *prompts, *sizes, "--beside", "bfloat16", "--json", str(file))
+    assert result.exit_code == 0, result.output
+    return Bench(result.output, json.loads(file.read_text()))
+
+
+def test_every_category_is_measured_and_together_they_are_the_whole(kinds: Bench) -> None:
+    """Red when a step or a second of one category is counted in another, or in none."""
+    entries = kinds.document["categories"]
+    modes = ["plain", "ngram", "staged-draft"]
+    assert kinds.document["num_prompts"] == 4
+    assert [(e["temperature"], e["category"], e["mode"]) for e in entries] == [
+        (temperature, kind, mode)
+        for temperature in (0.0, 1.0)
+        for kind in ("code", "prose")
+        for mode in modes
+    ]
+    for mode in modes:
+        parts = [e["stages"] for e in entries if (e["mode"], e["temperature"]) == (mode, 1.0)]
+        for name, whole in kinds.result(mode)["stages"].items():
+            for count in ("num_proposed", "num_accepted", "num_passes"):
+                assert sum(part[name][count] for part in parts) == whole[count]
+
+
+def test_the_worst_category_of_a_mode_is_named(kinds: Bench) -> None:
+    """Red when the best is called the worst, or that of another mode."""
+    for at in kinds.document["temperatures"]:
+        for mode in ("ngram", "staged-draft"):
+            ratios = {
+                e["category"]: e["ratio_to_plain"]
+                for e in kinds.document["categories"]
+                if (e["mode"], e["temperature"]) == (mode, at["temperature"])
+            }
+            assert at["worst"][mode] == min(ratios, key=ratios.__getitem__)
+            worst = rf"^ worst: {at['worst'][mode]} +{mode} "
+            assert re.search(worst, kinds.output, re.MULTILINE)
+
+
+def test_a_top_p_stands_in_place_of_the_top_k(kinds: Bench) -> None:
+    """Red when the flag is parsed and forgotten."""
+    greedy, sampled = kinds.document["temperatures"]
+    assert (greedy["top_k"], greedy["top_p"]) == (0, 1.0)
+    assert (sampled["top_k"], sampled["top_p"]) == (0, 0.9)
+    assert "T = 1, top-p 0.9: by category" in kinds.output
+
+
+def test_the_fastest_plain_of_any_precision_stands_beside(kinds: Bench) -> None:
+    """Red when a ratio to a slow plain is all that is told, or the other dtype is not loaded."""
+    speeds = kinds.document["plain_tokens_per_second"]
+    assert list(speeds) == ["float32", "bfloat16"]
+    assert speeds["float32"] == [kinds.result("plain", t)["tokens_per_second"] for t in (0.0, 1.0)]
+    for at in (0, 1):
+        fastest = max(speeds, key=lambda name: speeds[name][at])
+        assert f"fastest plain at T = {at}: {fastest} (tokens/s: float32 " in kinds.output
+
+
+def test_without_categories_there_is_no_table_of_them(bench: Bench) -> None:
+    """Red when one nameless category is listed beside the whole."""
+    assert bench.document["categories"] == [] and "category" not in bench.output
+
+
+def test_in_a_chat_the_template_writes_the_prompts_out() -> None:
+    """Red when the template's own special tokens are added once more, or the prompt goes bare."""
+    inner = byte_level_tokenizer().inner
+    source = "<{{ messages[0]['content'] }}>{% if add_generation_prompt %}:{% endif %}"
+    tokenizer = Tokenizer(inner, templates=ChatTemplates({"default": source}))
+    ((*ids,),) = encoded([Prompt("hello")], tokenizer, True, window=100, num_tokens=10)
+    assert ids == tokenizer.encode("<hello>:", add_special_tokens=False)
+
+
 def test_the_guide_names_every_key_and_no_other(bench: Bench) -> None:
     """Red when the JSON changes and docs/benchmark.md does not."""
     schema = GUIDE[GUIDE.index("## The JSON") :].split("| key of a result | |")
@@ -182,6 +266,8 @@ def test_only_the_named_modes_run_beside_plain(family: Path) -> None:
         (["--tokens", "512"], "a window of 512: ask for 511 or fewer, or raise max_model_len"),
         (["--budget", "5000"], "lower its budget"),
         (["--prompts", "absent.jsonl"], "--prompts absent.jsonl: cannot be read"),
+        (["--beside", "bfloat61"], "--beside: unknown dtype 'bfloat61'. Did you mean 'bfloat16'?"),
+        (["--chat"], "--chat: the model has no chat template: leave --chat out"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_with_the_remedy(
@@ -202,6 +288,7 @@ def test_what_cannot_be_measured_is_refused_with_the_remedy(
         ('{"prompt": ""}', "line 1: must be"),
         ('{"prompt": 3}', "line 1: must be"),
         ('["prompt"]', "line 1: must be"),
+        ('{"prompt": "a", "category": 3}', "line 1: must be"),
     ],
 )
 def test_a_bad_prompts_file_is_refused_by_line(
@@ -213,6 +300,14 @@ def test_a_bad_prompts_file_is_refused_by_line(
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
     assert '{"prompt": "..."}' in " ".join(result.output.split())
+
+
+def test_a_category_is_given_to_all_prompts_or_none(tmp_path: Path) -> None:
+    """Red when prompts without one are counted nowhere."""
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a", "category": "b"}\n{"prompt": "a"}')
+    with pytest.raises(ConfigError, match="line 2: either every prompt has a category or none"):
+        read_prompts(path)
 
 
 def test_alternatives_are_checked_as_stages_are(tmp_path: Path) -> None:

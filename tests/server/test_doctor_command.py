@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from engine.benchmark.hardware import cpp_compiler
 from server.cli import app
 from server.commands.doctor_findings import advice, choice, precision
 from server.commands.doctor_tables import mode_table, pass_tables
+from server.commands.samples import CHAT
 from tests.checkpoints import save_checkpoint
 from tests.server.fakes import byte_level_tokenizer
 
@@ -33,6 +35,10 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in ((0, "target"), (0, "draft"), (1, "weak")):
         save_checkpoint(folder / name, seed=seed, vocab_size=320, bos_token_id=0, eos_token_id=0)
     byte_level_tokenizer().inner.save(str(folder / "target" / "tokenizer.json"))
+    shutil.copytree(folder / "target", folder / "chatty")
+    template = {"chat_template": "<{{ messages[0]['content'] }}>"}
+    (folder / "chatty" / "tokenizer_config.json").write_text(json.dumps(template))
+    (folder / "chat.yaml").write_text(json.dumps({"model": str(folder / "chatty"), "stages": []}))
     settings = {"model": str(folder / "target"), "dtype": "float32"}
     for name, stages in (
         ("staged", [{"kind": "model", "model": str(folder / "draft")}, {"kind": "ngram"}]),
@@ -114,6 +120,15 @@ def test_without_a_draft_it_says_so(family: Path) -> None:
     assert "No draft stage is configured, so every step is a plain one." in bare.text
     assert "name a --draft model of the same family" in bare.text
     assert [result["mode"] for result in bare.document["results"]] == ["plain"]
+
+
+def test_a_chat_is_shown_by_category(family: Path) -> None:
+    """Red when the built-in questions lose their kinds, or go past the template."""
+    chat = report(family, "chat", "--chat")
+    kinds = {each.category for each in CHAT}
+    assert chat.document["categories"].keys() == kinds and len(kinds) == 7
+    assert chat.document["num_prompts"] == len(CHAT)
+    assert all(re.search(rf"^ {kind} +plain ", chat.output, re.MULTILINE) for kind in kinds)
 
 
 def test_a_useless_draft_is_named(family: Path) -> None:

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from engine import ConfigError, ModelLoadError, ModelStageConfig, NgramStageConfig
+from engine import (
+    ConfigError,
+    ModelLoadError,
+    ModelStageConfig,
+    NgramStageConfig,
+    RecycleStageConfig,
+)
 from server.settings import Settings
 from server.sources import DEFAULT_CONFIG, load_settings
 
@@ -173,10 +179,12 @@ def test_without_a_config_the_embedded_family_is_served() -> None:
     assert [type(stage) for stage in engine.stages] == [ModelStageConfig, NgramStageConfig]
 
 
-def test_another_model_gets_the_live_lookup_alone() -> None:
+def test_another_model_gets_the_stages_that_fit_any() -> None:
     """Red when the embedded family's stages are put under a model they do not fit."""
     engine = load_settings(None, {"model": "gpt2"}).engine
-    assert engine.model == "gpt2" and engine.stages == (NgramStageConfig(),)
+    assert engine.model == "gpt2"
+    assert [type(stage) for stage in engine.stages] == [NgramStageConfig, RecycleStageConfig]
+    assert engine.stages[0].budget == 16  # a prediction is one long branch
 
 
 def test_a_draft_stands_above_the_live_lookup() -> None:

@@ -1,0 +1,31 @@
+"""What a network computes in: its numbers, and how the weights of its products are kept."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Precision(NamedTuple):
+    """A format of weights and the arithmetic over it, which together decide a text.
+
+    `dtype` is that of everything but the products; `reason` says why it is this precision, as the
+    end of a sentence on it.
+    """
+
+    name: str
+    dtype: torch.dtype
+    reason: str = "as given"
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, reason: str = "as given") -> "Precision":
+        """That of numbers alone, by whose name it goes."""
+        return cls(str(dtype).removeprefix("torch."), dtype, reason)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether weights are kept in fewer bits than any number of torch's has."""
+        return self.name == INT8
+
+
+INT8 = "int8"
+"""Weights in 8 bits; all else, and the sums of groups, in float32."""

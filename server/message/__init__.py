@@ -1,0 +1,22 @@
+"""What a model has written, read as a message: reasoning, content, and calls of tools.
+
+A reading is a pure function of the text so far, and what it has told stays told: the message of a
+text begins with that of each of its beginnings. So a client gets the same, however the text comes
+in pieces. Nothing here knows of tokens, templates' engines or HTTP.
+"""
+
+from server.message.message import Call, Message, Telling
+from server.message.reader import ReplyReader
+from server.message.styles import STYLES, CallStyle, Thinking, detect_style, detect_thinking
+
+__all__ = [
+    "STYLES",
+    "Call",
+    "CallStyle",
+    "Message",
+    "ReplyReader",
+    "Telling",
+    "Thinking",
+    "detect_style",
+    "detect_thinking",
+]
