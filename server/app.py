@@ -15,13 +15,14 @@ from server.engines import EngineClient, EnginePool
 from server.errors import ApiError, BadRequestError, error_response
 from server.metrics import Metrics
 from server.middleware import (
+    AnswerMiddleware,
     ApiKeyMiddleware,
     BodyLimitMiddleware,
     HeadMiddleware,
     RequestIdMiddleware,
 )
 from server.protocol import ErrorReply
-from server.routes import chat, completions, infill, load, models, operations, tokens
+from server.routes import chat, completions, infill, load, models, operations, pages, tokens
 from server.settings import Settings
 from server.state import State
 from server.version import VERSION
@@ -37,9 +38,16 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     metrics.add_queue(lambda: pool.queue.num_running, lambda: pool.queue.num_waiting)
     for client in pool.clients:
         _show(client, metrics)
-    app = FastAPI(title="stagetree", version=VERSION, lifespan=_lifespan, responses=_FAILURES)
+    app = FastAPI(
+        title="stagetree",
+        version=VERSION,
+        lifespan=_lifespan,
+        responses=_FAILURES,
+        docs_url=None,  # pages.py has one without a content network
+        redoc_url=None,
+    )
     app.state.server = State(settings, pool, metrics)
-    for family in (chat, completions, infill, models, operations, load, tokens):
+    for family in (chat, completions, infill, models, operations, load, tokens, pages):
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
@@ -55,6 +63,7 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", "x-should-retry"],
         )
+    app.add_middleware(AnswerMiddleware, observe=metrics.observe_answer)
     app.add_middleware(RequestIdMiddleware)
     return app
 

@@ -44,8 +44,8 @@ class _Families:
     def gauge_by(self, label: str, name: str, text: str) -> Gauge:
         return Gauge(name, text, ["model_name", label], registry=self.registry)
 
-    def counter_by(self, label: str, name: str, text: str) -> Counter:
-        return Counter(name, text, ["model_name", label], registry=self.registry)
+    def counter_by(self, label: str, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, ["model_name", label, *labels], registry=self.registry)
 
     def histogram_by(self, label: str, name: str, text: str) -> Histogram:
         labels = ["model_name", label]
@@ -170,6 +170,10 @@ class Metrics:
         self._success = families.counter_by(
             "finished_reason", "vllm:request_success", "Finished choices."
         )
+        self._answers = families.counter_by(
+            *("handler", "http_requests", "Answers by path, method and status."),
+            *("method", "status"),
+        )
         self._request = _RequestFigures(families)
         self._step = _StepFigures(families)
         self._stages = _StageFamilies(families, model_name)
@@ -208,6 +212,10 @@ class Metrics:
             raise
         else:
             self._observe_finished(record)
+
+    def observe_answer(self, handler: str, method: str, status: int) -> None:
+        """A request has been answered, by what is known under this path."""
+        self._answers.labels(self._model, handler, method, str(status)).inc()
 
     def observe_start(self, record: RequestRecord) -> None:
         """A request's turn has come."""

@@ -1,5 +1,6 @@
-"""What every request passes through: its id, the size of its body, HEAD, and the API key."""
+"""What every request passes through: its id, the count of answers, its size, HEAD, the key."""
 
+import logging
 import secrets
 import string
 import uuid
@@ -11,8 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import UnauthorizedError, error_response
 
+_log = logging.getLogger(__name__)
 _ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 _LONGEST_ID = 128
+_MOST_ITEMS, _MOST_LISTS = 2**20 + 2**16, 2**18
+"""Of a body: to parse many small values holds everybody up for longer than to read a long text."""
 
 
 class RequestIdMiddleware:
@@ -38,8 +42,39 @@ class RequestIdMiddleware:
         await self._app(scope, receive, send_with_id)
 
 
+class AnswerMiddleware:
+    """Counts every answer by its route, method and status, and logs refusals with their ids."""
+
+    _METHODS = frozenset(("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"))
+
+    def __init__(self, app: ASGIApp, observe: Callable[[str, str, int], None]) -> None:
+        self._app = app
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the request and look at how it is answered."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
+        async def send_seen(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._see(scope, message["status"])
+            await send(message)
+
+        await self._app(scope, receive, send_seen)
+
+    def _see(self, scope: Scope, status: int) -> None:
+        # Strangers choose paths and methods; what they make up is one series and no line of theirs.
+        handler = getattr(scope.get("route"), "path", "none")
+        method = scope["method"] if scope["method"] in self._METHODS else "none"
+        self._observe(handler, method, status)
+        if status >= 400 and handler not in ("/ready", "none"):
+            request_id = scope["state"]["request_id"]
+            _log.info("%s: %s %s was answered %d", request_id, method, handler, status)
+
+
 class BodyLimitMiddleware:
-    """Refuses bodies over `max_bytes` with 413, by their header or as they arrive.
+    """Refuses bodies over `max_bytes`, or of too many parts, with 413: by header or as they arrive.
 
     Starlette's own middleware answers in plain text, which is not OpenAI's envelope.
     """
@@ -58,14 +93,21 @@ class BodyLimitMiddleware:
         await self._app(scope, self._counted(receive), send)
 
     def _counted(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
-        num_bytes = 0
+        num_bytes = num_items = num_lists = 0
 
         async def receive_counted() -> Message:
-            nonlocal num_bytes
+            nonlocal num_bytes, num_items, num_lists
             message = await receive()
-            num_bytes += len(message.get("body", b""))
+            body = message.get("body", b"")
+            num_bytes += len(body)
+            num_items += body.count(b",")
+            num_lists += body.count(b"[") + body.count(b"{")
             if num_bytes > self._max_bytes:
                 raise self._too_large()
+            if num_items > _MOST_ITEMS or num_lists > _MOST_LISTS:
+                raise HTTPException(
+                    413, f"The body has more than {_MOST_ITEMS} items or {_MOST_LISTS} lists."
+                )
             return message
 
         return receive_counted
@@ -78,7 +120,7 @@ class ApiKeyMiddleware:
     """Asks for one of the keys, everywhere but where machines look and people read."""
 
     _PROBES = ("/", "/health", "/ping", "/ready", "/version", "/metrics", "/load")
-    _PAGES = ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")
+    _PAGES = ("/openapi.json", "/docs")
     _OPEN = frozenset((*_PROBES, *_PAGES))
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """`POST /v1/completions`: what a client may ask of it, with OpenAI's limits, and its reply."""
 
+from itertools import chain
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PlainValidator, model_validator
@@ -18,15 +19,15 @@ def _check_prompt(value: object) -> object:
     """One readable message instead of one per member of the union; sizes come first."""
     if isinstance(value, list):
         _check_sizes(value)
-    texts = value if isinstance(value, list) else [value]
-    if any(isinstance(text, str) and not is_encodable(text) for text in texts):
+    shapes = value if isinstance(value, list) else [value]
+    kinds = set(map(type, shapes))
+    if str in kinds and not all(map(is_encodable, shapes)):
         raise ValueError("holds half a surrogate pair, which is no text")
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value:
-        kinds = {type(item) for item in value}
         if kinds == {list} and all(value):
-            kinds = {list, *(type(token) for tokens in value for token in tokens)}
+            kinds = {list, *map(type, chain.from_iterable(value))}
         if kinds in ({str}, {int}, {list, int}):
             return value
     raise ValueError(
@@ -46,9 +47,12 @@ Prompt = Annotated[_Shapes, PlainValidator(_check_prompt, json_schema_input_type
 
 def _check_sizes(prompts: list[object]) -> None:
     """Raise ValueError for more than is worth looking at."""
-    most = MAX_IDS if prompts and isinstance(prompts[0], int) else MAX_PROMPTS
+    is_ids = bool(prompts) and isinstance(prompts[0], int)
+    most = MAX_IDS if is_ids else MAX_PROMPTS
     if len(prompts) > most:
         raise ValueError(f"has {len(prompts)} items, and {most} are the most; send fewer")
+    if is_ids:
+        return
     num_ids = sum(len(each) for each in prompts if isinstance(each, list))
     if num_ids > MAX_IDS:
         raise ValueError(f"has {num_ids} token ids, and {MAX_IDS} are the most; send fewer")

@@ -5,8 +5,10 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
-def is_encodable(text: str) -> bool:
-    """JSON can escape half a surrogate pair; no tokenizer can read one."""
+def is_encodable(text: object) -> bool:
+    """JSON can escape half a surrogate pair; no tokenizer can read one. What is no text may be."""
+    if not isinstance(text, str):
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -21,14 +21,8 @@ router = APIRouter(tags=["tokens"])
 async def tokenize(body: TokenizeRequest, state: AppState) -> TokenizeReply:
     """The token ids of a text."""
     state.check_model(body.model)
-    tokenizer = _tokenizer(state)
-    ids = await asyncio.to_thread(tokenizer.encode, body.text, body.adds_specials)
-    return TokenizeReply(
-        count=len(ids),
-        max_model_len=state.pool.nearest.info.max_model_len,
-        tokens=ids,
-        token_strs=[tokenizer.token_text(each) for each in ids] if body.return_token_strs else None,
-    )
+    window = state.pool.nearest.info.max_model_len
+    return await asyncio.to_thread(_tokenized, body, _tokenizer(state), window)
 
 
 @router.post("/detokenize")
@@ -56,6 +50,13 @@ async def tokenizer_info(state: AppState) -> TokenizerInfo:
         special_tokens={name: at for at, name in tokenizer.specials.items()},
         fim_template=infill.template if infill else None,
     )
+
+
+def _tokenized(body: TokenizeRequest, tokenizer: Tokenizer, window: int) -> TokenizeReply:
+    """What may take a while, for a thread of its own."""
+    ids = tokenizer.encode(body.text, body.adds_specials)
+    texts = [tokenizer.token_text(each) for each in ids] if body.return_token_strs else None
+    return TokenizeReply(count=len(ids), max_model_len=window, tokens=ids, token_strs=texts)
 
 
 def _tokenizer(state: State) -> Tokenizer:

@@ -309,6 +309,22 @@ def test_a_reply_across_a_rotary_boundary_is_that_of_stock_transformers() -> Non
         assert [*prompt, *token_ids(steps)] == expected
 
 
+@pytest.mark.parametrize("architecture", ["phi3", "mistral"])
+def test_a_prompt_is_scored_on_either_side_of_a_rotary_boundary_as_by_stock_transformers(
+    architecture: str,
+) -> None:
+    """Red when a chunk of a long prompt is scored with the factors of a short one."""
+    model, stock = longrope_pair(architecture)
+    for length in (12, 20, 21, 40, 12):
+        prompt = tuple(1 + i % 50 for i in range(length))
+        request = GenerateRequest("r", prompt, 0, num_prompt_logprobs=0)
+        told = [token.logprob for token in run(Decoder(model), request)[0][0].prompt[1:]]
+        with torch.inference_mode():
+            logprobs = stock(input_ids=torch.tensor([prompt])).logits[0].log_softmax(dim=-1)
+        expected = [logprobs[i, token].item() for i, token in enumerate(prompt[1:])]
+        assert told == pytest.approx(expected, abs=1e-4), f"a prompt of {length} tokens"
+
+
 LAYERS = ["sliding_attention", "full_attention"]
 WINDOWS: dict[str, dict[str, Any]] = {
     "qwen2_moe": {"use_sliding_window": True, "layer_types": LAYERS},

@@ -11,6 +11,7 @@ import pytest
 from engine import ConfigError
 from server import run
 from server.cli import _url
+from server.protocol import CompletionRequest, InfillRequest
 from server.settings import Settings
 from tests.server.conftest import LiveServer, StartServer, wait_until
 from tests.server.fakes import Behaviour, blocks
@@ -163,3 +164,14 @@ def test_a_client_that_leaves_while_it_waits_is_forgotten(start_server: StartSer
     second.close()
     wait_until(lambda: server.pool.queue.num_waiting == 0)
     first.close()
+
+
+def test_the_page_of_the_api_needs_nothing_from_elsewhere(locked: LiveServer) -> None:
+    """Red when it is blank without a network, or a parameter is not on it."""
+    page = locked.get("/docs").body.decode()
+    assert "http://" not in page and "https://" not in page and "<script" not in page
+    for path in ("/v1/completions", "/infill", "/tokenize", "/metrics"):
+        assert f"{path}</code></h2>" in page
+    for name in (*CompletionRequest.model_fields, *InfillRequest.model_fields):
+        assert f"<code>{name}</code>" in page
+    assert "number ≥ 0 ≤ 100" in page and "list of string" in page

@@ -1,5 +1,8 @@
 """What /metrics says after requests whose every figure is known."""
 
+import logging
+
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.server.conftest import LiveServer, StartServer, wait_until
@@ -100,3 +103,28 @@ def test_latency_buckets_begin_at_half_a_millisecond(live: LiveServer) -> None:
     for name in ("stagetree_step_seconds", "vllm:request_time_per_output_token_seconds"):
         assert f'{name}_bucket{{le="0.0005",model_name="fake"}}' in text
     assert "_created" not in text
+
+
+def test_every_answer_is_counted_and_refusals_are_logged(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when a refusal moves no figure and leaves no line, or strangers make series."""
+    server = start_server().wait_ready()
+    with caplog.at_level(logging.INFO):
+        server.complete()
+        server.complete(temperature=-1)
+        server.complete(model="another")
+        server.request("HEAD", "/health")
+        for path in ("/a", "/b"):
+            server.get(path)
+        server.request("BREW", "/coffee")
+        refused = server.request("POST", "/v1/completions", b"{", x_request_id="mine-1")
+    assert refused.status == 400
+    told = {key: value for key, value in scrape(server).items() if key[0] == "http_requests_total"}
+    of = {labels: value for (_, labels), value in told.items()}
+    assert of["/v1/completions,POST,200"] == 1 and of["/v1/completions,POST,404"] == 1
+    assert of["/v1/completions,POST,400"] == 2
+    assert of["none,GET,404"] == 2 and of["none,none,404"] == 1
+    assert not any("coffee" in labels or "/a" in labels for labels in of)
+    assert "mine-1: POST /v1/completions was answered 400" in caplog.text
+    assert "coffee" not in caplog.text
