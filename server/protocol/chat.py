@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, FailFast, Field, model_validator
 
 from server.protocol.foreign import refusal
-from server.protocol.messages import Message, Tool
+from server.protocol.messages import Messages, Tool
 from server.protocol.request import TextRequest
 from server.protocol.sampling import Whole
 
@@ -60,15 +60,15 @@ class ChatRequest(TextRequest):
         "truncate_prompt_tokens": (),
     }
 
-    messages: list[Message] = Field(min_length=1)
+    messages: Messages
     logprobs: bool = False
     top_logprobs: Whole = Field(default=0, ge=0)
-    tools: list[Tool] = Field(default_factory=list, max_length=1024)
+    tools: Annotated[list[Tool], FailFast()] = Field(default_factory=list, max_length=1024)
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, max_length=256)
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
 

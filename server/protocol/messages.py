@@ -3,12 +3,16 @@
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, FailFast, Field, model_validator
 
 from server.protocol.foreign import refusal
 from server.protocol.sampling import String
 from server.protocol.wire import Text, Wire
 
+MAX_MESSAGES = 4096
+"""Messages of one conversation, with the calls of tools among them."""
+
+_LONGEST_KIND = 32
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -24,7 +28,8 @@ def _text_of_part(part: object) -> str:
     if not isinstance(part, dict) or not isinstance(kind, str):
         raise ValueError('must be a string or a list of parts such as {"type": "text", "text": ""}')
     if kind != "text":
-        raise ValueError(f"a part of type {kind!r} cannot be read: this model reads text alone")
+        named = repr(kind[:_LONGEST_KIND])
+        raise ValueError(f"a part of type {named} cannot be read: this model reads text alone")
     if not isinstance(text := part.get("text"), str):
         raise ValueError("a part of type 'text' must have a string as its text")
     return text
@@ -88,6 +93,20 @@ class Message(Said):
     @property
     def _has_more(self) -> bool:
         return bool(self.tool_calls or self.reasoning_content or (self.model_extra or {}))
+
+
+def _few(messages: object) -> object:
+    """Refuse by their number, before any is looked at, what would hold up others."""
+    if not isinstance(messages, list):
+        return messages
+    calls = [each.get("tool_calls") for each in messages if isinstance(each, dict)]
+    number = len(messages) + sum(len(each) for each in calls if isinstance(each, list))
+    if number > MAX_MESSAGES:
+        raise ValueError(f"{number} messages and calls are more than the {MAX_MESSAGES} allowed")
+    return messages
+
+
+Messages = Annotated[list[Message], FailFast(), BeforeValidator(_few), Field(min_length=1)]
 
 
 class FunctionSpec(Said):

@@ -27,6 +27,9 @@ _HERE = "CONTINUE_FINAL_MESSAGE_TAG "
 """Marks where a message is to be continued; templates may cut white space at its end, as there."""
 
 
+_LONGEST_REASON = 500
+
+
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
     """One template with the special tokens that it may name."""
@@ -56,7 +59,7 @@ class ChatTemplate:
         try:
             return compiled(self.source).render(names)
         except Exception as error:  # whatever foreign code may raise
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
             raise BadRequestError(
                 f"messages: the chat template cannot write them: {said}", param="messages"
             ) from error

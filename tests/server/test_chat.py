@@ -257,6 +257,36 @@ def test_what_cannot_be_done_is_refused_by_name(
     assert words in reply.json()["error"]["message"]
 
 
+CALL = {"function": {"name": "f"}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [1] * 10**6},
+        {"messages": [{"role": "user", "content": "x"}] * 5000},
+        {"messages": [{"role": "assistant", "tool_calls": [CALL] * 5000}]},
+        {"tools": [TOOL] * 5000},
+        {"chat_template_kwargs": {str(number): 1 for number in range(1000)}},
+        {"messages": [{"role": "user", "content": [{"type": "x" * 10**6}]}]},
+        {"messages": [{"role": "x" * 10**6, "content": ""}]},
+    ],
+    ids=["numbers", "messages", "calls", "tools", "names", "kind", "role"],
+)
+def test_what_is_too_much_is_refused_in_a_few_words(live: LiveServer, body: dict[str, Any]) -> None:
+    """Red when a body is looked at piece by piece before its size is, or told back whole."""
+    reply = live.chat(**body)
+    assert reply.status == 400 and len(reply.body) < 500
+
+
+def test_a_reason_is_told_as_long_as_it_is_of_use(start_server: StartServer) -> None:
+    """Red when a template's complaint carries a whole message back."""
+    complaining = {"default": "{{ raise_exception(messages[0].content) }}"}
+    server = start_server(Behaviour(chat_templates=complaining)).wait_ready()
+    reply = server.chat(messages=[{"role": "user", "content": "no " * 10**5}])
+    assert reply.status == 400 and 500 < len(reply.body) < 1000
+
+
 def test_tools_that_may_not_be_called_are_left_out_of_the_prompt(start_server: StartServer) -> None:
     behaviour = Behaviour(chat_templates={"default": HERMES})
     server = start_server(behaviour).wait_ready()

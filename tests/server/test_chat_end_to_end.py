@@ -36,7 +36,7 @@ bodies = st.fixed_dictionaries(
     {
         "messages": st.lists(message, min_size=1, max_size=3),
         "seed": st.integers(0, 5),
-        "max_tokens": st.integers(1, 40),
+        "max_tokens": st.integers(4, 40),
     },
     optional={
         "temperature": st.sampled_from([0, 0.7, 1.5]),
@@ -48,10 +48,11 @@ bodies = st.fixed_dictionaries(
         "return_token_ids": st.booleans(),
         "tools": st.just([TOOL]),
         "tool_choice": st.sampled_from(["auto", "none"]),
+        "prediction": st.just({"type": "content", "content": "def hello(world):"}),
         "enable_thinking": st.booleans(),
         "repetition_penalty": st.just(1.2),
         "frequency_penalty": st.just(0.5),
-        "min_tokens": st.integers(0, 20),
+        "min_tokens": st.integers(0, 4),
         "ignore_eos": st.booleans(),
         "logit_bias": st.just({"65": 5, "60": 8, "123": 4}),
     },
