@@ -121,7 +121,7 @@ def bench(
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all prompts.")] = 5,
     mode: Annotated[list[str] | None, typer.Option(help="Only this mode; repeatable.")] = None,
     budget: Annotated[
-        int | None, typer.Option(min=1, help="Draft nodes in a tree, for every model and head.")
+        int | None, typer.Option(min=1, help="Draft nodes in a tree: of models and heads, if any.")
     ] = None,
     passes: Annotated[
         int | None, typer.Option(min=1, help="Draft passes in a step, for every model and head.")

@@ -68,13 +68,16 @@ def resized(config: EngineConfig, budget: int | None, passes: int | None) -> Eng
     """The same in fixed sizes, for modes that use them fully; raises ConfigError if too large.
 
     `budget` is the most draft nodes in a tree, `passes` the most draft passes in a step, of every
-    model and head. Where they are not given, the configuration's limits are cut down to sizes that
-    are usual, and so are those of n-gram stages: a limit is for `auto`, which stays below it.
+    model and head, or of the stages without a network where no other has one. Where they are not
+    given, the configuration's limits are cut down to sizes that are usual: a limit is for `auto`,
+    which stays below it.
     """
+    has_network = any(stage.checkpoint is not None for stage in config.stages)
 
     def resize(stage: StageConfig) -> StageConfig:
         if stage.checkpoint is None:
-            return stage.resized(min(stage.budget, _GUESSES), 0)
+            usual = min(stage.budget, _GUESSES)
+            return stage.resized(usual if has_network else budget or usual, 0)
         return stage.resized(
             budget or min(stage.budget, _BUDGET), passes or min(stage.passes, _PASSES)
         )

@@ -18,7 +18,13 @@ from engine.benchmark import (
     ratio_interval,
     resized,
 )
-from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
+from engine.config import (
+    EngineConfig,
+    HeadStageConfig,
+    ModelStageConfig,
+    NgramStageConfig,
+    RecycleStageConfig,
+)
 from engine.errors import ConfigError
 from engine.request import Finished, GenerateRequest, Output, SamplingParams
 from tests.checkpoints import (
@@ -86,6 +92,9 @@ def test_an_alternative_stands_in_the_place_of_the_first_stage() -> None:
 def test_fewer_stages_leave_modes_out() -> None:
     assert names(modes_of(())) == ["plain"]
     assert names(modes_of([NGRAM])) == ["plain", "ngram", "auto"]
+    both = modes_of([NGRAM, RecycleStageConfig()])
+    assert names(both) == ["plain", "ngram", "recycle", "ngram+recycle", "auto"]
+    assert [len(mode.stages) for mode in both] == [0, 1, 1, 2, 2]
     assert names(modes_of([HEAD])) == ["plain", "chain", "tree", "auto"]
     above_ngrams = modes_of([NGRAM], [DRAFT])
     assert names(above_ngrams)[1:3] == ["chain-draft", "tree-draft"]
@@ -124,6 +133,8 @@ def test_sizes_replace_those_of_every_model_and_head() -> None:
     assert sized.alternatives == (replace(DRAFT, budget=7, passes=3),)
     small = replace(config, stages=(replace(HEAD, budget=5, passes=1), replace(NGRAM, budget=3)))
     assert resized(small, None, None).stages == small.stages
+    free = EngineConfig("m", (NgramStageConfig(), RecycleStageConfig()))
+    assert [stage.budget for stage in resized(free, 12, None).stages] == [12, 12]
     large = replace(config, stages=(replace(HEAD, budget=64), replace(NGRAM, budget=48)))
     cut = (replace(HEAD, budget=16, passes=2), replace(NGRAM, budget=8))
     assert resized(large, None, None).stages == cut

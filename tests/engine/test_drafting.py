@@ -236,7 +236,7 @@ def test_stages_are_built_from_a_configuration_and_checked_against_the_target(
         build({"kind": "model", "model": str(other)})
     both = build({"kind": "ngram", "budget": 7}, {"kind": "recycle"})
     assert isinstance(both, ModelFreeDrafter) and both.budget == 7
-    assert [source.name for source in both.sources] == ["ngram", "recycle"]
+    assert [source.name for source in both.sources] == ["prediction", "ngram", "recycle"]
     for kind in ("ngram", "recycle"):
         with pytest.raises(ModelLoadError, match="name it after those"):
             build({"kind": kind}, {"kind": "model", "model": str(good)})
