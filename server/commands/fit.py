@@ -11,6 +11,7 @@ from rich.table import Table
 
 from engine import (
     CHECKED,
+    TARGET,
     EngineConfig,
     HeadStageConfig,
     ModelStageConfig,
@@ -74,7 +75,7 @@ def fit(settings: Settings, options: FitOptions, console: Console) -> None:
     results = _measured(engine, config, [each for each in found if each.fits], prompts, options)
     console.print(_measured_table(results))
     console.print(f"chosen: {_choice(results)}\n", soft_wrap=True)
-    _print_public(config.model, options.drafts, engine.costs.curve("target"), console)
+    _print_public(config.model, options.drafts, engine.costs.curve(TARGET), console)
 
 
 def _verdict(found: Fit) -> str:

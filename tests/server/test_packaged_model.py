@@ -14,10 +14,8 @@ from tests import packages
 from tests.server.command import Command
 from tests.server.conftest import wait_until
 
-PROMPT = (
-    "<|im_start|>user\nWhat is the capital of France? Answer, then repeat the question.<|im_end|>\n"
-    "<|im_start|>assistant\n"
-)
+QUESTION = "What is the capital of France? Answer, then repeat the question."
+PROMPT = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def is_installed() -> bool:
@@ -46,7 +44,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command
 
 
 def test_it_is_served_by_its_name_with_one_text_however_it_drafts(command: Command) -> None:
-    """Red when the name does not reach the engine process, or a tree changes the text."""
+    """Red when the name or the template does not come through, or a tree changes the text."""
     wait_until(command.is_ready, seconds=60)
     for temperature in (0, 1):
         body = {"prompt": PROMPT, "temperature": temperature, "seed": 3, "return_token_ids": True}
@@ -55,6 +53,13 @@ def test_it_is_served_by_its_name_with_one_text_however_it_drafts(command: Comma
             for speculation in ("off", "always")
         )
         assert (drafted["text"], drafted["token_ids"]) == (plain["text"], plain["token_ids"])
+
+    said = [{"role": "user", "content": QUESTION}]
+    chat = command.client.chat.completions.create(
+        model="tiny", messages=said, max_tokens=48, temperature=0
+    )
+    body = {"prompt": PROMPT, "temperature": 0, "speculation": "off"}
+    assert chat.choices[0].message.content == command.complete(**body)["choices"][0]["text"]
 
 
 @pytest.mark.slow
