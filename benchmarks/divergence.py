@@ -1,11 +1,15 @@
 """How often speculation's other widths of passes change a text in low precision, and by how little.
 
     python benchmarks/divergence.py --prompts prompts.jsonl --dtype bfloat16
+    python benchmarks/divergence.py --prompts prompts.jsonl --dtype int8 --compile wait
 
 Every prompt is continued with speculation off and with it on, under one seed. Where the two texts
 first differ, the target's scores of the two tokens are computed again: log-probability over
 temperature plus the position's noise. Their difference should be a near tie, no larger than what
 another width of pass does to a score, which is measured beside it.
+
+What the precision itself does is told first: the perplexity of the prompts, and how far the
+distribution of each next token is from that of float32 (Kullback-Leibler).
 """
 
 import argparse
@@ -15,12 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from engine.api import Engine
 from engine.benchmark import gap, machine, read_prompts, rounding
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.loading import load_model
 from engine.request import EmittedToken, GenerateRequest, Output, SamplingParams
+from engine.rows import Tokens
+from engine.scorer import TreeScorer
+from engine.tree import TokenTree
 from engine.weights import lay_out
 
 STAGES = (
@@ -40,10 +48,11 @@ class Divergence:
 def main() -> None:
     """Print the rate per 1,000 tokens at each temperature, and the gaps."""
     arguments = _parse()
-    config = EngineConfig(arguments.model, STAGES, dtype=arguments.dtype)
+    config = EngineConfig(arguments.model, STAGES, dtype=arguments.dtype, compile=arguments.compile)
     engine = Engine.load(config)
     prompts = read_prompts(arguments.prompts, arguments.num_prompts, arguments.model)
     print(f"{engine.info.model} in {engine.info.dtype}; {machine()}")
+    print(_quality(arguments, engine.scorers["target"], prompts))
     print(f"rounding: another width of pass changes a score by {_rounding(arguments, prompts)}")
     for temperature in (0.0, 1.0):
         sampling = SamplingParams(temperature)
@@ -80,6 +89,40 @@ def _tokens(engine: Engine, request: GenerateRequest) -> Iterator[EmittedToken]:
             yield from item.tokens
 
 
+def _quality(
+    arguments: argparse.Namespace, scorer: TreeScorer, prompts: Sequence[tuple[int, ...]]
+) -> str:
+    """What the precision does to the prompts' tokens, beside float32."""
+    exact = load_model(
+        arguments.model, dtype="float32", device="cpu", max_model_len=None, chunk=512
+    )
+    losses: list[list[Tensor]] = [[], []]
+    divergences, agreements = [], []
+    for prompt in prompts:
+        tree = TokenTree.from_parents(prompt[:-1], range(-1, len(prompt) - 2))
+        both = [_log_probabilities(each, prompt, tree) for each in (scorer, exact)]
+        targets = torch.tensor(prompt[1:])[:, None]
+        for found, each in zip(losses, both, strict=True):
+            found.append(-each.gather(1, targets))
+        rounded, right = both
+        divergences.append((right.exp() * (right - rounded)).sum(1))
+        agreements.append((right.argmax(1) == rounded.argmax(1)).double())
+    ours, theirs = (float(torch.cat(each).mean().exp()) for each in losses)
+    divergence, same = (float(torch.cat(each).mean()) for each in (divergences, agreements))
+    return (
+        f"perplexity {ours:.3f}, in float32 {theirs:.3f}; divergence {divergence:.5f} nats a "
+        f"token; the same most likely token {100 * same:.1f} %"
+    )
+
+
+def _log_probabilities(scorer: TreeScorer, prompt: Sequence[int], tree: TokenTree) -> Tensor:
+    """Of every next token, in float64: (tokens, vocabulary)."""
+    scorer.strips.forget()
+    logits = scorer.score([Tokens([prompt[0]])], tree)
+    scorer.strips.forget()
+    return logits.double().log_softmax(1)
+
+
 def _rounding(arguments: argparse.Namespace, prompts: Sequence[tuple[int, ...]]) -> str:
     """The difference of a root's logits between a pass of 1 row and one of 16, by quantile."""
     model = load_model(
@@ -100,6 +143,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--model", default="embedded/target")
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--compile", default="cached", help="wait: over our kernels")
     return parser.parse_args()
 
 

@@ -1,12 +1,14 @@
 """Milliseconds of one pass of the target and of its drafters by number of rows, and the floor.
 
     python benchmarks/passes.py --json passes.json
+    python benchmarks/passes.py --dtype float32 bfloat16 int8 --forms compiled
     python benchmarks/passes.py --device cuda --model MODEL --draft DRAFT --head ""
 
 Every network in several forms, interleaved. `stock`: the network as it was loaded. On a CPU also
 `eager`, with weights laid out by oneDNN, and `compiled`, with our kernels; on a GPU `captured`, as
 CUDA graphs. A pass is timed as the engine runs it, from lists of tokens to logits, and a GPU is
-waited for. The floor is the bytes of its weights, as the kernels keep them, over the bandwidth that
+waited for. Of several precisions each form is timed in all of them. The floor is the bytes of the
+weights of the last, as the kernels keep them, over the bandwidth that
 this device reads its memory with, measured in the same run: what beats it has found weights in a
 cache.
 """
@@ -26,7 +28,7 @@ from engine import attention, kernels
 from engine.acceleration import OnGpu, run_by
 from engine.benchmark import WIDTHS, machine, measured_bandwidth, pass_times
 from engine.code_cache import cache_root
-from engine.config import EngineConfig
+from engine.config import Dtype, EngineConfig
 from engine.drafting.build import StageBuilder
 from engine.loading import choose_device, load_model
 from engine.model import Model
@@ -53,7 +55,9 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     random.seed(0)
     device = choose_device(arguments.device)
-    forms = {form: _scorers(arguments, form) for form in FORMS[device.type]}
+    kinds = [form for form in FORMS[device.type] if form in (arguments.forms or FORMS[device.type])]
+    pairs = [(form, dtype) for form in kinds for dtype in arguments.dtype]
+    forms = {" ".join(pair).removesuffix(" auto"): _scorers(arguments, *pair) for pair in pairs}
     times = _times(forms, arguments.context, arguments.rounds)
     bandwidth = measured_bandwidth(str(device))
     document: dict[str, Any] = {
@@ -68,14 +72,15 @@ def main() -> None:
         num_bytes = bytes_read(scorer.network)
         floor = 1e3 * num_bytes / bandwidth
         print(f"\n{name}: {num_bytes / 1e6:.1f} MB of weights a pass, floor {floor:.2f} ms")
-        print(f"{'rows':>10}" + "".join(f"{width:>14}" for width in WIDTHS) + "   1 row / floor")
+        print(f"{'rows':>18}" + "".join(f"{width:>14}" for width in WIDTHS) + "   1 row / floor")
         figures = {form: [times[form, name, width] for width in WIDTHS] for form in forms}
         for form, samples in figures.items():
-            if form in MISSING and forms[form][name].runner.form != form:
-                print(f"{form:>10}  {MISSING[form]}")
+            kind = form.partition(" ")[0]
+            if kind in MISSING and forms[form][name].runner.form != kind:
+                print(f"{form:>18}  {MISSING[kind]}")
                 continue
             cells = "".join(f"{_median(each):>8.2f} ±{_spread(each):<4.2f}" for each in samples)
-            print(f"{form:>10}{cells}   {_median(samples[0]) / floor:.2f}")
+            print(f"{form:>18}{cells}   {_median(samples[0]) / floor:.2f}")
         document["networks"][name] = {
             "weight_bytes": num_bytes,
             "floor_ms": floor,
@@ -86,9 +91,9 @@ def main() -> None:
         arguments.json.write_text(json.dumps({"widths": WIDTHS, **document}, indent=2) + "\n")
 
 
-def _scorers(arguments: argparse.Namespace, form: str) -> dict[str, TreeScorer]:
-    """The target and its drafters in one form, each after the same text."""
-    config = EngineConfig(arguments.model, dtype=arguments.dtype, device=arguments.device)
+def _scorers(arguments: argparse.Namespace, form: str, dtype: Dtype) -> dict[str, TreeScorer]:
+    """The target and its drafters in one form and precision, each after the same text."""
+    config = EngineConfig(arguments.model, dtype=dtype, device=arguments.device)
     builder = StageBuilder(config, target := _target(config))
     scorers: dict[str, TreeScorer] = {"target": target}
     if arguments.draft:
@@ -158,7 +163,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--draft", default="embedded/draft", help="empty for none")
     parser.add_argument("--head", default="embedded/head", help="empty for none")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or auto for a GPU if any")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--dtype", nargs="+", default=["auto"], help="one precision or several")
+    parser.add_argument("--forms", nargs="+", help="of the three; all if left out")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves the number to torch")
     parser.add_argument("--context", type=int, default=256, help="tokens before the pass")
     parser.add_argument("--rounds", type=int, default=20)

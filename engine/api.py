@@ -104,6 +104,7 @@ class Engine:
             passes=self._acceleration.forms,
             is_compiling=self._acceleration.is_under_way,
             precision=target.precision.reason,
+            precisions={name: each.precision.name for name, each in self.scorers.items()},
             num_seats=len(target.strips.seats),
             seating=target.seating,
             refusals=self._acceleration.refusals,

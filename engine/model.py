@@ -21,7 +21,6 @@ from engine.rows import Tokens
 from engine.scorer import ModelLimits, TreeScorer
 from engine.seam import check_far
 from engine.tree import TokenTree
-from engine.weights import Precision
 
 
 class CausalPass(PassFunction):
@@ -104,8 +103,6 @@ class Model(TreeScorer):
         super().__init__(function, limits, max_model_len, chunk, num_seats)
         self.seating = "as given"
         """Why there are so many seats."""
-        self.precision = Precision.of(self.dtype)
-        """What its products are computed in, and why."""
         self.fingerprint = fingerprint(network)
         """Of the weights as they were loaded."""
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())

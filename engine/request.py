@@ -166,8 +166,9 @@ class Update:
 class ModelInfo:
     """What a loaded engine says of itself; `max_model_len` bounds prompt plus reply, in tokens.
 
-    `precision` is why the target has its `dtype`. So many texts are written at once as there are
-    `num_seats`, and `seating` says why. `passes` tells how those of the target and of
+    `precision` is why the target has its `dtype`, and `precisions` are those of all networks, by
+    the names of `passes`. So many texts are written at once as there are `num_seats`, and `seating`
+    says why. `passes` tells how those of the target and of
     each stage with a network are run now, "eager", "compiled" or "captured", and `is_compiling`
     whether that may still change; `refusals` says, by the same names, why some stay eager.
     `fingerprint` is of the target's weights.
@@ -184,6 +185,7 @@ class ModelInfo:
     passes: dict[str, str] = field(default_factory=dict)
     is_compiling: bool = False
     precision: str = ""
+    precisions: dict[str, str] = field(default_factory=dict)
     num_seats: int = 1
     seating: str = ""
     refusals: dict[str, str] = field(default_factory=dict)

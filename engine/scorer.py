@@ -15,6 +15,7 @@ from engine.passes import EagerRunner, PassFunction, PassInputs
 from engine.rows import Rows, Seated
 from engine.strips import LEAST_COPY, Strips
 from engine.tree import TokenTree
+from engine.weights import Precision
 
 _Nodes = tuple[Seated, Sequence[int]]
 """A text and nodes that are below its root, or are it."""
@@ -63,6 +64,8 @@ class TreeScorer(ABC):
         self.network, self.function = function.network, function
         parameter = next(self.network.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.precision = Precision.of(self.dtype)
+        """What its products are computed in, and why."""
         self.limits = limits
         self.max_model_len = min(max_model_len, limits.max_positions)
         self.num_passes = 0

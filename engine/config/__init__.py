@@ -5,9 +5,10 @@
 An unknown key is an error that names the nearest valid one.
 """
 
-from engine.config.engine import Compile, Dtype, EngineConfig
+from engine.config.engine import Compile, EngineConfig
 from engine.config.stage_list import STAGE_KINDS, below_drafter
 from engine.config.stages import (
+    Dtype,
     HeadStageConfig,
     ModelFreeStageConfig,
     ModelStageConfig,

@@ -6,10 +6,9 @@ from typing import Any, Literal, Self
 
 from engine.config.section import Positive, Section
 from engine.config.stage_list import below_drafter, check_stages, stages_of
-from engine.config.stages import StageConfig
+from engine.config.stages import Dtype, StageConfig
 from engine.errors import ConfigError
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Compile = Literal["background", "wait", "cached", "never"]
 
 

@@ -2,9 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from engine.config.section import Positive, Section
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+"""A precision: a format of weights and the arithmetic over it. `auto` goes by the machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class ModelStageConfig(StageConfig):
     A step runs at most `passes` draft passes, each over at most `width` frontier nodes (and what
     the stage below guesses under them); every evaluated node gets its best `children`. Under
     `"speculation": "auto"` these are limits, of which a step takes what pays; `always` uses them
-    fully.
+    fully. It computes in `dtype`, by default in what the target's setting says.
     """
 
     name: ClassVar[str] = "draft"
@@ -62,6 +65,7 @@ class ModelStageConfig(StageConfig):
     passes: Positive = 4
     width: Positive = 8
     children: Positive = 4
+    dtype: Dtype | None = None
 
     @property
     def checkpoint(self) -> str:
@@ -85,7 +89,8 @@ class ModelStageConfig(StageConfig):
 class HeadStageConfig(ModelStageConfig):
     """A head that reads the target's hidden states (EAGLE-3); it grows its tree like a draft model.
 
-    It can only be the first stage, right below the target.
+    It can only be the first stage, right below the target. Its numbers are the target's, its
+    weights in int8 if `dtype` says so.
     """
 
     name: ClassVar[str] = "head"

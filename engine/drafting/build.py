@@ -6,6 +6,7 @@ from typing import Any
 
 from engine.checkpoint import PADDING, check_same_tokens
 from engine.config import (
+    Dtype,
     EngineConfig,
     HeadStageConfig,
     ModelFreeStageConfig,
@@ -39,8 +40,8 @@ class StageBuilder:
     def __init__(self, config: EngineConfig, target: Model) -> None:
         self._config = config
         self._target = target
-        self._models: dict[str, Model] = {}
-        self._heads: dict[str, HeadModel] = {}
+        self._models: dict[tuple[str, Dtype], Model] = {}
+        self._heads: dict[tuple[str, Dtype], HeadModel] = {}
         self._tables: dict[str, KatzTable] = {}
 
     def build(
@@ -62,14 +63,15 @@ class StageBuilder:
             drafter = _BUILDERS[type(stage)](self, stage, name, drafter)
         return drafter
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str, dtype: Dtype | None = None) -> Model:
         """A draft model that fits the target. Raises ModelLoadError if it does not."""
-        if name not in self._models:
+        key = (name, dtype or self._config.dtype)
+        if key not in self._models:
             vocab_size = self._target.limits.vocab_size
             checkpoint = Checkpoint.read(name)
             _check_vocabulary(name, checkpoint.limits.vocab_size, vocab_size)
-            self._models[name] = checkpoint.load(
-                dtype=self._config.dtype,
+            self._models[key] = checkpoint.load(
+                dtype=key[1],
                 device=self._config.device,
                 max_model_len=self._target.max_model_len,
                 chunk=self._config.prefill_chunk,
@@ -78,15 +80,15 @@ class StageBuilder:
                 vocab_size=vocab_size,
             )
             check_same_tokens(name, self._config.model)
-        return self._models[name]
+        return self._models[key]
 
-    def head(self, name: str) -> HeadModel:
+    def head(self, name: str, dtype: Dtype | None = None) -> HeadModel:
         """A head that fits the target. Raises ModelLoadError if it does not."""
-        if name not in self._heads:
-            head = load_head(name, self._target, self._config.prefill_chunk)
+        key = (name, dtype or self._config.dtype)
+        if key not in self._heads:
+            self._heads[key] = load_head(name, self._target, self._config.prefill_chunk, key[1])
             check_same_tokens(name, self._config.model)
-            self._heads[name] = head
-        return self._heads[name]
+        return self._heads[key]
 
     def table(self, name: str) -> KatzTable:
         """An n-gram table for the target: of a smaller vocabulary, or one padded a little more."""
@@ -104,11 +106,11 @@ class StageBuilder:
     def model_drafter(self, stage: ModelStageConfig, name: str, below: Drafter) -> Drafter:
         """A draft-model stage over `below`."""
         vocab_size = self._target.limits.vocab_size
-        return ModelDrafter(stage, self.model(stage.model), below, name, vocab_size)
+        return ModelDrafter(stage, self.model(stage.model, stage.dtype), below, name, vocab_size)
 
     def head_drafter(self, stage: HeadStageConfig, name: str, below: Drafter) -> Drafter:
         """A head over `below`."""
-        head = self.head(stage.model)
+        head = self.head(stage.model, stage.dtype)
         return ModelDrafter(stage, head, below, name, self._target.limits.vocab_size)
 
     def ngram_drafter(self, stage: NgramStageConfig, name: str, below: Drafter) -> Drafter:

@@ -21,10 +21,11 @@ from engine.checkpoint import (
 )
 from engine.drafting.head import HeadModel
 from engine.drafting.head_network import HeadNetwork, HeadShape, is_head
-from engine.errors import ModelLoadError, first_line
+from engine.errors import ConfigError, ModelLoadError, first_line
 from engine.loading import unpack
 from engine.model import Model
 from engine.names import find_folder, resolve
+from engine.weights import INT8, Precision, quantise
 
 _FILES = ("*.json", "*.safetensors", "pytorch_model*.bin")
 # Speculators numbers the one layer and names the table of ids in full.
@@ -42,11 +43,14 @@ def names_head(name: str) -> bool:
         return False
 
 
-def load_head(name: str, target: Model, chunk: int) -> HeadModel:
+def load_head(name: str, target: Model, chunk: int, dtype: str = "auto") -> HeadModel:
     """Load a head for this target. Raises ModelLoadError if it cannot be found or does not fit.
 
     What a checkpoint leaves out, the embedding or the output matrix, it shares with its target.
+    Its numbers are the target's, and its weights are rounded if `dtype` is int8; another precision
+    raises ConfigError.
     """
+    _check_precision(name, target, dtype)
     try:
         config = read_config(name)
         weights = _read_weights(name)
@@ -64,7 +68,23 @@ def load_head(name: str, target: Model, chunk: int) -> HeadModel:
         )
     network = build_head(name, config, weights, target)
     network.requires_grad_(False)
-    return HeadModel(network.eval(), target, chunk)
+    if dtype == INT8:
+        quantise(network)
+    head = HeadModel(network.eval(), target, chunk)
+    if dtype == INT8:
+        head.precision = Precision(INT8, head.dtype)
+    return head
+
+
+def _check_precision(name: str, target: Model, dtype: str) -> None:
+    own = str(target.dtype).removeprefix("torch.")
+    is_roundable = target.device.type == "cpu" and own == "float32"
+    if dtype not in ("auto", own) and not (dtype == INT8 and is_roundable):
+        raise ConfigError(
+            f"the head {name!r} reads its target's states and computes in their {own}: leave its "
+            "dtype out" + (f", or set it to {INT8}." if is_roundable else "."),
+            "dtype",
+        )
 
 
 def build_head(

@@ -74,6 +74,33 @@ class KernelLinear(PanelLinear):
         return linear.multiply(inputs, self.panels, self.bias, self.out_features)
 
 
+class BFloat16KernelLinear(PanelLinear):
+    """In dot products of bfloat16, summed up in float32, for inputs of that precision."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.register_buffer("panels", dots.pack_bfloat16(weight), persistent=False)
+
+    @staticmethod
+    def suits(weight: Tensor) -> bool:
+        """Whether the weights are on a CPU, in bfloat16."""
+        return weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+
+    @property
+    def panel_size(self) -> int:
+        """Whatever the processor."""
+        return dots.OUTPUTS
+
+    def outputs(self, start: int, end: int) -> Tensor:
+        """A plain copy of the weights of these outputs, in bfloat16."""
+        part = self.panels[start // dots.OUTPUTS : -(-end // dots.OUTPUTS)]
+        return dots.unpack_bfloat16(part, end - start, self.in_features)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (..., in) to outputs (..., out)."""
+        return dots.multiply_bfloat16(inputs, self.panels, self.bias, self.out_features)
+
+
 class Int8KernelLinear(PanelLinear):
     """In integers, group by group of the inputs of a row."""
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from engine.weights.int8 import Int8Linear
-from engine.weights.kernel import Int8KernelLinear, KernelLinear
+from engine.weights.kernel import BFloat16KernelLinear, Int8KernelLinear, KernelLinear
 from engine.weights.library import LibraryLinear
 
 _Change = Callable[[nn.Module], nn.Module]
@@ -44,8 +44,11 @@ def _change(module: nn.Module, change: _Change) -> None:
 def _for_kernels(layer: nn.Module) -> nn.Module:
     if isinstance(layer, Int8Linear):
         return Int8KernelLinear.of(layer)
-    if type(layer) in (nn.Linear, Conv1D, LibraryLinear) and KernelLinear.suits(_weight(layer)):
-        return KernelLinear(_weight(layer), _bias(layer))
+    if type(layer) in (nn.Linear, Conv1D, LibraryLinear):
+        weight = _weight(layer)
+        for layout in (BFloat16KernelLinear, KernelLinear):
+            if layout.suits(weight):
+                return layout(weight, _bias(layer))
     return layer
 
 

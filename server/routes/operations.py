@@ -80,6 +80,7 @@ def _told(client: EngineClient) -> dict[str, Any]:
         "model": info.model,
         "device": info.device,
         "precision": f"{info.dtype}, {info.precision}",
+        "precisions": info.precisions,
         "seats": f"{info.num_seats}, {info.seating}",
         "passes": info.passes,
         "refusals": info.refusals,

@@ -1,0 +1,144 @@
+"""Every precision: what a tree's nodes score is what plain decoding scores, to the bit."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from engine.acceleration.on_cpu import lay_out_for_kernels
+from engine.api import Engine
+from engine.config import Dtype, EngineConfig, ModelStageConfig, NgramStageConfig
+from engine.errors import ConfigError
+from engine.loading import read_limits
+from engine.model import Model
+from engine.request import Output
+from engine.rows import Tokens
+from engine.tree import TokenTree
+from engine.weights import PackedLinear, lay_out, quantise, unpacked
+from engine.weights.int8 import Int8Linear
+from engine.weights.kernel import BFloat16KernelLinear, Int8KernelLinear, KernelLinear
+from tests.checkpoints import VOCAB_SIZE, make_network, save_checkpoint
+from tests.engine.setups import compiling_config, random_request, token_ids
+
+SIZES = {"hidden_size": 64, "intermediate_size": 128}
+LAYERS = {"float32": KernelLinear, "bfloat16": BFloat16KernelLinear, "int8": Int8KernelLinear}
+
+
+def model_in(precision: str, architecture: str = "llama") -> Model:
+    """A random model in a precision, over our kernels.
+
+    Its sizes are whole vectors, as those of real models: torch's own operations treat a rest apart.
+    """
+    network = make_network(architecture, **SIZES)
+    if precision == "int8":
+        quantise(network)
+    if precision == "bfloat16":
+        network.to(torch.bfloat16)
+    model = Model(network, read_limits(network.config), 512, chunk=16, num_seats=2)
+    lay_out_for_kernels({"target": model})
+    kinds = {type(each) for each in model.network.modules() if isinstance(each, PackedLinear)}
+    assert kinds == {LAYERS[precision]}
+    return model
+
+
+def logits_of_paths(model: Model, text: list[int], tree: TokenTree) -> list[Tensor]:
+    """What each node scores when it ends a text that is read token by token."""
+    found = []
+    for node in range(len(tree)):
+        path = [*text, *(tree.tokens[each] for each in tree.path(node))]
+        model.strips.forget()
+        for end in range(1, len(path) + 1):
+            seated, root = Tokens(path[:end]), TokenTree(path[end - 1])
+            scored = model.score([seated], root)
+            model.commit([seated], root, [[0]])
+        found.append(scored[0])
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+@pytest.mark.parametrize("precision", LAYERS)
+def test_a_node_scores_what_plain_decoding_scores_bit_for_bit(
+    cache: Path, precision: str, architecture: str
+) -> None:
+    """Red when a sum, or a scale, depends on what else is in the pass, or was committed before."""
+    model = model_in(precision, architecture)
+    rng = random.Random(0)
+    text = [rng.randrange(VOCAB_SIZE) for _ in range(124)]
+    tree = TokenTree(text[-1])
+    while len(tree) < 12:
+        tree.add(rng.randrange(len(tree)), rng.randrange(VOCAB_SIZE))
+    plain = logits_of_paths(model, text, tree)
+    model.strips.forget()
+    assert torch.equal(model.score([Tokens(text)], tree), torch.stack(plain))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_int8_is_the_same_with_and_without_kernels_but_for_the_last_bits(
+    cache: Path, kind: str
+) -> None:
+    """Red when who has no compiler rounds otherwise, or weights change when laid out anew."""
+    network = make_network(kind)
+    layers = [each for each in network.modules() if isinstance(each, nn.Linear)]
+    plain = [Int8Linear(each.weight.detach(), each.bias) for each in layers]
+    for layer, given in zip(plain, layers, strict=True):
+        packed = Int8KernelLinear.of(layer)
+        assert torch.equal(packed.weight, layer.weight)
+        assert (layer.weight - given.weight).abs().max() <= given.weight.abs().max() / 250
+        inputs = torch.randn(5, layer.in_features)
+        assert torch.allclose(packed(inputs), layer(inputs), atol=1e-4)
+    quantise(network)
+    lay_out(network, has_kernels=False)
+    assert not any(type(each) is nn.Linear for each in network.modules())
+    with unpacked(network):
+        assert all(each.forward == each.product for each in _packed(network))
+
+
+def _packed(network: nn.Module) -> list[PackedLinear]:
+    return [each for each in network.modules() if isinstance(each, PackedLinear)]
+
+
+def test_every_network_says_its_precision(tmp_path: Path) -> None:
+    """Red when a stage's own setting is not heard, or the target's is not a stage's by default."""
+    target, draft = (save_checkpoint(tmp_path / name) for name in ("target", "draft"))
+    for own, expected in ((None, "int8"), ("bfloat16", "bfloat16")):
+        stages = (ModelStageConfig(str(draft), dtype=own), NgramStageConfig())
+        engine = Engine.load(EngineConfig(str(target), stages, dtype="int8"))
+        assert engine.info.precisions == {"target": "int8", "draft": expected}
+        assert (engine.info.dtype, engine.info.precision) == ("int8", "as asked for")
+        plain = Engine.load(EngineConfig(str(target), dtype="float32"))
+        assert engine.info.num_parameters == plain.info.num_parameters
+
+
+def test_an_unknown_precision_of_a_stage_is_refused() -> None:
+    mapping = {"kind": "model", "model": "draft", "dtype": "int3"}
+    with pytest.raises(ConfigError, match="dtype must be"):
+        EngineConfig.from_mapping({"model": "target", "stages": [mapping]})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_the_text_is_the_same_with_and_without_speculation(
+    tmp_path: Path, precision: Dtype
+) -> None:
+    """In compiled passes, in which prompts are read, too."""
+    target = save_checkpoint(tmp_path / "target", **SIZES)
+    draft = save_checkpoint(tmp_path / "draft", seed=1, **SIZES)
+    stages = (
+        ModelStageConfig(str(draft), budget=20, passes=3),
+        NgramStageConfig(budget=8, children=3),
+    )
+    config = compiling_config(target, tmp_path / "cache", dtype=precision, stages=stages)
+    engine = Engine.load(replace(config, compile="wait"))
+    assert engine.info.passes == {"target": "compiled", "draft": "compiled"}
+    rng = random.Random(0)
+    for _ in range(60):
+        request = random_request(rng, max_tokens=60)
+        texts = []
+        for speculation in ("off", "always", "auto"):
+            steps = [*engine.generate(replace(request, speculation=speculation))]
+            texts.append(token_ids([each for each in steps if isinstance(each, Output)]))
+        assert texts[0] == texts[1] == texts[2]
