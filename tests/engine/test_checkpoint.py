@@ -352,6 +352,7 @@ def test_a_checkpoints_own_code_is_neither_run_nor_asked_for(
     (folder / "weird.py").write_text("open('planted', 'w')\nclass Weird: pass\n")
     for dtype in ("float32", "auto"):
         assert "needs code of its own, which is not run here" in refusal(folder, dtype=dtype)
+    configure(folder, vocab_size=8192)  # or it would be refused for that
     stages = [{"kind": "model", "model": str(folder)}]
     with pytest.raises(ModelLoadError, match="needs code of its own"):
         Engine.load(EngineConfig.from_mapping({"model": "embedded/target", "stages": stages}))
