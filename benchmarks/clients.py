@@ -104,7 +104,10 @@ async def started(command: str, name: str, log: Path) -> AsyncIterator[Server]:
     finally:
         await client.close()
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 async def ask(server: Server, prompt: str, num_tokens: int, temperature: float = 0.0) -> Reply:

@@ -73,7 +73,7 @@ def _filtered(
     log_total = _log_total(filters, logits)
     width = _width(samplings, filters, logits)
     while True:
-        values, tokens = _likeliest(logits, min(width, size))
+        values, tokens = likeliest(logits, min(width, size))
         scores = values.cpu().numpy()
         if filters.temperature is not None:
             scores = scores / filters.temperature
@@ -124,7 +124,7 @@ def _log_total(filters: Filters, logits: Tensor) -> Array | None:
     return _scaled(logits, filters).logsumexp(dim=-1, keepdim=True).cpu().numpy()
 
 
-def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The highest of rows, and their tokens: (rows, count) each, in falling order."""
     if logits.is_cpu and 8 * count < logits.shape[-1] and kernels.is_loaded():
         return choosing.likeliest(logits, count)

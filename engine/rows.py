@@ -122,11 +122,17 @@ class Rows:
         self.nodes.extend(nodes)
 
     def copy(self, other: "Rows", count: int) -> tuple[range, range]:
-        """Begin with the first `count` tokens of other rows; those rows, and where they belong."""
+        """Begin with the first `count` tokens of other rows, which begin as these do.
+
+        Returns the rows that are to be copied, and where they belong.
+        """
         self.rollback()
+        start = max(0, len(self.tokens) - self._offset)
+        end = max(start, count - self._offset)
         self.tokens[:], self.is_long = other.tokens[:count], other.is_long
-        num_rows = max(0, count - self._offset)
-        return range(other.first, other.first + num_rows), range(self.first, self.first + num_rows)
+        return range(other.first + start, other.first + end), range(
+            self.first + start, self.first + end
+        )
 
     def commit(self, tree: TokenTree, kept: Sequence[int]) -> tuple[list[int], range]:
         """Make `kept`, a root and nodes of a path below it, all scored, committed tokens.

@@ -128,11 +128,10 @@ class TreeScorer(ABC):
         There are none once all have rows but the last. They are the nodes of a chain that is
         accepted whole, of as many as keep the logits small.
         """
-        width = min(
-            self.runner.widest or self.chunk, max(1, _MOST_LOGITS // self.limits.vocab_size)
-        )
         rows = self.strips.of(text)
         rows.fit(text.tokens)
+        most = max(1, _MOST_LOGITS // self.limits.vocab_size)
+        width = min(self._widest(rows) or self.chunk, most)
         pending = rows.missing(text.tokens)[:width]
         if not pending:
             return torch.empty(0, self.limits.vocab_size)
@@ -143,8 +142,13 @@ class TreeScorer(ABC):
         return logits
 
     def _read_rows(self, rows: Rows, pending: Sequence[int], num_left: int = 0) -> None:
-        """Feed committed tokens but for the last `num_left`, so many a pass as are run at once."""
-        step = self.runner.widest or len(pending)
+        """Feed committed tokens but for the last `num_left`, in one pass if no rounding forbids it.
+
+        Where products round their inputs, prompts are read by the passes that score trees, so many
+        rows at once as these have; in float32 a wide pass of its own is faster.
+        """
+        widest = self._widest(rows) if self.precision.rounds_inputs else None
+        step = widest or len(pending)
         while len(pending) > num_left:
             self._feed([Part.of_text(rows, pending[:step], TokenTree(0), [])])
             pending = pending[step:]
@@ -166,11 +170,19 @@ class TreeScorer(ABC):
         for text, _ in pairs:
             while self.read(text):
                 pass
-            if (widest := self.runner.widest) is not None:
-                rows, room = self.strips.of(text), max(0, widest - sum(map(len, own)))
+            rows = self.strips.of(text)
+            if (widest := self._widest(rows)) is not None:
+                room = max(0, widest - sum(map(len, own)))
                 self._read_rows(rows, rows.missing(text.tokens), room // len(pairs))
         logits = [self._feed(self._parts(turn, tree)) for turn in self._turns(pairs)]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+    def _widest(self, rows: Rows) -> int | None:
+        """How many rows of a text a fast pass has room for, if that is bounded.
+
+        One less for a long text, whose passes may need a row of padding behind its boundary.
+        """
+        return None if (widest := self.runner.widest) is None else widest - rows.is_long
 
     def _turns(self, pairs: Sequence[_Nodes]) -> list[list[_Nodes]]:
         """The nodes of texts by the passes in which they are scored: one, unless it is too wide.
@@ -181,11 +193,11 @@ class TreeScorer(ABC):
         num_nodes, room = sum(len(nodes) for _, nodes in pairs), 0
         was_long: bool | None = None
         for text, nodes in pairs:
-            is_long = self.strips.of(text).is_long
+            rows = self.strips.of(text)
             while nodes:
-                if room == 0 or is_long != was_long:
+                if room == 0 or rows.is_long != was_long:
                     turns.append([])
-                    room, was_long = self.runner.widest or num_nodes, is_long
+                    room, was_long = self._widest(rows) or num_nodes, rows.is_long
                 turns[-1].append((text, nodes[:room]))
                 nodes, room = nodes[room:], max(0, room - len(nodes))
         return turns

@@ -40,9 +40,9 @@ class Fit:
 def fit_of(draft: str, target: str) -> Fit:
     """Compare the files of a draft and of its target. Raises ModelLoadError for a target only."""
     checkpoint = Checkpoint.read(target)
-    if resolve(draft) == resolve(target):
-        return Fit(draft, "model", ("it is the target itself: a draft must be cheaper",), 1.0)
     try:
+        if resolve(draft) == resolve(target):
+            return Fit(draft, "model", ("it is the target itself: a draft must be cheaper",), 1.0)
         config = read_config(draft)
     except Exception as error:  # whatever a hub that cannot be reached may cause
         return Fit(draft, "model", (first_line(error),), was_read=False)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from engine.drafting.katz import Continuations
 from engine.drafting.stage import Scored
+from engine.ranking import likeliest
 
 _NUM_KEPT = 8
 """Tokens of a row."""
@@ -32,7 +33,7 @@ class Adjacency:
 
     def after(self, tail: Sequence[int], salt: str | None) -> tuple[int, Continuations | None]:
         """How many of the last tokens are known, 2, 1 or none, and what was likely after them."""
-        before, last = (-1, *tail)[-2:]
+        before, last = tail[-2] if len(tail) > 1 else -1, tail[-1]
         if (row := self._rows.get((salt, before, last))) is not None:
             return (2 if before >= 0 else 1), row
         return 1, self._rows.get((salt, -1, last))
@@ -44,7 +45,10 @@ class Adjacency:
             if not row.tokens:
                 continue
             text, parent = texts[tree.texts[node]], tree.parents[node]
-            before = tree.tokens[parent] if parent >= 0 else (-1, *text.tokens)[-2]
+            if parent >= 0:
+                before = tree.tokens[parent]
+            else:
+                before = text.tokens[-2] if len(text.tokens) > 1 else -1
             salt, last = text.salt, tree.tokens[node]
             self._remember((salt, before, last), row)
             self._remember((salt, -1, last), row)
@@ -58,10 +62,11 @@ class Adjacency:
 
 def _rows(scored: Scored) -> list[Continuations]:
     """The likeliest tokens of every row; none of a row that holds no numbers."""
-    logprobs = scored.logits.float().log_softmax(dim=-1)
-    best = logprobs.topk(min(_NUM_KEPT, logprobs.shape[-1]), dim=-1)
+    logits = scored.logits.float()
+    scores, best = likeliest(logits, min(_NUM_KEPT, logits.shape[-1]))
+    logprobs = scores - logits.logsumexp(dim=-1, keepdim=True)
     rows = []
-    for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+    for tokens, values in zip(best.tolist(), logprobs.tolist(), strict=True):
         count = len(values)
         while count and not values[count - 1] > -math.inf:
             count -= 1

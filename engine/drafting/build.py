@@ -28,7 +28,7 @@ from engine.drafting.sources import (
     TableSource,
 )
 from engine.drafting.stage import Drafter, NoStage
-from engine.errors import ModelLoadError
+from engine.errors import ConfigError, ModelLoadError
 from engine.loading import Checkpoint
 from engine.model import Model
 from engine.names import resolve
@@ -117,7 +117,13 @@ class StageBuilder:
         """The look-ups, then whatever stands below, then the table, which knows no text."""
         sources = [*_sources(stage, below)]
         if stage.lookup:
-            sources = [PredictionSource(), LookupSource(name), *sources]
+            if any(isinstance(source, LookupSource) for source in sources):
+                raise ConfigError("two n-gram stages look up the same: give one lookup: false.")
+            target = self._target
+            sources = [
+                LookupSource(name, len(target.strips.seats) * target.max_model_len),
+                *sources,
+            ]
         if stage.table is not None:
             sources.append(TableSource(name, self.table(stage.table), stage.children))
         return _model_free(stage, sources)
@@ -137,7 +143,13 @@ _BUILDERS: Mapping[type[StageConfig], Callable[[StageBuilder, Any, str, Drafter]
 
 
 def _model_free(stage: ModelFreeStageConfig, sources: Sequence[Source]) -> Drafter:
-    """Stages without a network that stand next to each other are one, in the first one's sizes."""
+    """Stages without a network that stand next to each other are one, in the first one's sizes.
+
+    Where anything is looked up, what a request predicts comes before all.
+    """
+    sources = [source for source in sources if not isinstance(source, PredictionSource)]
+    if any(isinstance(source, LookupSource) for source in sources):
+        sources = [PredictionSource(), *sources]
     return ModelFreeDrafter(sources, stage.budget, stage.children)
 
 

@@ -13,6 +13,9 @@ from engine.economy import Kind
 from engine.request import PREDICTION
 from engine.text import Text
 
+_CAPACITY = 1 << 16
+"""Tokens of all texts that a look-up remembers, unless those being written are more."""
+
 _EULER = 0.5772
 _MATCH_DOUBT = 3.0
 """A match of m tokens is trusted m / (m + this): 0.5 for the shortest, 0.9 for a long one.
@@ -129,11 +132,14 @@ class PredictionSource(_Matches):
 
 
 class LookupSource(_Matches):
-    """The live look-up in what texts have come to so far, earlier ones among them."""
+    """The live look-up in what texts have come to so far, earlier ones among them.
 
-    def __init__(self, name: str) -> None:
+    Texts that are written at once have `most_tokens` at most: none of them is forgotten.
+    """
+
+    def __init__(self, name: str, most_tokens: int = 0) -> None:
         super().__init__(name)
-        self._lookup = SuffixLookup()
+        self._lookup = SuffixLookup(capacity=max(_CAPACITY, 2 * most_tokens))
         self._read: dict[int, tuple[Text, History]] = {}
 
     def read(self, text: Text) -> None:

@@ -416,7 +416,12 @@ class Block {
 
   // The rest of the prefix, from `start` on, and what is seen behind it, for some of the queries.
   void attend_rest(int64_t start, int64_t top, int64_t end) {
-    const int64_t columns = sight_.length - start, text = sight_.prefix - start, rows = end - top;
+    const int64_t text = sight_.prefix - start, rows = end - top;
+    int64_t columns = text;  // of those behind the prefix only what any of these queries sees
+    for (int64_t r = 0; r < rows; ++r) {
+      const std::vector<int32_t>& seen = sight_.seen[row(top + r) - sight_.top];
+      if (!seen.empty()) columns = std::max<int64_t>(columns, text + seen.back() + 1);
+    }
     const int64_t stride = round_up(columns, TILE);
     float* scores = Scratch::sized(scratch_.scores, 2 * rows * stride);
     Matrix<float> weights{scores + rows * stride, stride};
@@ -467,7 +472,7 @@ class Block {
     std::copy(scores + hidden, scores + std::max(hidden, prefixed), tile + hidden);
     const int64_t shift = sight_.rank[own] - start - first;  // of what is seen, to its place in the tile
     const int64_t from = std::max<int64_t>(0, -shift);
-    const int64_t to = std::clamp<int64_t>(TILE - shift, from, seen.size());
+    const int64_t to = std::min<int64_t>(std::max(TILE - shift, from), seen.size());
     for (int64_t i = from; i < to; ++i) tile[shift + i] = scores[text + seen[i]];
     std::fill_n(weights, columns, 0.0f);
     if (from >= to && hidden >= prefixed) return;

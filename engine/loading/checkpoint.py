@@ -125,14 +125,21 @@ def random_model(
     """
     place = choose_device(device)
     torch.manual_seed(0)
+    wanted = choose_precision(dtype, place, config)
     with torch.device(place):
         network = AutoModelForCausalLM.from_config(
             config,
             trust_remote_code=False,
-            dtype=choose_precision(dtype, place, config).dtype,
+            dtype=wanted.dtype,
             attn_implementation=attention.NAME,
         )
-    return Model(network.eval(), read_limits(config), max_model_len, chunk).check_seam()
+    if wanted.is_quantised:
+        quantise(network)
+    model = Model(network.eval(), read_limits(config), max_model_len, chunk)
+    with unpacked(network):
+        model.check_seam()
+    model.precision = wanted
+    return model
 
 
 @contextmanager

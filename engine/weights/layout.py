@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from engine.errors import ConfigError
 from engine.weights.int8 import Int8Linear
 from engine.weights.kernel import BFloat16KernelLinear, Int8KernelLinear, KernelLinear
 from engine.weights.library import LibraryLinear
+from engine.weights.precision import INT8
 
 _Change = Callable[[nn.Module], nn.Module]
 """From a linear layer to another one, or to itself."""
@@ -26,8 +28,15 @@ def lay_out(network: nn.Module, has_kernels: bool) -> None:
 def quantise(network: nn.Module) -> None:
     """Round the weights of every linear layer to int8, one after another, and forget the others.
 
-    Everything else becomes float32.
+    Everything else becomes float32. Raises ConfigError for weights that are in no layer of their
+    own, as those of experts.
     """
+    if any(weight.dim() > 2 for weight in network.parameters()):
+        raise ConfigError(
+            f"{INT8} is for linear layers, and {type(network).__name__} keeps the weights of its "
+            "experts together: choose bfloat16 or auto.",
+            "dtype",
+        )
     _change(network, _in_int8)
     network.float()
 

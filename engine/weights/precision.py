@@ -26,6 +26,11 @@ class Precision(NamedTuple):
         """Whether weights are kept in fewer bits than any number of torch's has."""
         return self.name == INT8
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether products round what they are given: then a last bit of it may change a text."""
+        return self.is_quantised or self.dtype != torch.float32
+
 
 INT8 = "int8"
 """Weights in 8 bits; all else, and the sums of groups, in float32."""

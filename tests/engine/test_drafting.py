@@ -16,7 +16,7 @@ from engine.drafting.model_free import ModelFreeDrafter
 from engine.drafting.sources import TableSource
 from engine.drafting.stage import NoStage
 from engine.economy import Economy, Step
-from engine.errors import ModelLoadError
+from engine.errors import ConfigError, ModelLoadError
 from engine.ranking import rank
 from engine.request import GenerateRequest, SamplingParams
 from engine.tree import TokenTree
@@ -237,6 +237,11 @@ def test_stages_are_built_from_a_configuration_and_checked_against_the_target(
     both = build({"kind": "ngram", "budget": 7}, {"kind": "recycle"})
     assert isinstance(both, ModelFreeDrafter) and both.budget == 7
     assert [source.name for source in both.sources] == ["prediction", "ngram", "recycle"]
+    turned = build({"kind": "recycle"}, {"kind": "ngram"})
+    assert isinstance(turned, ModelFreeDrafter)
+    assert [source.name for source in turned.sources] == ["prediction", "recycle", "ngram"]
+    with pytest.raises(ConfigError, match="two n-gram stages look up the same"):
+        build({"kind": "ngram"}, {"kind": "ngram", "budget": 3})
     for kind in ("ngram", "recycle"):
         with pytest.raises(ModelLoadError, match="name it after those"):
             build({"kind": kind}, {"kind": "model", "model": str(good)})

@@ -118,6 +118,19 @@ def test_an_unknown_precision_of_a_stage_is_refused() -> None:
         EngineConfig.from_mapping({"model": "target", "stages": [mapping]})
 
 
+def test_experts_whose_weights_lie_together_are_not_rounded() -> None:
+    """Red when a model says int8 of itself whose weights are numbers of 32 bits."""
+
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Linear(16, 4)
+            self.up = nn.Parameter(torch.randn(4, 16, 32))
+
+    with pytest.raises(ConfigError, match="int8 is for linear layers, and Experts keeps"):
+        quantise(Experts())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
