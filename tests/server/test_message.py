@@ -278,6 +278,13 @@ def test_any_arguments_are_read_as_they_were_written(
     assert json.loads(found.arguments) == arguments
 
 
+@pytest.mark.parametrize("part", ["[AAAA", "[A A ", "\n"])
+def test_what_is_almost_a_name_is_read_once(part: str) -> None:
+    """Red, by never ending, when every way to part a hostile text is tried."""
+    text = f"[TOOL_CALLS]f{part * 20_000}!"
+    assert reader("mistral").read(text, True) == Message(text)
+
+
 def test_one_call_is_told_where_only_one_may_be() -> None:
     """Red when parallel_tool_calls is ignored."""
     one = ReplyReader(style=STYLES["hermes"], is_parallel=False)
