@@ -18,7 +18,6 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STALL_SECONDS = 60.0
-WAIT_SECONDS = 5.0
 
 
 class Translation(Protocol):
@@ -36,7 +35,7 @@ async def reply_to(
     pieces: AsyncGenerator[Piece],
     words: Translation,
     is_stream: bool,
-    patience: float = WAIT_SECONDS,
+    patience: float,
 ) -> Response:
     """A reply, whole or as a stream; raises ApiError or EngineError before the first piece.
 
@@ -72,7 +71,7 @@ class EventStream(Response):
         self,
         first: asyncio.Future[BaseModel],
         chunks: AsyncGenerator[BaseModel],
-        patience: float = WAIT_SECONDS,
+        patience: float,
     ) -> None:
         self.status_code = 200
         self.background = None

@@ -40,7 +40,7 @@ def test_a_client_that_stops_reading_loses_its_stream(monkeypatch: pytest.Monkey
 
     async def run() -> None:
         stream = chunks()
-        await EventStream(asyncio.ensure_future(anext(stream)), stream)(
+        await EventStream(asyncio.ensure_future(anext(stream)), stream, 5)(
             {"type": "http"}, never, stalled
         )
 
@@ -116,7 +116,7 @@ def test_another_api_is_another_translation(is_stream: bool) -> None:
 
     async def run() -> None:
         request = Request({"type": "http"}, never)
-        response = await reply_to(request, pieces(), Words(), is_stream)
+        response = await reply_to(request, pieces(), Words(), is_stream, patience=5)
         await response({"type": "http"}, never, send)
 
     asyncio.run(run())
