@@ -118,3 +118,27 @@ def test_a_text_that_can_never_fit_is_not_tokenised(
     assert max(lengths, default=0) < 10
     cut = server.complete(prompt="hello " * 10**6, truncate_prompt_tokens=8)
     assert cut.status == 200 and max(lengths) <= WINDOW * 20
+
+
+def test_words_are_tokenised_once_for_all_prompts_and_no_field_is_too_long(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when many prompts multiply what a prediction costs, or one has no limit."""
+    server = start_server().wait_ready()
+    texts: list[str] = []
+    encode = Tokenizer.encode
+
+    def watched(self: Tokenizer, text: str, add_special_tokens: bool = True) -> list[int]:
+        texts.append(text)
+        return encode(self, text, add_special_tokens)
+
+    monkeypatch.setattr(Tokenizer, "encode", watched)
+    prediction = {"type": "content", "content": "foreseen"}
+    reply = server.complete(prompt=["a", "b", "c"], prediction=prediction, bad_words=["bad"])
+    assert reply.status == 200
+    assert (texts.count("foreseen"), texts.count("bad")) == (1, 1)
+    long = {"type": "content", "content": "hello " * 10**6}
+    assert server.complete(prediction=long).json()["error"]["param"] == "prediction"
+    with pytest.raises(openai.BadRequestError, match="6000000 characters"):
+        post(server, "/tokenize", content=long["content"])
+    assert max(map(len, texts)) < 100
