@@ -317,6 +317,7 @@ def test_one_call_is_told_where_only_one_may_be() -> None:
         ("[TOOL_CALLS] [/THINK]", "mistral", "[THINK]"),
         ('{"name": function name, "parameters": {}} <|python_tag|>', "llama3", None),
         ('answer with a ```json block: {"name": f}', "fenced", None),
+        ("<tool_call>{name}\n<arg_key>{key}</arg_key>\n<arg_value>", None, None),
         ("<|im_start|>", None, None),
     ],
 )
