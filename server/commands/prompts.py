@@ -59,18 +59,25 @@ def _prompt(line: str, where: str) -> Prompt:
 
 
 def encoded(
-    prompts: Sequence[Prompt], tokenizer: Tokenizer, is_chat: bool, window: int, num_tokens: int
+    prompts: Sequence[Prompt],
+    tokenizer: Tokenizer,
+    is_chat: bool,
+    chat_template: str | None,
+    window: int,
+    num_tokens: int,
 ) -> list[tuple[int, ...]]:
     """Their token ids, of which the window holds the end if not all beside the reply.
 
-    In a chat each is what a user says, written out by the model's template. Raises ConfigError if
-    there is none, or no room.
+    In a chat each is what a user says, written out by the model's template, or by a
+    `chat_template` in its place. Raises ConfigError if there is none, or no room.
     """
     if not is_chat:
         return fitted([tokenizer.encode(each.text) for each in prompts], window, num_tokens)
-    template = tokenizer.templates.choose(has_tools=False)
+    template = tokenizer.templates.choose(has_tools=False, override=chat_template)
     if template is None:
-        raise ConfigError("--chat: the model has no chat template: leave --chat out.")
+        raise ConfigError(
+            "--chat: the model has no chat template: leave --chat out, or name a --chat-template."
+        )
     texts = [template.render([{"role": "user", "content": each.text}]) for each in prompts]
     # A template writes its own special tokens.
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]

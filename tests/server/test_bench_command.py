@@ -191,8 +191,25 @@ def test_in_a_chat_the_template_writes_the_prompts_out() -> None:
     inner = byte_level_tokenizer().inner
     source = "<{{ messages[0]['content'] }}>{% if add_generation_prompt %}:{% endif %}"
     tokenizer = Tokenizer(inner, templates=ChatTemplates({"default": source}))
-    ((*ids,),) = encoded([Prompt("hello")], tokenizer, True, window=100, num_tokens=10)
-    assert ids == tokenizer.encode("<hello>:", add_special_tokens=False)
+    for override, written in ((None, "<hello>:"), ("!{{ messages[0].content }}", "!hello")):
+        ((*ids,),) = encoded([Prompt("hello")], tokenizer, True, override, 100, num_tokens=10)
+        assert ids == tokenizer.encode(written, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("command", ["bench", "doctor", "fit"])
+def test_a_template_of_the_settings_serves_a_model_that_has_none(
+    family: Path, tmp_path: Path, command: str
+) -> None:
+    """Red when a command that measures asks the model alone."""
+    template = tmp_path / "own.jinja"
+    template.write_text("<{{ messages[0]['content'] }}>")
+    prompts = ("--prompts", str(family / "prompts.jsonl"), "--tokens", "2")
+    config = tmp_path / "plain.yaml"
+    config.write_text(json.dumps({"model": str(family / "target"), "stages": []}))
+    given = [command, "--config", str(config), "--chat", *prompts]
+    assert "no chat template" in CliRunner().invoke(app, given).output
+    result = CliRunner().invoke(app, [*given, "--chat-template", str(template)])
+    assert result.exit_code == 0, result.output
 
 
 def test_the_guide_names_every_key_and_no_other(bench: Bench) -> None:
