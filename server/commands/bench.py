@@ -26,7 +26,7 @@ from engine.benchmark import (
 )
 from server.commands.bench_document import STAGED, figures
 from server.commands.bench_tables import fastest_plain, legend, tables
-from server.commands.prompts import Prompt, encoded, read_prompts
+from server.commands.prompts import Prompt, encoded, firsts, read_prompts
 from server.commands.samples import BEGINNINGS, CHAT
 from server.settings import Settings
 from server.text import Tokenizer
@@ -144,10 +144,8 @@ def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None
 
 
 def _prompts(options: BenchOptions) -> list[Prompt]:
-    if options.prompts is None and options.chat:
-        return list(CHAT)[: options.num_prompts]
     if options.prompts is None:
-        return list(BEGINNINGS)[: options.num_prompts]
+        return firsts(CHAT if options.chat else BEGINNINGS, options.num_prompts)
     return read_prompts(options.prompts, options.num_prompts)
 
 
