@@ -1,5 +1,6 @@
 """Tokens, seats and load, asked apart from completions; and sizes refused before they are read."""
 
+import json
 from typing import Any
 
 import openai
@@ -37,6 +38,17 @@ def test_what_is_no_text_is_refused(live: LiveServer) -> None:
         post(live, "/detokenize", tokens=[-1])
 
 
+def test_no_name_is_ignored(live: LiveServer) -> None:
+    """Red when a client that asks for pieces, or misspells a name, is told something else."""
+    for path, body in (("/tokenize", {"content": "a"}), ("/detokenize", {"tokens": [5]})):
+        for name in ("with_pieces", "add_specials", "messages", "\ud800"):
+            sent = json.dumps({**body, name: True}).encode()
+            reply = live.request("POST", path, sent, content_type="application/json")
+            assert reply.status == 400, reply.body
+            assert reply.json()["error"]["param"] in (name, "?")
+        assert post(live, path, **body, with_pieces=False, parse_special=True, model=None)
+
+
 def test_an_evaluation_learns_what_the_tokenizer_is(live: LiveServer) -> None:
     """Red when lm-evaluation-harness' remote tokenizer has no end of text."""
     info = live.get("/tokenizer_info").json()
@@ -62,6 +74,15 @@ def test_seats_and_load_are_counted(start_server: StartServer) -> None:
     assert full.status == 503 and full.headers["retry-after"]
     for stream in (first, second):
         stream.close()
+
+
+def test_seats_are_told_of_an_engine_whose_death_is_hardly_known(start_server: StartServer) -> None:
+    """Red when the list of seats is a 503 between a death and the next process."""
+    server = start_server().wait_ready()
+    server.pool.clients[0].is_serving = False
+    reply = server.get("/slots")
+    assert reply.status == 200
+    assert [(slot["n_ctx"], slot["speculative"]) for slot in reply.json()] == [(0, False)]
 
 
 def test_what_is_served_is_told_as_llama_server_tells_it(live: LiveServer) -> None:
