@@ -49,7 +49,7 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     app.state.server = State(settings, pool, metrics)
     for family in (chat, completions, infill, models, operations, load, tokens, pages):
         app.include_router(family.router)
-    for kind in (ApiError, EngineError, RequestValidationError, HTTPException, Exception):
+    for kind in (ApiError, EngineError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(HeadMiddleware)

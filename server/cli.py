@@ -104,7 +104,7 @@ def chat(
 
 
 @app.command()
-@with_settings(*MODEL_FLAGS)
+@with_settings(*MODEL_FLAGS, "chat_template")
 def bench(
     settings: Settings,
     prompts: Annotated[
@@ -156,7 +156,7 @@ def bench(
 
 
 @app.command()
-@with_settings(*MODEL_FLAGS)
+@with_settings(*MODEL_FLAGS, "chat_template")
 def doctor(
     settings: Settings,
     prompt: Annotated[str | None, typer.Option(help="A text to continue as the sample.")] = None,
@@ -177,7 +177,7 @@ def doctor(
 
 
 @app.command()
-@with_settings("model", "dtype", "device", "threads", argument="model")
+@with_settings("model", "dtype", "device", "threads", "chat_template", argument="model")
 def fit(
     settings: Settings,
     draft: Annotated[

@@ -52,23 +52,31 @@ class AnswerMiddleware:
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the request and look at how it is answered."""
+        """Run the request and look at how it is answered; what nobody caught is answered here."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        has_begun = False
 
         async def send_seen(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 self._see(scope, message["status"])
             await send(message)
 
-        await self._app(scope, receive, send_seen)
+        try:
+            await self._app(scope, receive, send_seen)
+        except Exception as error:
+            if not has_begun:
+                await error_response(error)(scope, receive, send_seen)
+            raise  # to be logged
 
     def _see(self, scope: Scope, status: int) -> None:
         # Strangers choose paths and methods; what they make up is one series and no line of theirs.
         handler = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in self._METHODS else "none"
         self._observe(handler, method, status)
-        if status >= 400 and handler not in ("/ready", "none"):
+        if status >= 400 and handler != "/ready" and (handler, status) != ("none", 404):
             request_id = scope["state"]["request_id"]
             _log.info("%s: %s %s was answered %d", request_id, method, handler, status)
 
@@ -161,7 +169,10 @@ class HeadMiddleware:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             return await self._app(scope, receive, send)
 
+        as_get = {**scope, "method": "GET"}
+
         async def send_head(message: Message) -> None:
+            scope["route"] = as_get.get("route")  # where the count of answers looks for it
             await send({**message, "body": b""} if "body" in message else message)
 
-        await self._app({**scope, "method": "GET"}, receive, send_head)
+        await self._app(as_get, receive, send_head)

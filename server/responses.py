@@ -18,7 +18,6 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STALL_SECONDS = 60.0
-WAIT_SECONDS = 5.0
 
 
 class Translation(Protocol):
@@ -36,7 +35,7 @@ async def reply_to(
     pieces: AsyncGenerator[Piece],
     words: Translation,
     is_stream: bool,
-    patience: float = WAIT_SECONDS,
+    patience: float,
 ) -> Response:
     """A reply, whole or as a stream; raises ApiError or EngineError before the first piece.
 
@@ -56,7 +55,9 @@ async def reply_to(
         return EventStream(first, chunks, patience)
     async with aclosing(pieces):
         choices = await until_disconnect(request.receive, fold(pieces))
-    return Response(words.whole(choices).model_dump_json(), media_type="application/json")
+    # A long reply takes a while to write, and others are streaming on this loop.
+    written = await asyncio.to_thread(_written, words, choices)
+    return Response(written, media_type="application/json")
 
 
 class EventStream(Response):
@@ -72,7 +73,7 @@ class EventStream(Response):
         self,
         first: asyncio.Future[BaseModel],
         chunks: AsyncGenerator[BaseModel],
-        patience: float = WAIT_SECONDS,
+        patience: float,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -129,6 +130,10 @@ async def until_disconnect(receive: Receive, work: Coroutine[None, None, T]) -> 
         task.cancel()
         gone.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)
+
+
+def _written(words: Translation, choices: Sequence[Piece]) -> str:
+    return words.whole(choices).model_dump_json()
 
 
 async def _end(asked: asyncio.Future[BaseModel], chunks: AsyncGenerator[BaseModel]) -> None:

@@ -50,7 +50,7 @@ def _device_names(value: object) -> tuple[str, ...]:
 
 def _some_key(value: object) -> object:
     """An empty key would lock nothing, which nobody means who names one."""
-    if value is not None and not str(value).strip():
+    if value is not None and not _parted(value):
         raise PydanticCustomError(
             "api_key", "it is empty: give a key, or leave it out to serve whoever comes."
         )

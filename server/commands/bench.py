@@ -26,7 +26,7 @@ from engine.benchmark import (
 )
 from server.commands.bench_document import STAGED, figures
 from server.commands.bench_tables import fastest_plain, legend, tables
-from server.commands.prompts import Prompt, encoded, read_prompts
+from server.commands.prompts import Prompt, encoded, firsts, read_prompts
 from server.commands.samples import BEGINNINGS, CHAT
 from server.settings import Settings
 from server.text import Tokenizer
@@ -103,7 +103,7 @@ def _plan(settings: Settings, options: BenchOptions) -> _Bench:
     known = modes_of(fixed.stages, fixed.alternatives, limits=engine.config.stages)
     configured = configured_mode(known, fixed.stages)
     modes = _chosen(known, options.modes, configured)
-    workloads = _workloads(prompts, engine, options)
+    workloads = _workloads(prompts, engine, options, settings.chat_template)
     return _Bench(engine, modes, configured, workloads, options, dtypes)
 
 
@@ -115,12 +115,13 @@ def _dtype(name: str) -> Dtype:
 
 
 def _workloads(
-    prompts: Sequence[Prompt], engine: Engine, options: BenchOptions
+    prompts: Sequence[Prompt], engine: Engine, options: BenchOptions, chat_template: str | None
 ) -> tuple[Workload, ...]:
     """The prompts as the model reads them, sampled in either way."""
     info = engine.info
     tokenizer = Tokenizer.load(info.model)
-    ids = encoded(prompts, tokenizer, options.chat, info.max_model_len, options.tokens)
+    window = info.max_model_len
+    ids = encoded(prompts, tokenizer, options.chat, chat_template, window, options.tokens)
     greedy, sampled = SAMPLINGS
     if options.top_p is not None:
         sampled = SamplingParams(1.0, top_p=options.top_p)
@@ -143,10 +144,8 @@ def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None
 
 
 def _prompts(options: BenchOptions) -> list[Prompt]:
-    if options.prompts is None and options.chat:
-        return list(CHAT)[: options.num_prompts]
     if options.prompts is None:
-        return list(BEGINNINGS)[: options.num_prompts]
+        return firsts(CHAT if options.chat else BEGINNINGS, options.num_prompts)
     return read_prompts(options.prompts, options.num_prompts)
 
 

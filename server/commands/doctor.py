@@ -53,8 +53,9 @@ def doctor(settings: Settings, options: DoctorOptions, console: Console) -> None
         engine = Engine.load(config, lambda progress: status.update(progress.phase))
         tokenizer = Tokenizer.load(config.model)
     window, sampling = engine.info.max_model_len, SamplingParams(options.temperature)
+    template = settings.chat_template
     workload = Workload(
-        encoded(prompts, tokenizer, options.chat, window, options.tokens),
+        encoded(prompts, tokenizer, options.chat, template, window, options.tokens),
         options.tokens,
         sampling,
         engine.info.eos_token_ids,

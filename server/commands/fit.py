@@ -72,7 +72,16 @@ def fit(settings: Settings, options: FitOptions, console: Console) -> None:
         console.print(_verdict(each), soft_wrap=True)
     with console.status("loading"):
         engine = Engine.load(config)
-    results = _measured(engine, config, [each for each in found if each.fits], prompts, options)
+    ids = encoded(
+        prompts,
+        Tokenizer.load(config.model),
+        options.chat,
+        settings.chat_template,
+        engine.info.max_model_len,
+        options.tokens,
+    )
+    workload = Workload(ids, options.tokens, SamplingParams(0.0), engine.info.eos_token_ids)
+    results = _measured(engine, config, [each for each in found if each.fits], workload)
     console.print(_measured_table(results))
     console.print(f"chosen: {_choice(results)}\n", soft_wrap=True)
     _print_public(config.model, options.drafts, engine.costs.curve(TARGET), console)
@@ -86,21 +95,12 @@ def _verdict(found: Fit) -> str:
 
 
 def _measured(
-    engine: Engine,
-    config: EngineConfig,
-    drafts: Sequence[Fit],
-    prompts: Sequence[Prompt],
-    options: FitOptions,
+    engine: Engine, config: EngineConfig, drafts: Sequence[Fit], workload: Workload
 ) -> list[Result]:
     """Plain decoding, the look-up alone, and each draft above it, as `auto` uses them."""
     kinds = {"head": HeadStageConfig, "model": ModelStageConfig}
     modes = [Mode(PLAIN, (), "off"), Mode(LOOKUP, config.stages, "auto")]
     modes += [Mode(d.draft, (kinds[d.kind](d.draft), *config.stages), "auto") for d in drafts]
-    info = engine.info
-    ids = encoded(
-        prompts, Tokenizer.load(info.model), options.chat, info.max_model_len, options.tokens
-    )
-    workload = Workload(ids, options.tokens, SamplingParams(0.0), info.eos_token_ids)
     return compare(engine, modes, workload, _REPETITIONS).results
 
 

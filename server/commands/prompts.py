@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Prompt:
 def read_prompts(path: Path, limit: int | None = None) -> list[Prompt]:
     """The prompts of a file of `{"prompt": "...", "category": "..."}`, one a line.
 
-    Of each category the first `limit`; either all of them have one or none. Raises ConfigError,
+    Of each category the first `limit`; either all prompts have one or none. Raises ConfigError,
     which names the line.
     """
     try:
@@ -34,13 +34,21 @@ def read_prompts(path: Path, limit: int | None = None) -> list[Prompt]:
     if not pairs:
         raise ConfigError(f"--prompts {path}: is empty: it needs one {_FORM} a line.")
     found: list[Prompt] = []
-    counts: Counter[str] = Counter()
     for number, line in pairs:
         prompt = _prompt(line, f"{path}, line {number}")
         if found and bool(prompt.category) != bool(found[0].category):
             raise ConfigError(
                 f"--prompts {path}, line {number}: either every prompt has a category or none."
             )
+        found.append(prompt)
+    return firsts(found, limit)
+
+
+def firsts(prompts: Iterable[Prompt], limit: int | None) -> list[Prompt]:
+    """Of each category the first `limit`; all if it is None."""
+    counts: Counter[str] = Counter()
+    found: list[Prompt] = []
+    for prompt in prompts:
         counts[prompt.category] += 1
         if limit is None or counts[prompt.category] <= limit:
             found.append(prompt)
@@ -59,18 +67,25 @@ def _prompt(line: str, where: str) -> Prompt:
 
 
 def encoded(
-    prompts: Sequence[Prompt], tokenizer: Tokenizer, is_chat: bool, window: int, num_tokens: int
+    prompts: Sequence[Prompt],
+    tokenizer: Tokenizer,
+    is_chat: bool,
+    chat_template: str | None,
+    window: int,
+    num_tokens: int,
 ) -> list[tuple[int, ...]]:
     """Their token ids, of which the window holds the end if not all beside the reply.
 
-    In a chat each is what a user says, written out by the model's template. Raises ConfigError if
-    there is none, or no room.
+    In a chat each is what a user says, written out by the model's template, or by a
+    `chat_template` in its place. Raises ConfigError if there is none, or no room.
     """
     if not is_chat:
         return fitted([tokenizer.encode(each.text) for each in prompts], window, num_tokens)
-    template = tokenizer.templates.choose(has_tools=False)
+    template = tokenizer.templates.choose(has_tools=False, override=chat_template)
     if template is None:
-        raise ConfigError("--chat: the model has no chat template: leave --chat out.")
+        raise ConfigError(
+            "--chat: the model has no chat template: leave --chat out, or name a --chat-template."
+        )
     texts = [template.render([{"role": "user", "content": each.text}]) for each in prompts]
     # A template writes its own special tokens.
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]

@@ -20,8 +20,9 @@ _ARGUMENTS = ("arguments", "parameters")
 _KEYS = {"name", "id", "type", *_ARGUMENTS}
 _BEFORE = re.compile(r"\s*\[?\s*")
 _BETWEEN = re.compile(r"[\s\],;]*")
-_NAME = re.compile(r"\s*([\w.\-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?(?:\[ARGS\])?\s*(?=\{)")
-_PART_OF_NAME = re.compile(r"\s*[\w.\-]*\s*(?:\[[A-Z_]*\]?[\w\s]*)*")
+# Nothing is given back, or a text of many brackets would be read in ever more ways.
+_NAME = re.compile(r"\s*+([\w.\-]++)\s*+(?:\[CALL_ID\]\s*+\w++\s*+)?+(?:\[ARGS\])?+\s*+(?=\{)")
+_PART_OF_NAME = re.compile(r"\s*+[\w.\-]*+\s*+(?:\[[A-Z_]*+\]?+[\w\s]*+)*+")
 
 
 class NoCallError(Exception):

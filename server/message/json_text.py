@@ -120,8 +120,9 @@ def string_at(text: str, start: int, end: int) -> str:
     """The string that is written here; raises BrokenJsonError if it is none."""
     try:
         value = json.loads(text[start:end], strict=False)
+        if isinstance(value, str):
+            value.encode()  # half a surrogate pair, which JSON can escape, is no text
+            return value
     except ValueError:
-        value = None
-    if not isinstance(value, str):
-        raise BrokenJsonError(start)
-    return value
+        pass
+    raise BrokenJsonError(start)

@@ -68,6 +68,9 @@ _SIGNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """What a template that tells of a style has in it, all of it; the first style counts."""
 
+_UNREAD = "<arg_key>"
+"""GLM's templates have it, in calls that open as those of Hermes and are no JSON."""
+
 Mentions = Callable[[str], bool]
 """Whether a template has these words in it."""
 
@@ -75,7 +78,7 @@ Mentions = Callable[[str], bool]
 def detect_style(mentions: Mentions) -> str | None:
     """The style that a template tells a model to write calls in, by the words in it."""
     found = (name for name, signs in _SIGNS.items() if all(map(mentions, signs)))
-    return next(found, None)
+    return None if mentions(_UNREAD) else next(found, None)
 
 
 def detect_thinking(mentions: Mentions) -> Thinking | None:

@@ -57,7 +57,9 @@ def _json_of(value: str, schema: object) -> str:
     if kind != "string":
         try:
             parsed = json.loads(value, parse_constant=_refuse)
-            return json.dumps(parsed, ensure_ascii=False)
+            written = json.dumps(parsed, ensure_ascii=False, allow_nan=False)
+            written.encode()  # half a surrogate pair is no text
+            return written
         except (ValueError, RecursionError):
             pass
     return json.dumps(value, ensure_ascii=False)

@@ -49,6 +49,7 @@ from server.protocol.usage import (
     StageMetrics,
     Usage,
 )
+from server.protocol.wire import is_encodable
 
 __all__ = [
     "AppliedTemplate",
@@ -96,4 +97,5 @@ __all__ = [
     "Usage",
     "UsageChatChunk",
     "UsageChunk",
+    "is_encodable",
 ]

@@ -102,7 +102,8 @@ def own_fields(
 ) -> dict[str, Any]:
     """A body by the names of our `fields`, without nulls; raises for what would be ignored."""
     known, own = frozenset(fields), dict[str, Any]()
-    for given, value in body.items():
+    for said, value in body.items():
+        given = said.encode(errors="replace").decode()  # half a surrogate pair cannot be told back
         name = given if given in known else ALIASES.get(given, given)
         if value is None or name in HARMLESS - known:
             continue

@@ -1,18 +1,34 @@
 """`/tokenize`, `/detokenize` and `/tokenizer_info`: in vLLM's words, and in llama-server's."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from server.protocol.foreign import refusal
+from server.protocol.foreign import own_fields, refusal
 from server.protocol.sampling import TokenId
 from server.protocol.wire import Text, Wire
 
+_LLAMA_SERVERS: Mapping[str, tuple[Any, ...]] = {"parse_special": (True,), "with_pieces": (False,)}
+"""What its clients may say, if it changes nothing here."""
 
-class TokenizeRequest(Wire):
-    """A text: vLLM's clients call it `prompt`, llama-server's `content`."""
+
+class TokensRequest(Wire):
+    """What both bodies have in common: no name in them is ignored."""
 
     model: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_name(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        return own_fields(data, cls.model_fields, _LLAMA_SERVERS)
+
+
+class TokenizeRequest(TokensRequest):
+    """A text: vLLM's clients call it `prompt`, llama-server's `content`."""
+
     prompt: Text | None = None
     content: Text | None = None
     add_special_tokens: bool | None = None
@@ -47,10 +63,9 @@ class TokenizeReply(Wire):
     token_strs: list[str] | None
 
 
-class DetokenizeRequest(Wire):
+class DetokenizeRequest(TokensRequest):
     """Token ids to read."""
 
-    model: str | None = None
     tokens: list[TokenId] = Field(max_length=2**20)
 
 

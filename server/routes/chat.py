@@ -24,7 +24,8 @@ async def create_chat_completion(body: ChatRequest, request: Request, state: App
     begun = await begin(body, request, state, plan_chat, "chatcmpl")
     model_id = state.settings.model_id
     words = ChatReply(body, begun.plan, begun.record, begun.tokenizer, model_id, begun.info)
-    return await reply_to(request, begun.pieces, words, body.stream)
+    patience = state.settings.stream_wait_seconds
+    return await reply_to(request, begun.pieces, words, body.stream, patience)
 
 
 @router.post("/apply-template")

@@ -17,4 +17,5 @@ async def infill(body: InfillRequest, request: Request, state: AppState) -> Resp
     begun = await begin(body, request, state, plan_infill, "infill")
     window = begun.info.max_model_len
     words = InfillWords(body, begun.plan, begun.record, state.settings.model_id, window)
-    return await reply_to(request, begun.pieces, words, is_stream=False)
+    patience = state.settings.stream_wait_seconds
+    return await reply_to(request, begun.pieces, words, is_stream=False, patience=patience)

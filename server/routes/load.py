@@ -32,13 +32,13 @@ async def slots(state: AppState, fail_on_no_slot: int = 0) -> Response:
     told: list[dict[str, Any]] = []
     for client in state.pool.clients:
         num_busy = len(client.seats) - client.seats.num_free
-        window = client.info.max_model_len if client.is_serving else 0
+        info = client.info if client.is_serving else None
         told += [
             {
                 "id": len(told) + number,
-                "n_ctx": window,
+                "n_ctx": info.max_model_len if info else 0,
                 "is_processing": number < num_busy,
-                "speculative": bool(client.info.stages),
+                "speculative": bool(info and info.stages),
             }
             for number in range(len(client.seats))
         ]

@@ -11,8 +11,10 @@ from server.protocol import (
     TokenizeRequest,
     TokenizerInfo,
 )
+from server.routes.carry import planner_of
 from server.state import AppState, State
 from server.text import Tokenizer
+from server.translate.requests import Planner
 
 router = APIRouter(tags=["tokens"])
 
@@ -21,8 +23,7 @@ router = APIRouter(tags=["tokens"])
 async def tokenize(body: TokenizeRequest, state: AppState) -> TokenizeReply:
     """The token ids of a text."""
     state.check_model(body.model)
-    window = state.pool.nearest.info.max_model_len
-    return await asyncio.to_thread(_tokenized, body, _tokenizer(state), window)
+    return await asyncio.to_thread(_tokenized, body, planner_of(state))
 
 
 @router.post("/detokenize")
@@ -52,11 +53,16 @@ async def tokenizer_info(state: AppState) -> TokenizerInfo:
     )
 
 
-def _tokenized(body: TokenizeRequest, tokenizer: Tokenizer, window: int) -> TokenizeReply:
-    """What may take a while, for a thread of its own."""
-    ids = tokenizer.encode(body.text, body.adds_specials)
-    texts = [tokenizer.token_text(each) for each in ids] if body.return_token_strs else None
-    return TokenizeReply(count=len(ids), max_model_len=window, tokens=ids, token_strs=texts)
+def _tokenized(body: TokenizeRequest, planner: Planner) -> TokenizeReply:
+    """What may take a while, for a thread of its own; raises ContextLengthError."""
+    ids = planner.encode(body.text, body.adds_specials)
+    name = planner.tokenizer.token_text
+    return TokenizeReply(
+        count=len(ids),
+        max_model_len=planner.info.max_model_len,
+        tokens=ids,
+        token_strs=[name(each) for each in ids] if body.return_token_strs else None,
+    )
 
 
 def _tokenizer(state: State) -> Tokenizer:

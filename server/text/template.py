@@ -59,7 +59,8 @@ class ChatTemplate:
         try:
             return compiled(self.source).render(names)
         except Exception as error:  # whatever foreign code may raise
-            said = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+            reason = str(error).encode(errors="replace").decode()  # it may quote what is no text
+            said = " ".join(reason.split())[:_LONGEST_REASON] or type(error).__name__
             raise BadRequestError(
                 f"messages: the chat template cannot write them: {said}", param="messages"
             ) from error

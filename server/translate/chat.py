@@ -149,8 +149,11 @@ class ChatReply:
         return told
 
     def _call_id(self, choice: int, number: int) -> str:
-        """Of nine letters and digits: the templates of Mistral's models refuse any other."""
-        name = f"{self.plan.request_id}-{choice}-{number}"
+        """Of nine letters and digits: the templates of Mistral's models refuse any other.
+
+        Turns may come under one id of the client's; no two sequences share theirs.
+        """
+        name = f"{self.plan.sequences[choice].request_id}-{number}"
         return hashlib.sha256(name.encode()).hexdigest()[:9]
 
     def _token_ids(self, piece: Piece) -> list[int] | None:

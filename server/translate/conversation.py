@@ -7,7 +7,7 @@ from typing import Any
 from server.errors import BadRequestError
 from server.message import STYLES, ReplyReader, Thinking, detect_style, detect_thinking
 from server.plan import Plan
-from server.protocol import ChatRequest
+from server.protocol import ChatRequest, is_encodable
 from server.text import ChatTemplate, Tokenizer
 from server.translate.requests import Planner
 
@@ -67,6 +67,17 @@ def _reader(
 
 def _written(body: ChatRequest, template: ChatTemplate) -> str:
     """The conversation in the template's words; raises BadRequestError."""
+    text = _rendered(body, template)
+    if not is_encodable(text):
+        raise BadRequestError(
+            "messages: they, the tools or the template's options hold half a surrogate pair, which "
+            "is no text",
+            param="messages",
+        )
+    return text
+
+
+def _rendered(body: ChatRequest, template: ChatTemplate) -> str:
     messages = [message.model_dump(exclude_none=True) for message in body.messages]
     try:
         return _write(body, template, messages)

@@ -53,13 +53,10 @@ class Planner:
         self._check_sizes(prompts, n, num_prompt_logprobs)
         seed = draw_seed() if body.seed is None else body.seed
         seeds = [choice_seed(seed, k) for k in range(n)]
-        firsts = [
-            replace(
-                self._sequence(body, prompt, num_logprobs, seed, ends),
-                num_prompt_logprobs=num_prompt_logprobs,
-            )
-            for prompt in prompts
-        ]
+        common = replace(
+            self._common(body, num_logprobs, seed, ends), num_prompt_logprobs=num_prompt_logprobs
+        )
+        firsts = [self._sequence(common, prompt, body.max_tokens) for prompt in prompts]
         choices = [(first, seed) for first in firsts for seed in seeds]
         return Plan(
             request_id=request_id,
@@ -125,19 +122,23 @@ class Planner:
         return [*self.info.eos_token_ids, *self.tokenizer.eos_token_ids][:1]
 
     def _sequence(
-        self,
-        body: TextRequest,
-        prompt: tuple[int, ...],
-        num_logprobs: int | None,
-        seed: int,
-        ends: Sequence[int],
+        self, common: GenerateRequest, prompt: tuple[int, ...], max_tokens: int | None
     ) -> GenerateRequest:
         """The first choice of a prompt, checked."""
+        fitted = self._fitted(max_tokens, len(prompt))
+        sequence = replace(common, prompt=prompt, max_tokens=fitted)
+        check(sequence, self.info.max_model_len, self.info.vocab_size)
+        return sequence
+
+    def _common(
+        self, body: TextRequest, num_logprobs: int | None, seed: int, ends: Sequence[int]
+    ) -> GenerateRequest:
+        """What all prompts have in common: words may take a while to tokenise."""
         ends = () if body.ignore_eos else (*self.tokenizer.eos_token_ids, *ends)
-        sequence = GenerateRequest(
+        return GenerateRequest(
             request_id="",
-            prompt=prompt,
-            max_tokens=self._fitted(body.max_tokens, len(prompt)),
+            prompt=(),
+            max_tokens=1,
             sampling=sampling_of(body, seed, self.tokenizer),
             stop_token_ids=(*body.stop_token_ids, *ends),
             ignore_eos=body.ignore_eos,
@@ -146,13 +147,12 @@ class Planner:
             cache_salt=body.cache_salt,
             prediction=self._prediction(body.prediction),
         )
-        check(sequence, self.info.max_model_len, self.info.vocab_size)
-        return sequence
 
     def _prediction(self, prediction: Prediction | None) -> tuple[int, ...]:
         """Its token ids."""
         if prediction is None:
             return ()
+        self.check_length(prediction.text, "prediction")
         return tuple(self.tokenizer.encode(prediction.text, add_special_tokens=False))
 
     def room_for_prompt(self, max_tokens: int | None) -> int:

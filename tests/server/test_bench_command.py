@@ -14,8 +14,10 @@ from engine import ConfigError, SamplingParams
 from engine.benchmark import Comparison
 from engine.benchmark import Result as Figures
 from server.cli import app
+from server.commands.bench import BenchOptions, _prompts
 from server.commands.bench_tables import tables
 from server.commands.prompts import Prompt, encoded, read_prompts
+from server.commands.samples import BEGINNINGS, CHAT
 from server.sources import load_settings
 from server.text import ChatTemplates, Tokenizer
 from tests.checkpoints import save_checkpoint
@@ -191,8 +193,33 @@ def test_in_a_chat_the_template_writes_the_prompts_out() -> None:
     inner = byte_level_tokenizer().inner
     source = "<{{ messages[0]['content'] }}>{% if add_generation_prompt %}:{% endif %}"
     tokenizer = Tokenizer(inner, templates=ChatTemplates({"default": source}))
-    ((*ids,),) = encoded([Prompt("hello")], tokenizer, True, window=100, num_tokens=10)
-    assert ids == tokenizer.encode("<hello>:", add_special_tokens=False)
+    for override, written in ((None, "<hello>:"), ("!{{ messages[0].content }}", "!hello")):
+        ((*ids,),) = encoded([Prompt("hello")], tokenizer, True, override, 100, num_tokens=10)
+        assert ids == tokenizer.encode(written, add_special_tokens=False)
+
+
+def test_the_built_in_questions_are_counted_by_category_as_those_of_a_file_are() -> None:
+    """Red when one of N is one of all."""
+    chosen = _prompts(BenchOptions(chat=True, num_prompts=1))
+    assert {each.category for each in chosen} == {each.category for each in CHAT}
+    assert len(chosen) == len(CHAT) - 1
+    assert _prompts(BenchOptions(num_prompts=2)) == list(BEGINNINGS[:2])
+
+
+@pytest.mark.parametrize("command", ["bench", "doctor", "fit"])
+def test_a_template_of_the_settings_serves_a_model_that_has_none(
+    family: Path, tmp_path: Path, command: str
+) -> None:
+    """Red when a command that measures asks the model alone."""
+    template = tmp_path / "own.jinja"
+    template.write_text("<{{ messages[0]['content'] }}>")
+    prompts = ("--prompts", str(family / "prompts.jsonl"), "--tokens", "2")
+    config = tmp_path / "plain.yaml"
+    config.write_text(json.dumps({"model": str(family / "target"), "stages": []}))
+    given = [command, "--config", str(config), "--chat", *prompts]
+    assert "no chat template" in CliRunner().invoke(app, given).output
+    result = CliRunner().invoke(app, [*given, "--chat-template", str(template)])
+    assert result.exit_code == 0, result.output
 
 
 def test_the_guide_names_every_key_and_no_other(bench: Bench) -> None:

@@ -257,6 +257,32 @@ def test_what_cannot_be_done_is_refused_by_name(
     assert words in reply.json()["error"]["message"]
 
 
+HALF = "\ud800"
+CALLED = {"name": "f", "arguments": r'{"a": "\ud800"}'}
+WITH_HALF: list[dict[str, Any]] = [
+    {HALF: 1},
+    {"messages": [{"role": "user", "content": "x", "name": HALF}]},
+    {"messages": [{"role": "user", "content": "x", HALF: "x"}]},
+    {"messages": [{"role": "assistant", "tool_calls": [{"function": CALLED}]}]},
+    {"tools": [{"type": "function", "function": {"name": "f", "description": HALF}}]},
+    {"chat_template_kwargs": {"x": HALF}},
+    {"chat_template_kwargs": {"refuse": HALF}},
+    {"reasoning_effort": HALF},
+]
+
+
+def test_half_a_surrogate_pair_is_nobodys_failure(start_server: StartServer) -> None:
+    """Red when it reaches the tokenizer, or an answer, and is a 500."""
+    told = "{{ messages | tojson }}{{ tools | tojson }}{{ x }}{{ reasoning_effort }}"
+    told += "{% if refuse %}{{ raise_exception(refuse) }}{% endif %}"
+    server = start_server(Behaviour(chat_templates={"default": HERMES + told})).wait_ready()
+    for body in WITH_HALF:
+        sent = json.dumps({"messages": [{"role": "user", "content": "x"}], **body}).encode()
+        for path in ("/v1/chat/completions", "/apply-template"):
+            reply = server.request("POST", path, sent, content_type="application/json")
+            assert reply.status == 400 and reply.json()["error"]["message"], (path, sent)
+
+
 CALL = {"function": {"name": "f"}}
 
 

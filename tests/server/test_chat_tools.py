@@ -143,6 +143,22 @@ def test_a_client_calls_a_tool_and_tells_what_it_found(
     assert "<tool>12 degrees" in prompt
 
 
+def test_calls_of_two_turns_have_two_ids(live: LiveServer, script: Blocks) -> None:
+    """Red when a client that sends one id with all requests cannot tell calls apart."""
+    script.text, script.widths = REPLY, [3]
+    body = {"messages": [{"role": "user", "content": "Warm?"}], "tools": [TOOL], "n": 2}
+    headers = {"content_type": "application/json", "x_request_id": "mine"}
+    ids = [
+        call["id"]
+        for _ in range(2)
+        for choice in live.request(
+            "POST", "/v1/chat/completions", json.dumps(body).encode(), **headers
+        ).json()["choices"]
+        for call in choice["message"]["tool_calls"]
+    ]
+    assert len(ids) == 8 == len({*ids})
+
+
 def test_a_streamed_call_tells_its_name_first_and_then_its_arguments(
     client: openai.OpenAI, script: Blocks
 ) -> None:

@@ -13,6 +13,7 @@ from server import run
 from server.cli import _url
 from server.protocol import CompletionRequest, InfillRequest
 from server.settings import Settings
+from tests.chats import PLAIN
 from tests.server.conftest import LiveServer, StartServer, wait_until
 from tests.server.fakes import Behaviour, blocks
 
@@ -126,14 +127,14 @@ def test_only_an_open_door_is_warned_of(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_a_stream_that_waits_has_its_headers_and_comments(start_server: StartServer) -> None:
     """Red when a proxy cuts what waits in the queue, since no byte has come."""
-    behaviour = Behaviour(lambda _: SLOW, step_seconds=0.2)
+    behaviour = Behaviour(lambda _: SLOW, step_seconds=0.2, chat_templates={"default": PLAIN})
     server = start_server(behaviour, stream_wait_seconds=0.02).wait_ready()
-    stream = server.open_stream(max_tokens=3)
-    assert stream.response().status == 200
-    body = stream.response().read().decode()
-    first, *rest = [each for each in body.split("\n\n") if each]
-    assert first == ": waiting" and rest[-1] == "data: [DONE]"
-    assert any(each.startswith("data: {") for each in rest)
+    for ask in (server.complete, server.chat):
+        reply = ask(stream=True, max_tokens=3)
+        assert reply.status == 200
+        first, *rest = [each for each in reply.body.decode().split("\n\n") if each]
+        assert first == ": waiting" and rest[-1] == "data: [DONE]"
+        assert any(each.startswith("data: {") for each in rest)
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         chunks = client.completions.create(model="fake", prompt="a", stream=True, max_tokens=3)
         assert "".join(chunk.choices[0].text for chunk in chunks) == "hello "

@@ -278,6 +278,31 @@ def test_any_arguments_are_read_as_they_were_written(
     assert json.loads(found.arguments) == arguments
 
 
+@pytest.mark.parametrize("value", [r'"\ud800"', r'["\udc00"]', "1e999", "-1e999"])
+def test_a_value_that_no_client_can_read_stays_the_text_it_was(value: str) -> None:
+    """Red when half a surrogate pair, or a number that JSON has not, is told as arguments."""
+    text = f"<function=time>\n<parameter=x>{value}</parameter>\n</function>"
+    schema = {"properties": {"x": {"type": "array"}}}
+    one = ReplyReader(style=STYLES["qwen3coder"], tools={"time": schema})
+    [call] = one.read(f"<tool_call>{text}</tool_call>", True).calls
+    assert json.loads(call.arguments) == {"x": value}
+    assert call.arguments.encode()
+
+
+def test_half_a_surrogate_pair_is_no_name_and_no_arguments() -> None:
+    """Red when a call is told that cannot be sent."""
+    for call in (r'{"name": "\ud800"}', r'{"name": "x", "arguments": "{\ud800"}'):
+        text = f"<tool_call>{call}</tool_call>"
+        assert reader("hermes").read(text, True) == Message(text)
+
+
+@pytest.mark.parametrize("part", ["[AAAA", "[A A ", "\n"])
+def test_what_is_almost_a_name_is_read_once(part: str) -> None:
+    """Red, by never ending, when every way to part a hostile text is tried."""
+    text = f"[TOOL_CALLS]f{part * 20_000}!"
+    assert reader("mistral").read(text, True) == Message(text)
+
+
 def test_one_call_is_told_where_only_one_may_be() -> None:
     """Red when parallel_tool_calls is ignored."""
     one = ReplyReader(style=STYLES["hermes"], is_parallel=False)
@@ -292,6 +317,7 @@ def test_one_call_is_told_where_only_one_may_be() -> None:
         ("[TOOL_CALLS] [/THINK]", "mistral", "[THINK]"),
         ('{"name": function name, "parameters": {}} <|python_tag|>', "llama3", None),
         ('answer with a ```json block: {"name": f}', "fenced", None),
+        ("<tool_call>{name}\n<arg_key>{key}</arg_key>\n<arg_value>", None, None),
         ("<|im_start|>", None, None),
     ],
 )

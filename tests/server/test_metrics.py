@@ -5,6 +5,7 @@ import logging
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.text import Tokenizer
 from tests.server.conftest import LiveServer, StartServer, wait_until
 from tests.server.fakes import WINDOW, Behaviour
 
@@ -128,3 +129,24 @@ def test_every_answer_is_counted_and_refusals_are_logged(
     assert not any("coffee" in labels or "/a" in labels for labels in of)
     assert "mine-1: POST /v1/completions was answered 400" in caplog.text
     assert "coffee" not in caplog.text
+
+
+def test_what_never_reaches_its_route_is_counted_and_logged_too(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a wrong key, a body too large, a HEAD or a failure of ours passes unseen."""
+    server = start_server(api_key="key", max_body_bytes=1000).wait_ready()
+    monkeypatch.setattr(Tokenizer, "decode_all", lambda *_: 1 // 0)
+    asked = {"authorization": "Bearer key", "content_type": "application/json"}
+    with caplog.at_level(logging.INFO):
+        server.get("/v1/models", x_request_id="locked-1")
+        server.request("POST", "/detokenize", b"x" * 2000, **asked, x_request_id="large-1")
+        assert server.request("HEAD", "/health").status == 200
+        failed = server.request("POST", "/detokenize", b'{"tokens": [5]}', **asked)
+    told = {labels for name, labels in scrape(server) if name == "http_requests_total"}
+    assert {"none,GET,401", "none,POST,413", "/health,HEAD,200", "/detokenize,POST,500"} <= told
+    assert "locked-1: GET none was answered 401" in caplog.text
+    assert "large-1: POST none was answered 413" in caplog.text
+    assert failed.json()["error"]["code"] == "internal_error"
+    assert f"{failed.headers['x-request-id']}: POST /detokenize was answered 500" in caplog.text
+    assert "ZeroDivisionError" in caplog.text

@@ -40,7 +40,7 @@ def test_a_client_that_stops_reading_loses_its_stream(monkeypatch: pytest.Monkey
 
     async def run() -> None:
         stream = chunks()
-        await EventStream(asyncio.ensure_future(anext(stream)), stream)(
+        await EventStream(asyncio.ensure_future(anext(stream)), stream, 5)(
             {"type": "http"}, never, stalled
         )
 
@@ -96,6 +96,8 @@ class Words:
             yield Line(text=piece.text)
 
     def whole(self, choices: Sequence[Piece]) -> Line:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
         return Line(text="|".join(choice.text for choice in choices))
 
 
@@ -108,7 +110,7 @@ async def pieces() -> AsyncGenerator[Piece]:
 
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_another_api_is_another_translation(is_stream: bool) -> None:
-    """Red when replies or streams know the wire of one API, or mix choices up."""
+    """Red when replies know the wire of one API, mix choices up, or are written on the loop."""
     sent: list[bytes] = []
 
     async def send(message: Message) -> None:
@@ -116,7 +118,7 @@ def test_another_api_is_another_translation(is_stream: bool) -> None:
 
     async def run() -> None:
         request = Request({"type": "http"}, never)
-        response = await reply_to(request, pieces(), Words(), is_stream)
+        response = await reply_to(request, pieces(), Words(), is_stream, patience=5)
         await response({"type": "http"}, never, send)
 
     asyncio.run(run())

@@ -44,7 +44,7 @@ def test_an_empty_variable_counts_as_unset(config: Path, monkeypatch: pytest.Mon
     assert (settings.port, settings.draft) == (1, None)
 
 
-@pytest.mark.parametrize("key", ["", "  "])
+@pytest.mark.parametrize("key", ["", "  ", ",", " , "])
 def test_an_empty_key_is_no_way_to_have_none(
     config: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:

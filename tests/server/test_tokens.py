@@ -1,5 +1,6 @@
 """Tokens, seats and load, asked apart from completions; and sizes refused before they are read."""
 
+import json
 from typing import Any
 
 import openai
@@ -37,6 +38,17 @@ def test_what_is_no_text_is_refused(live: LiveServer) -> None:
         post(live, "/detokenize", tokens=[-1])
 
 
+def test_no_name_is_ignored(live: LiveServer) -> None:
+    """Red when a client that asks for pieces, or misspells a name, is told something else."""
+    for path, body in (("/tokenize", {"content": "a"}), ("/detokenize", {"tokens": [5]})):
+        for name in ("with_pieces", "add_specials", "messages", "\ud800"):
+            sent = json.dumps({**body, name: True}).encode()
+            reply = live.request("POST", path, sent, content_type="application/json")
+            assert reply.status == 400, reply.body
+            assert reply.json()["error"]["param"] in (name, "?")
+        assert post(live, path, **body, with_pieces=False, parse_special=True, model=None)
+
+
 def test_an_evaluation_learns_what_the_tokenizer_is(live: LiveServer) -> None:
     """Red when lm-evaluation-harness' remote tokenizer has no end of text."""
     info = live.get("/tokenizer_info").json()
@@ -62,6 +74,15 @@ def test_seats_and_load_are_counted(start_server: StartServer) -> None:
     assert full.status == 503 and full.headers["retry-after"]
     for stream in (first, second):
         stream.close()
+
+
+def test_seats_are_told_of_an_engine_whose_death_is_hardly_known(start_server: StartServer) -> None:
+    """Red when the list of seats is a 503 between a death and the next process."""
+    server = start_server().wait_ready()
+    server.pool.clients[0].is_serving = False
+    reply = server.get("/slots")
+    assert reply.status == 200
+    assert [(slot["n_ctx"], slot["speculative"]) for slot in reply.json()] == [(0, False)]
 
 
 def test_what_is_served_is_told_as_llama_server_tells_it(live: LiveServer) -> None:
@@ -118,3 +139,27 @@ def test_a_text_that_can_never_fit_is_not_tokenised(
     assert max(lengths, default=0) < 10
     cut = server.complete(prompt="hello " * 10**6, truncate_prompt_tokens=8)
     assert cut.status == 200 and max(lengths) <= WINDOW * 20
+
+
+def test_words_are_tokenised_once_for_all_prompts_and_no_field_is_too_long(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when many prompts multiply what a prediction costs, or one has no limit."""
+    server = start_server().wait_ready()
+    texts: list[str] = []
+    encode = Tokenizer.encode
+
+    def watched(self: Tokenizer, text: str, add_special_tokens: bool = True) -> list[int]:
+        texts.append(text)
+        return encode(self, text, add_special_tokens)
+
+    monkeypatch.setattr(Tokenizer, "encode", watched)
+    prediction = {"type": "content", "content": "foreseen"}
+    reply = server.complete(prompt=["a", "b", "c"], prediction=prediction, bad_words=["bad"])
+    assert reply.status == 200
+    assert (texts.count("foreseen"), texts.count("bad")) == (1, 1)
+    long = {"type": "content", "content": "hello " * 10**6}
+    assert server.complete(prediction=long).json()["error"]["param"] == "prediction"
+    with pytest.raises(openai.BadRequestError, match="6000000 characters"):
+        post(server, "/tokenize", content=long["content"])
+    assert max(map(len, texts)) < 100
