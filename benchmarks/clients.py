@@ -87,7 +87,7 @@ async def started(command: str, name: str, log: Path) -> AsyncIterator[Server]:
         arguments = shlex.split(command.replace("{port}", str(port)))
         process = subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT)
     client = openai.AsyncOpenAI(
-        base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=_READY_SECONDS
+        base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=3, timeout=_READY_SECONDS
     )
     try:
         end = time.monotonic() + _READY_SECONDS
