@@ -54,7 +54,7 @@ class ModelFreeDrafter(NoStage):
             if source.name in step.turns and (turn := step.turn(source.name)).num_passes:
                 started = time.perf_counter()
                 source.learn(scored)
-                turn.guess((time.perf_counter() - started) * 1e3)
+                turn.learn((time.perf_counter() - started) * 1e3)
 
     def credit(self, step: Step, guesses: Sequence[int], confirmed: set[int]) -> None:
         """To every source what it proposed itself."""

@@ -93,6 +93,14 @@ class Turn:
         self._guessing += milliseconds
         self.milliseconds += milliseconds
 
+    def learn(self, milliseconds: float) -> None:
+        """The stage, which has no network, has learnt from rows that were scored: so long.
+
+        By whoever scored them, so it is a part of what a tree's nodes cost the host.
+        """
+        self._guessing += milliseconds
+        self.milliseconds += milliseconds
+
     def run(self, rows: int, milliseconds: float, passes: Sequence[Sequence[int]] = ()) -> None:
         """The stage has run a pass over so many rows, and on its device others over these nodes."""
         self._has_run = True

@@ -128,6 +128,11 @@ class Int8KernelLinear(PanelLinear):
         """Whatever the processor."""
         return dots.OUTPUTS
 
+    @property
+    def weight(self) -> Tensor:
+        """A plain copy of the weights, in float32 as before they were laid out: (out, in)."""
+        return self.outputs(0, self.out_features)
+
     def outputs(self, start: int, end: int) -> Tensor:
         """A plain copy of the weights of these outputs, in float32."""
         part = self.panels[start // dots.OUTPUTS : -(-end // dots.OUTPUTS)]
