@@ -28,12 +28,11 @@ from engine.loading import load_model
 from engine.request import EmittedToken, GenerateRequest, Output, SamplingParams
 from engine.rows import Tokens
 from engine.scorer import TreeScorer
-from engine.tree import TokenTree
 from engine.weights import lay_out
 
 STAGES = (
     ModelStageConfig("embedded/draft", budget=16, passes=3),
-    NgramStageConfig("embedded/draft2", budget=8),
+    NgramStageConfig(table="embedded/draft2", budget=8),
 )
 
 
@@ -99,8 +98,7 @@ def _quality(
     losses: list[list[Tensor]] = [[], []]
     divergences, agreements = [], []
     for prompt in prompts:
-        tree = TokenTree.from_parents(prompt[:-1], range(-1, len(prompt) - 2))
-        both = [_log_probabilities(each, prompt, tree) for each in (scorer, exact)]
+        both = [_log_probabilities(each, prompt) for each in (scorer, exact)]
         targets = torch.tensor(prompt[1:])[:, None]
         for found, each in zip(losses, both, strict=True):
             found.append(-each.gather(1, targets))
@@ -115,12 +113,14 @@ def _quality(
     )
 
 
-def _log_probabilities(scorer: TreeScorer, prompt: Sequence[int], tree: TokenTree) -> Tensor:
-    """Of every next token, in float64: (tokens, vocabulary)."""
+def _log_probabilities(scorer: TreeScorer, prompt: Sequence[int]) -> Tensor:
+    """Of every next token, in float64: (tokens - 1, vocabulary)."""
     scorer.strips.forget()
-    logits = scorer.score([Tokens([prompt[0]])], tree)
+    text, logits = Tokens([*prompt]), []
+    while len(scored := scorer.read_scored(text)):
+        logits.append(scored.double().log_softmax(1))
     scorer.strips.forget()
-    return logits.double().log_softmax(1)
+    return torch.cat(logits)
 
 
 def _rounding(arguments: argparse.Namespace, prompts: Sequence[tuple[int, ...]]) -> str:
