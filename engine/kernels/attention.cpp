@@ -361,7 +361,7 @@ class Block {
     const int64_t whole = sight_.prefix / TILE * TILE;
     for (int64_t start = 0; start < whole; start += TILE)
       if (!is_hidden(start, TILE)) attend_tile(start, TILE);
-    for (int64_t part = 0; part < num_parts(); ++part) attend_rest(whole, begin_of(part), begin_of(part + 1));
+    attend_rest(whole);
     write_output();
   }
 
@@ -414,27 +414,37 @@ class Block {
   int64_t num_parts() const { return (count_ + MAX_ROWS - 1) / MAX_ROWS; }
   int64_t begin_of(int64_t part) const { return count_ * part / num_parts(); }
 
-  // The rest of the prefix, from `start` on, and what is seen behind it, for some of the queries.
-  void attend_rest(int64_t start, int64_t top, int64_t end) {
-    const int64_t text = sight_.prefix - start, rows = end - top;
-    int64_t columns = text;  // of those behind the prefix only what any of these queries sees
-    for (int64_t r = 0; r < rows; ++r) {
-      const std::vector<int32_t>& seen = sight_.seen[row(top + r) - sight_.top];
+  // The rest of the prefix, from `start` on, and what is seen behind it.
+  void attend_rest(int64_t start) {
+    const int64_t text = sight_.prefix - start;
+    int64_t columns = text;
+    for (int64_t part = 0; part < num_parts(); ++part) columns = std::max(columns, columns_of(part, text));
+    const int64_t stride = round_up(columns, TILE);
+    float* scores = Scratch::sized(scratch_.scores, (count_ + MAX_ROWS) * stride);
+    score_rest(start, columns, {scores, stride});
+    Matrix<float> weights{scores + count_ * stride, stride};
+    for (int64_t part = 0; part < num_parts(); ++part) {
+      const int64_t top = begin_of(part), rows = begin_of(part + 1) - top, own = columns_of(part, text);
+      int64_t most = 0;
+      for (int64_t r = 0; r < rows; ++r) most = std::max(most, end_of_ranks(top + r) - start);
+      for (int64_t first = 0; first < most; first += TILE) {
+        int64_t low = own, high = 0;
+        for (int64_t r = 0; r < rows; ++r)
+          weigh(top + r, start, first, text, scores + (top + r) * stride, weights.row(r), own, low, high);
+        if (low < high)
+          mix({weights.data + low, stride}, start + low, high - low, top, rows);
+      }
+    }
+  }
+
+  // The columns of which any query of a part may see one: `text` of the prefix, and what is behind it.
+  int64_t columns_of(int64_t part, int64_t text) const {
+    int64_t columns = text;
+    for (int64_t query = begin_of(part); query < begin_of(part + 1); ++query) {
+      const std::vector<int32_t>& seen = sight_.seen[row(query) - sight_.top];
       if (!seen.empty()) columns = std::max<int64_t>(columns, text + seen.back() + 1);
     }
-    const int64_t stride = round_up(columns, TILE);
-    float* scores = Scratch::sized(scratch_.scores, 2 * rows * stride);
-    Matrix<float> weights{scores + rows * stride, stride};
-    score_rest(start, columns, top, {scores, stride}, rows);
-    int64_t most = 0;
-    for (int64_t r = 0; r < rows; ++r) most = std::max(most, end_of_ranks(top + r) - start);
-    for (int64_t first = 0; first < most; first += TILE) {
-      int64_t low = columns, high = 0;
-      for (int64_t r = 0; r < rows; ++r)
-        weigh(top + r, start, first, text, scores + r * stride, weights.row(r), columns, low, high);
-      if (low < high)
-        mix({weights.data + low, stride}, start + low, high - low, top, rows);
-    }
+    return columns;
   }
 
   // One more than the place of the last key that a query sees, among all of its text.
@@ -443,19 +453,29 @@ class Block {
     return std::max<int64_t>(sight_.prefix, sight_.rank[own] + sight_.seen[own].size());
   }
 
-  // Scores of all keys from `start` on, whoever sees them.
-  void score_rest(int64_t start, int64_t columns, int64_t top, Matrix<float> scores, int64_t rows) {
+  // Scores of keys from `start` on, by query: of all that any query of its part may see.
+  void score_rest(int64_t start, int64_t columns, Matrix<float> scores) {
+    const int64_t text = sight_.prefix - start;
     for (int64_t first = 0; first < columns; first += TILE) {
-      const int64_t count = std::min(TILE, columns - first), padded = round_up(count, PANEL);
-      pack_keys(text_keys_.rows(kv_head_, start + first), count, problem_.size, keys_);
-      for (int64_t r = 0; r < rows; ++r) std::fill_n(scores.row(r) + first, padded, 0.0f);
-      MULTIPLY[rows - 1](
-          {queries_ + top * problem_.size, problem_.size}, problem_.size,
-          {keys_, PANEL * problem_.size, PANEL}, padded / PANEL, {scores.data + first, scores.stride});
+      const int64_t most = std::min(TILE, columns - first);
+      pack_keys(text_keys_.rows(kv_head_, start + first), most, problem_.size, keys_);
+      for (int64_t part = 0; part < num_parts(); ++part) {
+        const int64_t top = begin_of(part), rows = begin_of(part + 1) - top;
+        const int64_t count = std::min(most, columns_of(part, text) - first);
+        if (count <= 0) continue;
+        const int64_t padded = round_up(count, PANEL);
+        for (int64_t r = 0; r < rows; ++r) std::fill_n(scores.row(top + r) + first, padded, 0.0f);
+        MULTIPLY[rows - 1](
+            {queries_ + top * problem_.size, problem_.size}, problem_.size,
+            {keys_, PANEL * problem_.size, PANEL}, padded / PANEL,
+            {scores.row(top) + first, scores.stride});
+        for (int64_t r = 0; problem_.softcap && r < rows; ++r)
+          for (int64_t k = first; k < first + count; ++k) {
+            float& score = scores.row(top + r)[k];
+            score = problem_.softcap * std::tanh(score / problem_.softcap);
+          }
+      }
     }
-    for (int64_t r = 0; problem_.softcap && r < rows; ++r)
-      for (int64_t k = 0; k < columns; ++k)
-        scores.row(r)[k] = problem_.softcap * std::tanh(scores.row(r)[k] / problem_.softcap);
   }
 
   // The weights of one tile of a query, the keys of `TILE` places from `start + first` on, by column;
