@@ -21,19 +21,23 @@ STALL_SECONDS = 60.0
 
 
 class Translation(Protocol):
-    """An API's words for the pieces of a reply."""
-
-    def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[BaseModel]:
-        """The chunks of a stream; closing it closes the generator of the pieces."""
+    """An API's words for a whole reply."""
 
     def whole(self, choices: Sequence[Piece]) -> BaseModel:
         """The reply of all choices."""
 
 
+class StreamTranslation(Translation, Protocol):
+    """Its words for the pieces of a reply, too."""
+
+    def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[BaseModel]:
+        """The chunks of a stream; closing it closes the generator of the pieces."""
+
+
 async def reply_to(
     request: Request,
     pieces: AsyncGenerator[Piece],
-    words: Translation,
+    words: StreamTranslation,
     is_stream: bool,
     patience: float,
 ) -> Response:
@@ -53,6 +57,13 @@ async def reply_to(
             await _end(first, chunks)
             raise
         return EventStream(first, chunks, patience)
+    return await whole_reply(request, pieces, words)
+
+
+async def whole_reply(
+    request: Request, pieces: AsyncGenerator[Piece], words: Translation
+) -> Response:
+    """A reply in one body; raises ApiError or EngineError."""
     async with aclosing(pieces):
         choices = await until_disconnect(request.receive, fold(pieces))
     # A long reply takes a while to write, and others are streaming on this loop.

@@ -1,31 +1,24 @@
 """The reply of `POST /v1/chat/completions`, whole or in chunks."""
 
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from server.protocol.usage import RequestMetrics, Usage
-from server.protocol.wire import Wire
-
-
-def _unless_none(default: Any = None) -> Any:
-    """A field that is left out of the JSON where it is None."""
-    return Field(default=default, exclude_if=lambda value: value is None)
+from server.protocol.wire import Wire, unless_none
 
 
 class CallPiece(Wire):
     """A function's name, or more of the JSON text of its arguments."""
 
-    name: str | None = _unless_none()
+    name: str | None = unless_none()
     arguments: str
 
 
 class ToolCallPiece(Wire):
     """A call, or a piece of it: `index` says of which, `id` and name come first."""
 
-    index: int | None = _unless_none()
-    id: str | None = _unless_none()
-    type: Literal["function"] | None = _unless_none()
+    index: int | None = unless_none()
+    id: str | None = unless_none()
+    type: Literal["function"] | None = unless_none()
     function: CallPiece
 
 
@@ -35,17 +28,17 @@ class ReplyMessage(Wire):
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
-    reasoning_content: str | None = _unless_none()
-    tool_calls: list[ToolCallPiece] | None = _unless_none()
+    reasoning_content: str | None = unless_none()
+    tool_calls: list[ToolCallPiece] | None = unless_none()
 
 
 class Delta(Wire):
     """What a chunk adds to the assistant's message; the role comes with the first."""
 
-    role: Literal["assistant"] | None = _unless_none()
-    content: str | None = _unless_none()
-    reasoning_content: str | None = _unless_none()
-    tool_calls: list[ToolCallPiece] | None = _unless_none()
+    role: Literal["assistant"] | None = unless_none()
+    content: str | None = unless_none()
+    reasoning_content: str | None = unless_none()
+    tool_calls: list[ToolCallPiece] | None = unless_none()
 
 
 class TopLogprob(Wire):
@@ -80,7 +73,7 @@ class _Choice(Wire):
     finish_reason: ChatEnd | None
     stop_reason: str | int | None
     seed: int
-    token_ids: list[int] | None = _unless_none()
+    token_ids: list[int] | None = unless_none()
 
 
 class ChatChoice(_Choice):
@@ -100,8 +93,8 @@ class _Reply(Wire):
     created: int
     model: str
     system_fingerprint: str
-    usage: Usage | None = _unless_none()
-    metrics: RequestMetrics | None = _unless_none()
+    usage: Usage | None = unless_none()
+    metrics: RequestMetrics | None = unless_none()
 
 
 class ChatCompletion(_Reply):

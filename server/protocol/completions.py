@@ -9,7 +9,7 @@ from server.protocol.foreign import refusal
 from server.protocol.request import TextRequest
 from server.protocol.sampling import Whole
 from server.protocol.usage import RequestMetrics, Usage
-from server.protocol.wire import Text, Wire, is_encodable
+from server.protocol.wire import Text, Wire, is_encodable, unless_none
 
 MAX_PROMPTS, MAX_IDS = 4096, 2**20
 """What is more than any server runs is not worth looking at."""
@@ -34,10 +34,6 @@ def _check_prompt(value: object) -> object:
         "must be a string, a list of strings, a list of token ids, or a list of lists of token "
         "ids, and no list may be empty"
     )
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 _Shapes = str | list[str] | list[int] | list[list[int]]
@@ -123,11 +119,9 @@ class Choice(Wire):
     finish_reason: Literal["stop", "length"] | None
     stop_reason: str | int | None
     seed: int
-    token_ids: list[int] | None = Field(default=None, exclude_if=_is_none)
-    prompt_token_ids: list[int] | None = Field(default=None, exclude_if=_is_none)
-    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = Field(
-        default=None, exclude_if=_is_none
-    )
+    token_ids: list[int] | None = unless_none()
+    prompt_token_ids: list[int] | None = unless_none()
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = unless_none()
 
 
 class Completion(Wire):
@@ -139,8 +133,8 @@ class Completion(Wire):
     model: str
     system_fingerprint: str
     choices: list[Choice]
-    usage: Usage | None = Field(default=None, exclude_if=_is_none)
-    metrics: RequestMetrics | None = Field(default=None, exclude_if=_is_none)
+    usage: Usage | None = unless_none()
+    metrics: RequestMetrics | None = unless_none()
 
 
 class UsageChunk(Completion):

@@ -1,8 +1,8 @@
 """What all messages have in common."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def is_encodable(text: object) -> bool:
@@ -24,6 +24,11 @@ def _encodable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_encodable)]
 """A string that is text."""
+
+
+def unless_none(default: Any = None) -> Any:
+    """A field that is left out of the JSON where it is None."""
+    return Field(default=default, exclude_if=lambda value: value is None)
 
 
 class Wire(BaseModel):

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from server.protocol import InfillReply, InfillRequest
-from server.responses import reply_to
+from server.responses import whole_reply
 from server.routes.carry import begin
 from server.state import AppState
 from server.translate.infill import InfillWords, plan_infill
@@ -17,5 +17,4 @@ async def infill(body: InfillRequest, request: Request, state: AppState) -> Resp
     begun = await begin(body, request, state, plan_infill, "infill")
     window = begun.info.max_model_len
     words = InfillWords(body, begun.plan, begun.record, state.settings.model_id, window)
-    patience = state.settings.stream_wait_seconds
-    return await reply_to(request, begun.pieces, words, is_stream=False, patience=patience)
+    return await whole_reply(request, begun.pieces, words)

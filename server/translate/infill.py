@@ -1,6 +1,6 @@
 """`/infill`: a gap between two halves of a file, and what stands beside it, become a plan."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -80,10 +80,6 @@ class InfillWords:
     record: RequestRecord
     model: str
     window: int
-
-    def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[BaseModel]:
-        """There is no stream of it."""
-        raise NotImplementedError
 
     def whole(self, choices: Sequence[Piece]) -> BaseModel:
         """The reply, or the fields of it that were asked for."""
