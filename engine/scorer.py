@@ -12,13 +12,11 @@ from torch import Tensor
 
 from engine.parts import Examples, Part, join
 from engine.passes import EagerRunner, PassFunction, PassInputs
-from engine.rows import Rows, Seated
+from engine.rows import Seated
 from engine.strips import LEAST_COPY, Strips
 from engine.tree import TokenTree
+from engine.turns import Share, prompt_parts, room_for, tree_parts
 from engine.weights import Precision
-
-_Nodes = tuple[Seated, Sequence[int]]
-"""A text and nodes that are below its root, or are it."""
 
 _MOST_LOGITS = 2**24
 """Of a pass that scores a prompt: 64 MB in float32, a few times over."""
@@ -119,7 +117,9 @@ class TreeScorer(ABC):
             return False
         rows = self.strips.of(text)
         start = len(rows.tokens)
-        self._read_rows(rows, text.tokens[start : (start // self.chunk + 1) * self.chunk])
+        pending = text.tokens[start : (start // self.chunk + 1) * self.chunk]
+        for part in prompt_parts(rows, pending, self.precision, self.runner.widest):
+            self._feed([part])
         return True
 
     def read_scored(self, text: Seated) -> Tensor:
@@ -131,7 +131,7 @@ class TreeScorer(ABC):
         rows = self.strips.of(text)
         rows.fit(text.tokens)
         most = max(1, _MOST_LOGITS // self.limits.vocab_size)
-        width = min(self._widest(rows) or self.chunk, most)
+        width = min(room_for(rows, self.runner.widest) or self.chunk, most)
         pending = rows.missing(text.tokens)[:width]
         if not pending:
             return torch.empty(0, self.limits.vocab_size)
@@ -140,18 +140,6 @@ class TreeScorer(ABC):
         logits = self._feed([Part.of_text(rows, [], chain, nodes)])
         rows.commit(chain, nodes)  # where they are already
         return logits
-
-    def _read_rows(self, rows: Rows, pending: Sequence[int], num_left: int = 0) -> None:
-        """Feed committed tokens but for the last `num_left`, in one pass if no rounding forbids it.
-
-        Where products round their inputs, prompts are read by the passes that score trees, so many
-        rows at once as these have; in float32 a wide pass of its own is faster.
-        """
-        widest = self._widest(rows) if self.precision.rounds_inputs else None
-        step = widest or len(pending)
-        while len(pending) > num_left:
-            self._feed([Part.of_text(rows, pending[:step], TokenTree(0), [])])
-            pending = pending[step:]
 
     def score(
         self, texts: Sequence[Seated], tree: TokenTree, nodes: Sequence[int] | None = None
@@ -167,44 +155,19 @@ class TreeScorer(ABC):
         for node in range(len(tree)) if nodes is None else nodes:
             own[tree.texts[node]].append(node)
         pairs = [(text, group) for text, group in zip(texts, own, strict=True) if group]
-        for text, _ in pairs:
+        widest, shares = self.runner.widest, []
+        for text, group in pairs:
             while self.read(text):
                 pass
             rows = self.strips.of(text)
-            if (widest := self._widest(rows)) is not None:
-                room = max(0, widest - sum(map(len, own)))
-                self._read_rows(rows, rows.missing(text.tokens), room // len(pairs))
-        logits = [self._feed(self._parts(turn, tree)) for turn in self._turns(pairs)]
+            if (room := room_for(rows, widest)) is not None:
+                left = max(0, room - sum(map(len, own))) // len(pairs)
+                pending = rows.missing(text.tokens)
+                for part in prompt_parts(rows, pending, self.precision, widest, left):
+                    self._feed([part])
+            shares.append(Share(rows, text.tokens, group))
+        logits = [self._feed(parts) for parts in tree_parts(shares, tree, widest)]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
-
-    def _widest(self, rows: Rows) -> int | None:
-        """How many rows of a text a fast pass has room for, if that is bounded.
-
-        One less for a long text, whose passes may need a row of padding behind its boundary.
-        """
-        return None if (widest := self.runner.widest) is None else widest - rows.is_long
-
-    def _turns(self, pairs: Sequence[_Nodes]) -> list[list[_Nodes]]:
-        """The nodes of texts by the passes in which they are scored: one, unless it is too wide.
-
-        Nor have long texts one with others: rotary factors are those of a whole pass.
-        """
-        turns: list[list[_Nodes]] = []
-        num_nodes, room = sum(len(nodes) for _, nodes in pairs), 0
-        was_long: bool | None = None
-        for text, nodes in pairs:
-            rows = self.strips.of(text)
-            while nodes:
-                if room == 0 or rows.is_long != was_long:
-                    turns.append([])
-                    room, was_long = self._widest(rows) or num_nodes, rows.is_long
-                turns[-1].append((text, nodes[:room]))
-                nodes, room = nodes[room:], max(0, room - len(nodes))
-        return turns
-
-    def _parts(self, turn: Sequence[_Nodes], tree: TokenTree) -> list[Part]:
-        seated = [(self.strips.of(text), text.tokens, nodes) for text, nodes in turn]
-        return [Part.of_text(rows, rows.missing(ids), tree, nodes) for rows, ids, nodes in seated]
 
     def wait(self) -> None:
         """Let the device finish: until then a GPU's pass has only been asked for."""

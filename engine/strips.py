@@ -52,17 +52,14 @@ class Strips:
         """The rows of a text; when it comes to sit, whatever is known of it already."""
         rows = self.seats[text.seat]
         if rows.text is not text:
-            if not rows.is_open_to(text):
-                rows.forget()
-            rows.text = text
-            rows.keep(text.tokens)
+            rows.keep(text)
             self.borrow(text)
         return rows
 
     def borrow(self, text: Seated) -> None:
         """Copy the rows of whoever knows more of a text that sits, if that is worth it."""
         rows = self.seats[text.seat]
-        known = [other.known(text.tokens) if other.is_open_to(text) else 0 for other in self.seats]
+        known = [other.known(text) for other in self.seats]
         best = self.seats[known.index(count := max(known))]
         if count >= len(rows.tokens) + LEAST_COPY and best.is_long == rows.is_long:
             sources, targets = rows.copy(best, count)
@@ -77,7 +74,7 @@ class Strips:
         to a seat that has less to lose.
         """
         rows = self.seats[seat]
-        count = rows.known(text.tokens) if rows.is_open_to(text) else 0
+        count = rows.known(text)
         return count if 2 * count >= len(rows.tokens) else 0
 
     def rollback(self) -> None:

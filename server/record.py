@@ -14,7 +14,6 @@ class ChoiceRecord:
 
     engine: int | None = None
     num_tokens: int = 0
-    num_predicted_tokens: int = 0
     num_cached_tokens: int = 0
     first_token_at: float | None = None
     last_token_at: float = 0.0
@@ -31,7 +30,8 @@ class RequestRecord:
     """The fold of a request's events, choice by choice; each prompt has `n` of these.
 
     Each choice has a time from its first to its last token, whatever the others do: the decode time
-    is their sum, and `num_decode_tokens` leaves the first of each out.
+    is their sum, and `num_decode_tokens` leaves the first of each out. `num_predicted_tokens` are
+    those of all choices that the request's own prediction proposed.
     """
 
     num_prompt_tokens: int
@@ -39,6 +39,7 @@ class RequestRecord:
     stage_names: tuple[str, ...] = ()
     n: int = 1
     turn_at: float | None = None
+    num_predicted_tokens: int = 0
     choices: list[ChoiceRecord] = field(default_factory=list)
     stats: SpeculationStats = field(default_factory=SpeculationStats)
 
@@ -51,9 +52,8 @@ class RequestRecord:
         """Fold one step of a choice in, of whose tokens the reply keeps `num_kept`."""
         self.stats.add(step.stats)
         choice.num_tokens += num_kept
-        choice.num_predicted_tokens += sum(
-            token.origin == PREDICTION for token in step.tokens[:num_kept]
-        )
+        kept = step.tokens[:num_kept]
+        self.num_predicted_tokens += sum(token.origin == PREDICTION for token in kept)
         choice.last_token_at = now
         if choice.first_token_at is None:
             choice.first_token_at = now
@@ -63,11 +63,6 @@ class RequestRecord:
     def num_completion_tokens(self) -> int:
         """Tokens of all choices."""
         return sum(choice.num_tokens for choice in self.choices)
-
-    @property
-    def num_predicted_tokens(self) -> int:
-        """Of all choices' tokens those that the request's own prediction proposed."""
-        return sum(choice.num_predicted_tokens for choice in self.choices)
 
     @property
     def num_cached_tokens(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from engine import attention
@@ -21,7 +21,7 @@ from engine.model import CausalPass, Model
 from engine.names import resolve
 from engine.scorer import ModelLimits
 from engine.strips import plan_seats
-from engine.weights import quantise, unpacked
+from engine.weights import Precision, quantise, unpacked
 
 _LONGEST_WINDOW = 8192
 """Tokens, where nobody has said how long texts may be."""
@@ -73,24 +73,8 @@ class Checkpoint:
             if vocab_size > limits.vocab_size:
                 network.resize_token_embeddings(vocab_size, mean_resizing=False)
                 limits = replace(limits, vocab_size=vocab_size)
-            num_parameters, whose = (
-                sum(w.numel() for w in network.parameters()),
-                fingerprint(network),
-            )
-            if wanted.is_quantised:
-                quantise(network)
-            probe = CausalPass(network, limits.window, ()).probe
-            longest = min(limits.max_positions, _LONGEST_WINDOW)
-            seating = plan_seats(probe, max_model_len, longest, num_seats, num_engines)
-            model = Model(network, limits, seating.max_model_len, chunk, seating.num_seats)
-            # Of masks and positions, which rounding is not to hide.
-            with unpacked(network):
-                model.check_seam()
-        model.precision, model.seating, model.num_parameters = (
-            wanted,
-            seating.reason,
-            num_parameters,
-        )
+            whose = fingerprint(network)
+            model = _model_of(network, limits, wanted, max_model_len, chunk, num_seats, num_engines)
         model.fingerprint = whose
         return model
 
@@ -133,12 +117,31 @@ def random_model(
             dtype=wanted.dtype,
             attn_implementation=attention.NAME,
         )
-    if wanted.is_quantised:
+    return _model_of(network.eval(), read_limits(config), wanted, max_model_len, chunk)
+
+
+def _model_of(
+    network: PreTrainedModel,
+    limits: ModelLimits,
+    precision: Precision,
+    max_model_len: int | None,
+    chunk: int,
+    num_seats: int = 1,
+    num_engines: int = 1,
+) -> Model:
+    """A network in its precision, with a cache of as many rows as are wanted or fit."""
+    num_parameters = sum(weight.numel() for weight in network.parameters())
+    if precision.is_quantised:
         quantise(network)
-    model = Model(network.eval(), read_limits(config), max_model_len, chunk)
+    probe = CausalPass(network, limits.window, ()).probe
+    longest = min(limits.max_positions, _LONGEST_WINDOW)
+    seating = plan_seats(probe, max_model_len, longest, num_seats, num_engines)
+    model = Model(network, limits, seating.max_model_len, chunk, seating.num_seats)
+    # Of masks and positions, which rounding is not to hide.
     with unpacked(network):
         model.check_seam()
-    model.precision = wanted
+    model.precision, model.seating = precision, seating.reason
+    model.num_parameters = num_parameters
     return model
 
 

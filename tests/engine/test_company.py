@@ -12,7 +12,7 @@ from torch import Tensor
 from engine.decoder import Decoder
 from engine.parts import Part
 from engine.request import Finished, GenerateRequest, Output, Speculation
-from engine.rows import Rows, Tokens
+from engine.rows import Rows, Seated, Tokens
 from engine.scorer import TreeScorer
 from engine.strips import Strips
 from engine.tree import TokenTree
@@ -137,8 +137,8 @@ def test_rows_of_the_seats_last_text_that_are_kept_are_caught(
 ) -> None:
     original = Rows.known
 
-    def known(self: Rows, text: Sequence[int]) -> int:
-        return min(original(self, text) + 1, len(self.tokens), len(text) - 1)
+    def known(self: Rows, text: Seated) -> int:
+        return min(original(self, text) + 1, len(self.tokens), len(text.tokens) - 1)
 
     monkeypatch.setattr(Rows, "known", known)
     assert_caught()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.rows import Rows
+from engine.rows import Rows, Tokens
 from engine.tree import TokenTree
 
 TREE = TokenTree.from_parents([3, 20, 21, 22, 23], [-1, 0, 0, 1, 2])
@@ -31,11 +31,10 @@ def test_what_a_text_has_in_common_with_the_last_is_known() -> None:
     """Red when the last token, which is a tree's root, counts as read."""
     rows = Rows(0, 12)
     rows.add([1, 2, 3, 4], [])
-    assert [rows.known(text) for text in ([1, 2, 9], [1, 2, 3, 4], [1, 2, 3, 4, 5], [9], [])] == [
-        *(2, 3, 4, 0, 0)
-    ]
+    texts = ([1, 2, 9], [1, 2, 3, 4], [1, 2, 3, 4, 5], [9], [])
+    assert [rows.known(Tokens(text)) for text in texts] == [2, 3, 4, 0, 0]
     rows.add([], [0, 1])
-    rows.keep([1, 2, 9, 9])
+    rows.keep(Tokens([1, 2, 9, 9]))
     assert rows.tokens == [1, 2] and not rows.nodes
     assert rows.missing([1, 2, 9, 9]) == [9]
 
@@ -43,19 +42,19 @@ def test_what_a_text_has_in_common_with_the_last_is_known() -> None:
 def test_tokens_without_a_row_are_known_and_take_no_place() -> None:
     """Red when a head's rows are counted as its target's, or another first token goes unnoticed."""
     rows = Rows(50, 12, offset=1)
-    rows.keep([1, 2, 3, 4])
+    rows.keep(Tokens([1, 2, 3, 4]))
     assert rows.tokens == [1] and rows.prefix == 50
     rows.add(rows.missing([1, 2, 3, 4]), [])
     assert rows.prefix == 52 and rows.missing([1, 2, 3, 4, 5]) == [4]
-    rows.keep([7, 2, 3, 4])
+    rows.keep(Tokens([7, 2, 3, 4]))
     assert rows.tokens == [7] and rows.missing([7, 2, 3, 4]) == [2, 3]
-    rows.keep([])
+    rows.keep(Tokens([]))
     assert rows.tokens == [] and rows.prefix == 50
 
 
 def test_rows_of_a_text_on_the_other_side_of_a_boundary_are_forgotten() -> None:
     rows = Rows(0, 12, boundary=3)
-    rows.keep([1, 2, 3])
+    rows.keep(Tokens([1, 2, 3]))
     rows.add([1, 2], [])
     rows.fit([1, 2, 3])
     assert rows.tokens == [1, 2] and not rows.is_long
