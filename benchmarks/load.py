@@ -5,9 +5,10 @@
 Without a file the prompts are the beginnings of our own sources. Each shape is the embedded target,
 grown (0: as it is). So many texts are added at once; what is counted are the tokens of the steps in
 which all of them sit and have begun. Rounds of plain and `auto` alternate. `share` is what plain
-decoding makes of the machine's own table of passes: N tokens in the time that a pass over N rows
-takes, the host not counted. With `--fixed` five fixed sizes, used fully, are measured too. Needs
-torch and transformers alone.
+decoding makes of the machine's own passes: N tokens in the time that a pass over N rows takes, the
+host not counted, each round beside a pass timed just before and just after it, since a machine's
+speed moves. With `--fixed` five fixed sizes, used fully, are measured too; `ratio` is to plain
+decoding of the same round. Needs torch and transformers alone.
 """
 
 import argparse
@@ -29,7 +30,10 @@ FIXED = ((4, 1), (8, 1), (8, 2), (16, 2), (48, 6))
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Tokens a second of so many texts in one mode: the median of rounds, and quartiles."""
+    """Tokens a second of so many texts in one mode: the median of rounds, and quartiles.
+
+    `ratio` is to plain decoding of the same round, with its quartiles; `share` of plain alone.
+    """
 
     shape: int
     num_texts: int
@@ -37,7 +41,8 @@ class Load:
     rate: float
     quartiles: tuple[float, float]
     tokens_per_step: float
-    share: float = 0.0
+    ratio: tuple[float, float, float]
+    share: float | None = None
 
 
 def run(
@@ -96,10 +101,9 @@ def measure(
         )
         engine = Engine.load(config)
         fixed = engines_of(engine, stages) if arguments.fixed else {}
-        scorers = {"target": engine.scorers["target"]}
-        passes = pass_times(scorers, prompts[0], arguments.texts)
         for num_texts in arguments.texts:
             rounds: dict[str, list[tuple[float, float]]] = {}
+            shares: list[float] = []
             for number in range(arguments.rounds + 1):
                 chosen = [
                     prompts[(number * num_texts + place) % len(prompts)]
@@ -111,21 +115,40 @@ def measure(
                     *((name, each, "always") for name, each in fixed.items()),
                 ]
                 for name, each, speculation in runs[:: 1 if number % 2 else -1]:
+                    before = pass_time(engine, prompts[0], num_texts) if name == "plain" else 0.0
                     found = run(each, chosen, arguments.tokens, speculation)
-                    if number:  # the first round warms up
-                        rounds.setdefault(name, []).append(found)
+                    if not number:  # the first round warms up
+                        continue
+                    rounds.setdefault(name, []).append(found)
+                    if name == "plain":
+                        after = pass_time(engine, prompts[0], num_texts)
+                        shares.append(found[0] / num_texts * (before + after) / 2e3)
             for name, found in rounds.items():
-                rates = sorted(rate for rate, _ in found)
-                allowed = num_texts / passes["target", num_texts] * 1e3
+                low, rate, high = quartiles([rate for rate, _ in found])
+                pairs = zip(found, rounds["plain"], strict=True)
                 yield Load(
                     shape,
                     num_texts,
                     name,
-                    statistics.median(rates),
-                    (rates[len(rates) // 4], rates[-1 - len(rates) // 4]),
+                    rate,
+                    (low, high),
                     statistics.median(tokens for _, tokens in found),
-                    statistics.median(rates) / allowed if name == "plain" else 0.0,
+                    quartiles([mine / plain for (mine, _), (plain, _) in pairs]),
+                    statistics.median(shares) if name == "plain" else None,
                 )
+
+
+def pass_time(engine: Engine, prompt: Sequence[int], num_rows: int) -> float:
+    """Milliseconds of a pass of the target over so many rows behind a prompt."""
+    times = pass_times({"target": engine.scorers["target"]}, prompt, [num_rows])
+    return times["target", num_rows]
+
+
+def quartiles(figures: Sequence[float]) -> tuple[float, float, float]:
+    """The first, the median and the third."""
+    ordered = sorted(figures)
+    quarter = len(ordered) // 4
+    return ordered[quarter], statistics.median(ordered), ordered[-1 - quarter]
 
 
 def prompts_of(path: Path | None, count: int = 32, length: int = 256) -> list[tuple[int, ...]]:
@@ -156,11 +179,14 @@ def main() -> None:
     for shape in arguments.shapes:
         for load in measure(shape, arguments, prompts):
             loads.append(load)
-            share = f"  {load.share:.2f} of the pass table" if load.share else ""
+            low, ratio, high = load.ratio
+            told = f"{ratio:.2f}x plain ({low:.2f}-{high:.2f})"
+            if load.share is not None:
+                told = f"{load.share:.2f} of its passes"
             print(
                 f"{load.shape or 'embedded':>8}  {load.num_texts:2} texts  {load.mode:20} "
                 f"{load.rate:7.0f} tokens/s ({load.quartiles[0]:.0f}-{load.quartiles[1]:.0f})  "
-                f"{load.tokens_per_step:5.2f} a step{share}",
+                f"{load.tokens_per_step:5.2f} a step  {told}",
                 flush=True,
             )
     if arguments.json:
