@@ -11,7 +11,8 @@ from tests.checkpoints import VOCAB_SIZE
 from tests.engine.sampling_params import random_edits, random_filters
 from tests.engine.setups import STAGE_LISTS, random_request, run, target_model, token_ids
 
-CASES_PER_LIST = 30
+CASES_PER_LIST = 12
+MANY_CASES = 120
 
 
 def play(stages: str, num_cases: int, seed: int = 0) -> tuple[int, int, int]:
@@ -36,9 +37,12 @@ def play(stages: str, num_cases: int, seed: int = 0) -> tuple[int, int, int]:
     return num_different, num_accepted, num_drafts - num_accepted
 
 
+@pytest.mark.parametrize(
+    "num_cases", [CASES_PER_LIST, pytest.param(MANY_CASES, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("stages", list(STAGE_LISTS))
-def test_the_text_is_the_same_with_and_without_speculation(stages: str) -> None:
+def test_the_text_is_the_same_with_and_without_speculation(stages: str, num_cases: int) -> None:
     """And drafts were accepted and rejected, or it would prove nothing."""
-    num_different, num_accepted, num_rejected = play(stages, CASES_PER_LIST)
+    num_different, num_accepted, num_rejected = play(stages, num_cases)
     assert num_different == 0
     assert num_accepted > 0 and num_rejected > 0

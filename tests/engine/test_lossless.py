@@ -15,7 +15,8 @@ from tests.engine.setups import (
     token_ids,
 )
 
-CASES_PER_LIST = 50
+CASES_PER_LIST = 20
+MANY_CASES = 200
 
 
 def play(stages: str, num_cases: int, seed: int = 0) -> tuple[int, dict[str, StageStats]]:
@@ -36,10 +37,13 @@ def play(stages: str, num_cases: int, seed: int = 0) -> tuple[int, dict[str, Sta
     return num_different, totals
 
 
+@pytest.mark.parametrize(
+    "num_cases", [CASES_PER_LIST, pytest.param(MANY_CASES, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("stages", list(STAGE_LISTS))
-def test_the_text_is_the_same_with_and_without_speculation(stages: str) -> None:
+def test_the_text_is_the_same_with_and_without_speculation(stages: str, num_cases: int) -> None:
     """And the cases accepted and rejected drafts of every stage, or they would prove nothing."""
-    num_different, totals = play(stages, CASES_PER_LIST)
+    num_different, totals = play(stages, num_cases)
     assert num_different == 0
     for stage in totals.values():
         assert 0 < stage.num_accepted < stage.num_proposed, stage

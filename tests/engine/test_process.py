@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +75,28 @@ async def running(config: EngineConfig) -> AsyncIterator[EngineProcess]:
         await process.close()
 
 
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.Runner]:
+    """In which the process of several tests is asked and watched."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def process(config: EngineConfig, loop: asyncio.Runner) -> Iterator[EngineProcess]:
+    """One of three seats, for tests that leave it as it was."""
+
+    async def started() -> EngineProcess:
+        process = EngineProcess(replace(config, max_running=3))
+        await process.start()
+        await process.wait_ready()
+        return process
+
+    process = loop.run(started())
+    yield process
+    loop.run(process.close())
+
+
 async def collect(process: EngineProcess, request: GenerateRequest) -> list[Output | Finished]:
     """What came of a request, as `engine.api` has it."""
     updates = [update async for update in process.generate(request)]
@@ -108,48 +130,48 @@ def test_it_loads_answers_and_says_what_it_is(config: EngineConfig) -> None:
     asyncio.run(scenario())
 
 
-def test_closing_the_stream_frees_the_engine_within_a_step(config: EngineConfig) -> None:
+def test_closing_the_stream_frees_the_engine_within_a_step(
+    process: EngineProcess, loop: asyncio.Runner
+) -> None:
     async def scenario() -> None:
-        async with running(config) as process:
-            await process.wait_ready()
-            stream = process.generate(LONG)
-            async for _ in stream:
-                break
-            started = time.monotonic()
-            await stream.aclose()
-            assert time.monotonic() - started < 2.0
-            assert len(ids(await collect(process, SHORT))) == 12
+        stream = process.generate(LONG)
+        async for _ in stream:
+            break
+        started = time.monotonic()
+        await stream.aclose()
+        assert time.monotonic() - started < 2.0
+        assert len(ids(await collect(process, SHORT))) == 12
 
-    asyncio.run(scenario())
+    loop.run(scenario())
 
 
-def test_cancel_ends_the_stream_and_is_idempotent(config: EngineConfig) -> None:
+def test_cancel_ends_the_stream_and_is_idempotent(
+    process: EngineProcess, loop: asyncio.Runner
+) -> None:
     async def scenario() -> None:
-        async with running(config) as process:
-            await process.wait_ready()
-            items = []
-            async for update in process.generate(LONG):
-                items.append(update.output or update.finished)
-                process.cancel("long")
-                process.cancel("another")
-            assert isinstance(items[-1], Finished)
-            assert items[-1].reason == "cancelled"
-            assert len(ids(items)) < 300
+        items = []
+        async for update in process.generate(LONG):
+            items.append(update.output or update.finished)
             process.cancel("long")
-            assert len(ids(await collect(process, SHORT))) == 12
+            process.cancel("another")
+        assert isinstance(items[-1], Finished)
+        assert items[-1].reason == "cancelled"
+        assert len(ids(items)) < 300
+        process.cancel("long")
+        assert len(ids(await collect(process, SHORT))) == 12
 
-    asyncio.run(scenario())
+    loop.run(scenario())
 
 
-def test_a_request_that_cannot_run_is_an_error_and_the_engine_lives(config: EngineConfig) -> None:
+def test_a_request_that_cannot_run_is_an_error_and_the_engine_lives(
+    process: EngineProcess, loop: asyncio.Runner
+) -> None:
     async def scenario() -> None:
-        async with running(config) as process:
-            await process.wait_ready()
-            with pytest.raises(InvalidRequestError, match="exceed the window"):
-                await collect(process, GenerateRequest("x", (1,), 5000))
-            assert len(ids(await collect(process, SHORT))) == 12
+        with pytest.raises(InvalidRequestError, match="exceed the window"):
+            await collect(process, GenerateRequest("x", (1,), 5000))
+        assert len(ids(await collect(process, SHORT))) == 12
 
-    asyncio.run(scenario())
+    loop.run(scenario())
 
 
 def test_a_process_that_dies_fails_its_request_and_says_so(config: EngineConfig) -> None:
@@ -215,21 +237,19 @@ def test_no_room_for_its_socket_is_a_death_that_can_be_tried_again(
 
 
 def test_the_tokenizer_is_read_over_there_and_only_when_it_is_asked_for(
-    config: EngineConfig,
+    config: EngineConfig, process: EngineProcess, loop: asyncio.Runner
 ) -> None:
     """Red when an engine cannot serve ids without a tokenizer, or dies for want of one."""
 
     async def scenario() -> None:
-        async with running(config) as process:
-            await process.wait_ready()
-            with pytest.raises(ModelLoadError, match="no usable tokenizer"):
-                await process.read_tokenizer()
-            byte_level().save(f"{config.model}/tokenizer.json")
-            state = await process.read_tokenizer()
-            assert Tokenizer.from_str(state.json).encode("hello").ids
-            assert len(ids(await collect(process, SHORT))) == 12
+        with pytest.raises(ModelLoadError, match="no usable tokenizer"):
+            await process.read_tokenizer()
+        byte_level().save(f"{config.model}/tokenizer.json")
+        state = await process.read_tokenizer()
+        assert Tokenizer.from_str(state.json).encode("hello").ids
+        assert len(ids(await collect(process, SHORT))) == 12
 
-    asyncio.run(scenario())
+    loop.run(scenario())
 
 
 class Ear:
@@ -538,27 +558,27 @@ def test_a_temporary_folder_with_a_long_name_is_no_obstacle(
 
 
 def test_requests_may_wait_over_there_and_the_last_output_comes_with_the_end(
-    config: EngineConfig,
+    process: EngineProcess, loop: asyncio.Runner
 ) -> None:
     """Red when a second request is refused, mixed up with the first, or its end told too late."""
 
     async def scenario() -> None:
-        async with running(config) as process:
-            await process.wait_ready()
-            requests = [replace(SHORT, request_id=name) for name in "ab"]
-            first, second = await asyncio.gather(*(collect(process, each) for each in requests))
-            assert ids(first) == ids(second) and len(ids(first)) == 12
-            assert {item.request_id for item in second} == {"b"}
-            *_, last = [update async for update in process.generate(SHORT)]
-            assert last.output is not None and last.finished is not None
-            with pytest.raises(EngineError, match="another request has the id 'long'"):
-                async for _ in process.generate(LONG):
-                    await collect(process, LONG)
+        requests = [replace(SHORT, request_id=name) for name in "ab"]
+        first, second = await asyncio.gather(*(collect(process, each) for each in requests))
+        assert ids(first) == ids(second) and len(ids(first)) == 12
+        assert {item.request_id for item in second} == {"b"}
+        *_, last = [update async for update in process.generate(SHORT)]
+        assert last.output is not None and last.finished is not None
+        with pytest.raises(EngineError, match="another request has the id 'long'"):
+            async for _ in process.generate(LONG):
+                await collect(process, LONG)
 
-    asyncio.run(scenario())
+    loop.run(scenario())
 
 
-def test_requests_that_run_at_once_are_each_what_they_are_alone(config: EngineConfig) -> None:
+def test_requests_that_run_at_once_are_each_what_they_are_alone(
+    process: EngineProcess, loop: asyncio.Runner
+) -> None:
     """Red when what is told of one goes to another, or one waits for another's end."""
     requests = [
         replace(LONG, request_id=str(seed), max_tokens=60, sampling=SamplingParams(seed=seed))
@@ -566,34 +586,35 @@ def test_requests_that_run_at_once_are_each_what_they_are_alone(config: EngineCo
     ]
 
     async def scenario() -> None:
-        async with running(replace(config, max_running=3)) as process:
-            info = await process.wait_ready()
-            assert info.num_seats == 3 and info.seating.startswith("as configured")
-            together = await asyncio.gather(*(collect(process, each) for each in requests))
-            for request, told in zip(requests, together, strict=True):
-                assert ids(told) == ids(await collect(process, request))
-            widths = [each.stats.num_texts for each in together[2] if isinstance(each, Output)]
-            assert max(widths) == 3
+        info = await process.wait_ready()
+        assert info.num_seats == 3 and info.seating.startswith("as configured")
+        together = await asyncio.gather(*(collect(process, each) for each in requests))
+        for request, told in zip(requests, together, strict=True):
+            assert ids(told) == ids(await collect(process, request))
+        widths = [each.stats.num_texts for each in together[2] if isinstance(each, Output)]
+        assert max(widths) == 3
 
-    asyncio.run(scenario())
+    loop.run(scenario())
 
 
-def test_one_of_several_that_is_given_up_frees_its_seat_alone(config: EngineConfig) -> None:
+def test_one_of_several_that_is_given_up_frees_its_seat_alone(
+    process: EngineProcess, loop: asyncio.Runner
+) -> None:
     """Red when a cancel ends a neighbour, or leaves the seat to the text that nobody wants."""
 
     async def scenario() -> None:
-        async with running(replace(config, max_running=2)) as process:
-            await process.wait_ready()
-            alone = ids(await collect(process, replace(LONG, request_id="alone")))
-            staying = asyncio.create_task(collect(process, LONG))
-            leaving = process.generate(replace(LONG, request_id="leaving"))
-            await anext(leaving)
-            await leaving.aclose()
-            assert len(ids(await collect(process, SHORT))) == 12
-            assert not staying.done()
-            assert ids(await staying) == alone
+        alone = ids(await collect(process, replace(LONG, request_id="alone")))
+        staying = asyncio.create_task(collect(process, LONG))
+        seated = [process.generate(replace(LONG, request_id=name)) for name in ("stays", "leaves")]
+        for stream in seated:
+            await anext(stream)
+        await seated[1].aclose()
+        assert len(ids(await collect(process, SHORT))) == 12
+        assert not staying.done()
+        assert ids(await staying) == alone
+        await seated[0].aclose()
 
-    asyncio.run(scenario())
+    loop.run(scenario())
 
 
 def test_a_death_is_told_to_all_that_run(config: EngineConfig) -> None:
