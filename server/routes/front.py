@@ -32,7 +32,7 @@ _PAGE_HEADERS = {
     ),
     "Referrer-Policy": "no-referrer",
 }
-_VARY = {"Vary": "Accept"}
+_VARY = {"Vary": "Accept", "Cache-Control": "no-cache"}
 
 
 @router.get("/", response_model=dict[str, Any])
