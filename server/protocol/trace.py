@@ -38,8 +38,8 @@ class TracedStep(Wire):
     """One step of a choice: its tree, which way through it was accepted, and what it took.
 
     `num_nodes` and `num_accepted` count all of the tree, of which `nodes` may be a part or none;
-    `path` holds places among these. Times are those of the whole step, which several texts may share: `nodes_by_text` has the
-    sizes of their trees, and `place` is this choice's among them.
+    `path` holds places among these. Times are those of the whole step, which several texts may
+    share: `nodes_by_text` has the sizes of their trees, and `place` is this choice's among them.
     """
 
     step: int
