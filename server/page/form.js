@@ -95,8 +95,9 @@ export class Form {
     const isExample = Object.values(EXAMPLES).includes(this.#prompt.value) || !this.#prompt.value;
     if (isExample) this.#prompt.value = EXAMPLES[this.mode];
     // Where it stands is where it is read and reached by keyboard: a message comes after the others.
-    const section = byId("writing");
+    const [section, focused] = [byId("writing"), document.activeElement];
     if (isChat) section.append(this.#form, byId("status"));
     else section.prepend(this.#form, byId("status"));
+    focused.focus(); // which moving takes away
   }
 }

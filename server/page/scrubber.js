@@ -121,7 +121,7 @@ export class Scrubber {
     this.#back.disabled = stepAt < 1;
     this.#forth.disabled = stepAt >= num - 1;
     this.#play.disabled = num < 2 || !turn.isOver;
-    this.#play.textContent = isPlaying ? "Stop" : "Play";
+    this.#play.textContent = isPlaying ? "End" : "Play";
     byId("step-name").textContent = step ? `Step ${step.step} of ${num}` : "";
     this.#drawBars(turn, num);
     for (const bar of this.#bars.querySelectorAll(".lit")) bar.classList.remove("lit");

@@ -83,10 +83,14 @@ def write(page: Any, words: str | None = None) -> None:
     page.locator("#write:enabled").wait_for()
 
 
-def step_name(page: Any) -> str:
-    name = page.locator("#step-name").text_content()
-    assert isinstance(name, str)
-    return name
+def expect_step(page: Any, number: int) -> None:
+    """What is looked at is drawn with the next frame."""
+    name = f"Step {number} of {NUM_STEPS}"
+    playwright.expect(page.locator("#step-name")).to_have_text(name)
+
+
+def expect_count(found: Any, number: int) -> None:
+    playwright.expect(found).to_have_count(number)
 
 
 def test_a_text_is_typed_streamed_and_looked_at_step_by_step(
@@ -97,19 +101,19 @@ def test_a_text_is_typed_streamed_and_looked_at_step_by_step(
     page = tab.open(server)
     write(page, "def f(")
     assert page.locator(".text").text_content() == f"def f({TEXT}"
-    assert page.locator(".text .token").count() == NUM_TOKENS
+    expect_count(page.locator(".text .token"), NUM_TOKENS)
     assert f"{NUM_TOKENS} tokens in {NUM_STEPS} steps" in page.locator("#status").text_content()
-    assert step_name(page) == f"Step {NUM_STEPS} of {NUM_STEPS}"
+    expect_step(page, NUM_STEPS)
     page.locator(".text .step").nth(1).click()
-    assert step_name(page) == f"Step 2 of {NUM_STEPS}"
-    assert page.locator("#tree .node").count() == 8 + 1  # the bonus token is drawn too
-    assert page.locator("#tree .node.accepted").count() == 1
-    assert page.locator(".text .step.later").count() == NUM_STEPS - 2
+    expect_step(page, 2)
+    expect_count(page.locator("#tree .node"), 8 + 1)  # the bonus token is drawn too
+    expect_count(page.locator("#tree .node.accepted"), 1)
+    expect_count(page.locator(".text .step.later"), NUM_STEPS - 2)
     page.locator("#scrub").focus()
     page.keyboard.press("ArrowRight")
-    assert step_name(page) == f"Step 3 of {NUM_STEPS}"
+    expect_step(page, 3)
     page.get_by_text("Nodes as a table").click()
-    assert page.locator("#nodes tbody tr").count() == 8 + 1
+    expect_count(page.locator("#nodes tbody tr"), 8 + 1)
 
 
 @slow
@@ -119,7 +123,7 @@ def test_a_text_is_stopped_and_the_engine_with_it(start_server: StartServer, tab
     page = tab.open(server)
     page.locator("#write").click()
     page.locator(".text .step").nth(2).wait_for()
-    page.get_by_role("button", name="Stop").first.click()
+    page.get_by_role("button", name="Stop").click()
     page.locator("#write:enabled").wait_for()
     assert page.locator("#status").text_content().startswith("Stopped after")
     assert page.locator(".text .step").count() >= 3
@@ -130,10 +134,10 @@ def test_a_text_is_stopped_and_the_engine_with_it(start_server: StartServer, tab
 def test_a_seat_shows_who_is_written_meanwhile(start_server: StartServer, tab: Tab) -> None:
     server = start_server(Behaviour(slowly, step_seconds=0.05, num_seats=3)).wait_ready()
     page = tab.open(server)
-    assert page.locator("#seats li").count() == 3
+    expect_count(page.locator("#seats li"), 3)
     page.locator("#write").click()
-    page.locator("#seats li[data-busy=true]").wait_for()
-    assert "8 nodes" in page.locator("#seats li[data-busy=true]").get_attribute("aria-label")
+    page.get_by_label("8 nodes in its last step").wait_for()
+    expect_count(page.locator("#seats li[data-busy=true]"), 1)
     page.keyboard.press("Escape")
     page.get_by_text("0 of 3 seats taken").wait_for()
 
@@ -156,7 +160,8 @@ def test_the_same_seed_is_written_with_and_without_speculation(
     page.locator("#scrub").focus()
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
-    assert [panes.nth(at).locator(".later").count() for at in (0, 1)] == [NUM_STEPS - 2] * 2
+    for at in (0, 1):
+        expect_count(panes.nth(at).locator(".later"), NUM_STEPS - 2)
 
 
 @slow
@@ -191,7 +196,7 @@ def test_a_chat_is_a_conversation(start_server: StartServer, tab: Tab) -> None:
     assert sent == f"[user] one\n[assistant] {TEXT}\n[user] two\n"
     assert page.locator(".said").all_text_contents() == ["one", "two"]
     page.get_by_role("button", name="New chat").click()
-    assert page.locator(".turn").count() == 0
+    expect_count(page.locator(".turn"), 0)
 
 
 @slow
@@ -213,7 +218,7 @@ def test_a_key_is_asked_for_and_kept_while_the_tab_is_open(
         page.get_by_role("button", name="Use it").click()
     page.get_by_text("seats taken").wait_for()
     write(page)
-    assert page.locator(".text .token").count() == NUM_TOKENS
+    expect_count(page.locator(".text .token"), NUM_TOKENS)
     page.reload()
     page.get_by_text("seats taken").wait_for()
     assert page.evaluate("localStorage.length") == 0 and page.context.cookies() == []
@@ -239,12 +244,12 @@ def test_all_of_it_can_be_done_by_keyboard(start_server: StartServer, tab: Tab) 
     page.locator("#write:enabled").wait_for()
     page.locator(".text").focus()
     page.keyboard.press("ArrowLeft")
-    assert step_name(page) == f"Step {NUM_STEPS - 1} of {NUM_STEPS}"
+    expect_step(page, NUM_STEPS - 1)
     page.get_by_role("button", name="Play").focus()
     page.keyboard.press("Enter")
-    page.get_by_role("button", name="Stop", exact=True).last.wait_for()
+    page.get_by_role("button", name="End").wait_for()
     page.keyboard.press("Enter")
-    assert step_name(page) == f"Step {NUM_STEPS} of {NUM_STEPS}"
+    expect_step(page, NUM_STEPS)
 
 
 NAMELESS = """() => [...document.querySelectorAll(
@@ -276,7 +281,7 @@ def test_what_a_model_writes_is_text(start_server: StartServer, tab: Tab) -> Non
     page.locator("[name=max_tokens]").fill("200")
     write(page)
     assert page.locator(".text").text_content() == f"<i>{written}"
-    assert page.locator("#turns img, #turns i, #turns b").count() == 0
+    expect_count(page.locator("#turns img, #turns i, #turns b"), 0)
 
 
 @slow
