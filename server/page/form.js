@@ -4,7 +4,7 @@ import { byId } from "./dom.js";
 import { Turn } from "./turn.js";
 
 const EXAMPLES = {
-  completion: 'def fibonacci(n):\n    """The n-th Fibonacci number."""\n',
+  completion: 'def merge(left, right):\n    """Merge two sorted lists."""\n    result = []\n',
   chat: "Name three rivers, and say where each of them ends.",
 };
 

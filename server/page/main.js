@@ -14,6 +14,7 @@ const LOOK_AGAIN_MS = 1000;
 
 class Page {
   #server = new Server();
+  #seats = new Seats(this.#server);
   #turns = [];
   #texts = new Map();
   #shown = null;
@@ -37,7 +38,7 @@ class Page {
     await this.#waitUntilReady(model);
     const { chat_template } = await this.#withKey(() => this.#server.ask("props"));
     this.#form.offer(Boolean(chat_template));
-    new Seats(this.#server).watch();
+    this.#seats.watch();
   }
 
   async #waitUntilReady(model) {
@@ -90,7 +91,7 @@ class Page {
     this.#texts.set(turn, text);
     byId("turns").append(text.root);
     byId("failure").hidden = true;
-    this.#form.isBusy = true;
+    this.#form.isBusy = this.#seats.isHurried = true;
     this.#view.follow(turn);
     this.#tell("Writing …");
     try {
@@ -100,7 +101,7 @@ class Page {
     } catch (error) {
       this.#fail(error);
     } finally {
-      this.#form.isBusy = false;
+      this.#form.isBusy = this.#seats.isHurried = false;
       this.#draw();
     }
   }
@@ -149,7 +150,7 @@ function endOf(turn) {
   const { run } = turn;
   if (turn.runs.some((each) => each.status === "stopped")) return `Stopped after ${run.tokens.length} tokens.`;
   const why = run.finish === "length" ? "as many as were asked for" : "the text ended";
-  return `${run.tokens.length} tokens in ${run.steps.length} steps: ${why}. ${turn.verdict?.text ?? ""}`;
+  return `${run.tokens.length} tokens in ${run.steps.length} steps: ${why}.`;
 }
 
 new Page().start().catch((error) => {

@@ -10,6 +10,8 @@ export class Seats {
   #server;
   #list = byId("seats");
   #summary = byId("seats-summary");
+  #isHurried = false;
+  #wake = () => {};
 
   constructor(server) {
     this.#server = server;
@@ -18,8 +20,17 @@ export class Seats {
   async watch() {
     for (;;) {
       const isBusy = document.visibilityState === "visible" && (await this.#look());
-      await new Promise((done) => setTimeout(done, isBusy ? BUSY_MS : IDLE_MS));
+      await new Promise((done) => {
+        this.#wake = done;
+        setTimeout(done, isBusy || this.#isHurried ? BUSY_MS : IDLE_MS);
+      });
     }
+  }
+
+  /** Look more often while something of ours is being written. */
+  set isHurried(isHurried) {
+    this.#isHurried = isHurried;
+    this.#wake();
   }
 
   /** Whether anybody is written. */

@@ -18,7 +18,7 @@ class Pane {
       className: "text",
       tabIndex: 0,
       role: "group",
-      ariaLabel: `${isNamed ? `Text, ${run.name}` : "Text"}; left and right arrows go from step to step`,
+      ariaLabel: `${run.name}: left and right arrows go from step to step`,
     });
     if (given) this.text.append(element("span", { className: "given" }, given));
     this.text.addEventListener("click", ({ target }) => {
@@ -77,7 +77,7 @@ class Pane {
 /** All of one turn. `view` is what is looked at: see scrubber.js. */
 export class TurnView {
   #turn;
-  #verdict = element("p", { className: "verdict", hidden: true });
+  #verdict = element("p", { className: "verdict", role: "status" });
 
   constructor(turn, isChat, view) {
     this.#turn = turn;
@@ -89,10 +89,8 @@ export class TurnView {
     );
     this.root = element("article", { className: "turn" });
     if (isChat) this.root.append(element("p", { className: "said" }, turn.prompt));
-    this.root.append(
-      element("div", { className: "panes" }, ...this.panes.map((pane) => pane.root)),
-      this.#verdict,
-    );
+    this.root.append(element("div", { className: "panes" }, ...this.panes.map((pane) => pane.root)));
+    if (turn.plain) this.root.append(this.#verdict);
   }
 
   /** Show what there is by `time` of a turn that is looked back at; null shows all. */
@@ -105,7 +103,6 @@ export class TurnView {
       pane.mark(place === 0 ? lit : -1, end);
     }
     const verdict = this.#turn.verdict;
-    this.#verdict.hidden = !verdict;
     if (verdict && this.#verdict.textContent !== verdict.text) {
       this.#verdict.textContent = verdict.text;
       this.#verdict.dataset.equal = verdict.isEqual;
@@ -120,5 +117,5 @@ function numTokensBy(run, end) {
 function captionOf(run, num) {
   if (run.status === "waiting") return "waits for its turn";
   const count = num === run.tokens.length ? `${num} tokens` : `${num} of ${run.tokens.length} tokens`;
-  return run.time ? `${count}, ${run.time.toFixed(0)} ms in all` : count;
+  return run.isOver && run.time ? `${count}, ${run.time.toFixed(0)} ms` : count;
 }

@@ -11,8 +11,8 @@ export class Turn {
     this.path = path;
     this.body = body;
     this.speculation = speculation;
-    this.run = new Run(isCompared ? `speculation ${speculation}` : "text");
-    this.plain = isCompared ? new Run("speculation off") : null;
+    this.run = new Run(isCompared ? `Speculation ${speculation}` : "Text");
+    this.plain = isCompared ? new Run("Speculation off") : null;
   }
 
   get runs() {
