@@ -17,14 +17,12 @@ export class Figures {
       ["against plain", gain ? `${gain.toFixed(2)} ×` : "–"],
       ["tokens", String(run.tokens.length)],
       ["nodes verified", String(run.numNodes)],
-      ["seed", run.seed === null ? "–" : String(run.seed)],
     ];
     this.#list.replaceChildren(
       ...figures.map(([name, value]) =>
         element("div", {}, element("dt", {}, name), element("dd", {}, value)),
       ),
     );
-    this.#list.lastChild.classList.add("long");
   }
 }
 

@@ -150,7 +150,7 @@ function endOf(turn) {
   const { run } = turn;
   if (turn.runs.some((each) => each.status === "stopped")) return `Stopped after ${run.tokens.length} tokens.`;
   const why = run.finish === "length" ? "as many as were asked for" : "the text ended";
-  return `${run.tokens.length} tokens in ${run.steps.length} steps: ${why}.`;
+  return `${run.tokens.length} tokens in ${run.steps.length} steps: ${why}. Seed ${run.seed}.`;
 }
 
 new Page().start().catch((error) => {

@@ -87,7 +87,7 @@ export class TurnView {
       (run) =>
         new Pane(run, given, isNamed, (at) => view.choose(turn, run.steps[at].time), (by) => view.go(turn, by)),
     );
-    this.root = element("article", { className: "turn" });
+    this.root = element("article", { className: isChat ? "turn chat" : "turn" });
     if (isChat) this.root.append(element("p", { className: "said" }, turn.prompt));
     this.root.append(element("div", { className: "panes" }, ...this.panes.map((pane) => pane.root)));
     if (turn.plain) this.root.append(this.#verdict);
@@ -114,8 +114,12 @@ function numTokensBy(run, end) {
   return end < run.steps.length ? run.steps[end].first : run.tokens.length;
 }
 
+function durationOf(milliseconds) {
+  return milliseconds < 1000 ? `${milliseconds.toFixed(0)} ms` : `${(milliseconds / 1000).toFixed(2)} s`;
+}
+
 function captionOf(run, num) {
   if (run.status === "waiting") return "waits for its turn";
-  const count = num === run.tokens.length ? `${num} tokens` : `${num} of ${run.tokens.length} tokens`;
-  return run.isOver && run.time ? `${count}, ${run.time.toFixed(0)} ms` : count;
+  const count = num === run.tokens.length ? `${num} tokens` : `${num} of ${run.tokens.length}`;
+  return run.isOver && run.time ? `${count}, ${durationOf(run.time)}` : count;
 }
