@@ -125,7 +125,7 @@ class Page {
 
   #show() {
     const { turn, time, step } = this.#view;
-    for (const [each, text] of this.#texts) text.update(each === turn ? time : null);
+    for (const [each, text] of this.#texts) text.update(each === turn, time);
     this.#scrubber.update();
     if (!turn) return;
     this.#figures.show(turn);

@@ -39,8 +39,8 @@ class Pane {
   /** Add the steps that have come since; `told` is said of the run. */
   update(told) {
     this.#caption.textContent = told;
-    for (const [at, step] of this.#run.steps.entries()) {
-      if (at < this.#steps.length) continue;
+    for (const step of this.#run.steps.slice(this.#steps.length)) {
+      const at = this.#steps.length;
       const tokens = step.tokens.map((token) =>
         element(
           "span",
@@ -93,14 +93,15 @@ export class TurnView {
     if (turn.plain) this.root.append(this.#verdict);
   }
 
-  /** Show what there is by `time` of a turn that is looked back at; null shows all. */
-  update(time) {
+  /** Show all of it, or of the turn that is looked at what there was by a time that is not null. */
+  update(isLookedAt, timeOfView) {
+    const time = isLookedAt ? timeOfView : null;
     for (const [place, pane] of this.panes.entries()) {
       const run = this.#turn.runs[place];
       const lit = time === null ? run.steps.length - 1 : run.stepBy(time);
       const end = time === null ? run.steps.length : lit + 1;
       pane.update(captionOf(run, time === null ? run.tokens.length : numTokensBy(run, end)));
-      pane.mark(place === 0 ? lit : -1, end);
+      pane.mark(isLookedAt && place === 0 ? lit : -1, end);
     }
     const verdict = this.#turn.verdict;
     if (verdict && this.#verdict.textContent !== verdict.text) {
