@@ -100,7 +100,7 @@ def look_at_the_best_step(page: Page) -> None:
             slider.dispatchEvent(new Event("input"));
         }"""
     )
-    page.get_by_text("0 of").wait_for()
+    page.locator("#seats-summary", has_text="0 of").wait_for()
 
 
 if __name__ == "__main__":
