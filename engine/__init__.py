@@ -45,7 +45,7 @@ from engine.request import (
     TokenizerState,
     Update,
 )
-from engine.stats import SpeculationStats, StageStats, StepStats
+from engine.stats import SpeculationStats, StageStats, StepStats, StepTrace
 
 if TYPE_CHECKING:
     from engine.process import EngineProcess
@@ -82,6 +82,7 @@ __all__ = [
     "SpeculationStats",
     "StageStats",
     "StepStats",
+    "StepTrace",
     "TokenizerState",
     "Update",
     "check",

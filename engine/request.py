@@ -90,7 +90,8 @@ class GenerateRequest:
     of the prompt's tokens, which are then read anew, whatever of them is known. A reply of 0
     `max_tokens` leaves the prompt read. Whatever is remembered of a text is of use to texts with
     the same `cache_salt` alone. `prediction` is what the reply may turn out to be, in whole or in
-    parts, which a look-up stage proposes to this text alone.
+    parts, which a look-up stage proposes to this text alone. The steps of a text that `is_traced`
+    tell their trees.
     """
 
     request_id: str
@@ -104,6 +105,7 @@ class GenerateRequest:
     speculation: Speculation = "auto"
     cache_salt: str | None = None
     prediction: tuple[int, ...] = ()
+    is_traced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

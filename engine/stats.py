@@ -37,6 +37,38 @@ class StageStats:
         )
 
 
+MAX_TRACED_NODES = 256
+"""Of one text's tree in one step: the most that are shown, and so how deep it is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """A text's tree as a step verified it, for whoever asked to see it.
+
+    Node 0 is the root, the last token that the text had; the others come after their parents, of
+    which the root has none (-1). `origins` name the stage that first proposed each, `estimates` are
+    the probabilities, as believed before the pass, that the target chooses it after its parent. The
+    target agreed along `path`, and chose the `bonus_token` after it. Of more than MAX_TRACED_NODES
+    there are those of the path, and others as they were proposed.
+
+    Milliseconds are those of the whole step, growing, scoring and choosing among them, for all the
+    texts that shared it: `nodes_by_text` are the sizes of their trees, and this is that of `text`.
+    """
+
+    tokens: tuple[int, ...]
+    parents: tuple[int, ...]
+    origins: tuple[str, ...]
+    estimates: tuple[float, ...]
+    path: tuple[int, ...]
+    bonus_token: int
+    text: int
+    nodes_by_text: tuple[int, ...]
+    milliseconds: float
+    growing_milliseconds: float
+    scoring_milliseconds: float
+    choosing_milliseconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class StepStats:
     """One step: the tree that was verified, what came of it, and where the time went.
@@ -44,7 +76,8 @@ class StepStats:
     The step emitted `num_accepted_drafts` tokens and the bonus token. The counts are of
     the work that was run, even where an end of text inside the step cut its tokens. What was
     expected is the economy's forecast for the tree that it chose. Where `num_texts` shared the
-    step, times are this text's share of them by nodes, so that those of all texts add up.
+    step, times are this text's share of them by nodes, so that those of all texts add up. There is
+    a `trace` where the request asked for one.
     """
 
     num_nodes: int
@@ -55,6 +88,7 @@ class StepStats:
     expected_tokens: float = 1.0
     expected_milliseconds: float = 0.0
     num_texts: int = 1
+    trace: StepTrace | None = None
 
     @property
     def num_draft_tokens(self) -> int:

@@ -22,7 +22,17 @@ from server.middleware import (
     RequestIdMiddleware,
 )
 from server.protocol import ErrorReply
-from server.routes import chat, completions, infill, load, models, operations, pages, tokens
+from server.routes import (
+    chat,
+    completions,
+    front,
+    infill,
+    load,
+    models,
+    operations,
+    pages,
+    tokens,
+)
 from server.settings import Settings
 from server.state import State
 from server.version import VERSION
@@ -46,14 +56,15 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
         docs_url=None,  # pages.py has one without a content network
         redoc_url=None,
     )
-    app.state.server = State(settings, pool, metrics)
-    for family in (chat, completions, infill, models, operations, load, tokens, pages):
+    keys = settings.keys()
+    app.state.server = State(settings, pool, metrics, needs_key=bool(keys))
+    for family in (chat, completions, infill, models, operations, load, tokens, front, pages):
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(HeadMiddleware)
-    if keys := settings.keys():
+    if keys:
         app.add_middleware(ApiKeyMiddleware, keys=keys)
     if settings.allow_origin:  # before the key, which a browser's first question does not have
         app.add_middleware(

@@ -5,7 +5,7 @@ an accepted block are taken one at a time, so that text, tokens and usage end at
 wherever in the block a stop string falls.
 """
 
-from engine import EmittedToken, Update
+from engine import EmittedToken, StepStats, Update
 from server.piece import Manner, Piece, TextEnd
 from server.text import Detokenizer, StopMatcher, Tokenizer, unmarked
 
@@ -31,6 +31,8 @@ class ChoiceWriter:
         self._text = ""
         self._tokens: list[EmittedToken] = []
         self._offsets: list[int] = []
+        self._texts: list[str] = []
+        self._steps: list[StepStats] = []
         self._prompt: tuple[EmittedToken, ...] = ()
         self._is_told = False
         self.finish_reason: TextEnd | None = None
@@ -40,6 +42,8 @@ class ChoiceWriter:
         """Take what a step has brought, up to a stop string; returns how many tokens were kept."""
         tokens = update.output.tokens if update.output else ()
         self._prompt += update.output.prompt if update.output else ()
+        if update.output is not None and update.output.stats.trace is not None:
+            self._steps.append(update.output.stats)
         stop_id = update.finished.stop_token_id if update.finished else None
         for number, token in enumerate(tokens, start=1):
             is_stop = stop_id is not None and number == len(tokens)
@@ -66,15 +70,18 @@ class ChoiceWriter:
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
             prompt=self._prompt,
+            texts=tuple(self._texts),
+            steps=tuple(self._steps),
         )
         self._text, self._prompt = "", ()
-        self._tokens.clear()
-        self._offsets.clear()
+        for told in (self._tokens, self._offsets, self._texts, self._steps):
+            told.clear()
         return piece
 
     def _push_token(self, token: EmittedToken, is_stop: bool) -> None:
         self._tokens.append(token)
         self._offsets.append(self._num_characters)
+        self._texts.append("")
         if is_stop and not self._manner.includes_stop:
             # It leaves no text, but a stop string may end with it.
             self._write(self._detokenizer.flush() + self._matcher.marks.get(token.token_id, ""))
@@ -82,7 +89,10 @@ class ChoiceWriter:
             self._write(self._detokenizer.push(token.token_id))
 
     def _write(self, piece: str) -> None:
-        self._num_characters += len(unmarked(piece))
+        shown = unmarked(piece)
+        self._num_characters += len(shown)
+        if self._texts:
+            self._texts[-1] += shown
         self._text += self._matcher.push(piece)
 
     def _finish(self, reason: TextEnd, stop_id: int | None) -> None:

@@ -130,6 +130,8 @@ class ApiKeyMiddleware:
     _PROBES = ("/", "/health", "/ping", "/ready", "/version", "/metrics", "/load")
     _PAGES = ("/openapi.json", "/docs")
     _OPEN = frozenset((*_PROBES, *_PAGES))
+    # Of the page that asks for the key.
+    _FILES = "/page/"
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self._app = app
@@ -137,7 +139,7 @@ class ApiKeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request, or answer 401."""
-        if scope["type"] == "http" and scope["path"] not in self._OPEN:
+        if scope["type"] == "http" and not self._is_open(scope["path"]):
             given = [*_given_keys(Headers(scope=scope))]
             # Every one is compared, however early one fits.
             fitting = [secrets.compare_digest(one, key) for one in given for key in self._keys]
@@ -147,6 +149,9 @@ class ApiKeyMiddleware:
                 )
                 return await error_response(error)(scope, receive, send)
         await self._app(scope, receive, send)
+
+    def _is_open(self, path: str) -> bool:
+        return path in self._OPEN or path.startswith(self._FILES)
 
 
 def _given_keys(headers: Headers) -> Iterator[bytes]:

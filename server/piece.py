@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal
 
-from engine import EmittedToken
+from engine import EmittedToken, StepStats
 
 TextEnd = Literal["stop", "length"]
 """How a text that nobody broke off has ended."""
@@ -39,6 +39,9 @@ class Piece:
     The last piece has a `finish_reason`, and in `stop_reason` the string or the token id that ended
     the text, if one did. The tokens of the `prompt` are those of which log-probabilities were asked
     for.
+
+    `texts` are what each token has added to the choice, though a stop string may take some of it
+    away again. `steps` are those that the tokens came from, where a trace of them was asked for.
     """
 
     index: int
@@ -48,6 +51,8 @@ class Piece:
     finish_reason: TextEnd | None = None
     stop_reason: str | int | None = None
     prompt: tuple[EmittedToken, ...] = ()
+    texts: tuple[str, ...] = ()
+    steps: tuple[StepStats, ...] = ()
 
 
 async def fold(pieces: AsyncIterator[Piece]) -> list[Piece]:
@@ -66,4 +71,6 @@ def _joined(parts: Sequence[Piece]) -> Piece:
         tokens=tuple(chain.from_iterable(part.tokens for part in parts)),
         offsets=tuple(chain.from_iterable(part.offsets for part in parts)),
         prompt=tuple(chain.from_iterable(part.prompt for part in parts)),
+        texts=tuple(chain.from_iterable(part.texts for part in parts)),
+        steps=tuple(chain.from_iterable(part.steps for part in parts)),
     )

@@ -14,11 +14,15 @@ from server.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The server's parts; `started_at` is in seconds of Unix time."""
+    """The server's parts; `started_at` is in seconds of Unix time.
+
+    `needs_key` is whether clients must have one.
+    """
 
     settings: Settings
     pool: EnginePool
     metrics: Metrics
+    needs_key: bool = False
     started_at: int = field(default_factory=lambda: int(time.time()))
 
     def check_model(self, name: str | None) -> None:

@@ -93,6 +93,7 @@ class Generation:
                     if update.output is not None:
                         self._observe(choice, update.output, num_kept, len(sequence.prompt))
                         seat.num_tokens = len(sequence.prompt) + choice.num_tokens
+                        seat.num_nodes = update.output.stats.num_nodes
                     choice.finish_reason = writer.finish_reason
                     if (piece := writer.take()) is not None:
                         pieces.put_nowait(piece)

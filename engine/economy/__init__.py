@@ -16,6 +16,7 @@ Things live as long as the engine, or as one step.
     next_pass     whether one more draft pass pays, and over which rows
     choice        how large a tree should be, and when to stop growing it
     outcome       what came of it
+    trace         its tree as it was verified, for whoever asked to see that
 
 It decides trees and nothing else: no text depends on it. It knows no model and no device.
 """

@@ -9,6 +9,7 @@ from engine.economy.choice import Choice, Prospects, best_size
 from engine.economy.experience import Experience
 from engine.economy.outcome import Outcome
 from engine.economy.prices import HOST, TARGET_PASS, Prices
+from engine.economy.trace import trace_of
 from engine.economy.turn import Turn
 from engine.stats import StepStats
 from engine.stopwatch import Stopwatch
@@ -165,4 +166,9 @@ class Step:
             expected_tokens=self.choice.tokens[text],
             expected_milliseconds=share * self.choice.milliseconds,
             num_texts=len(tree.roots),
+            trace=(
+                trace_of(tree, text, accepted, milliseconds, laps)
+                if self.texts[text].request.is_traced
+                else None
+            ),
         )

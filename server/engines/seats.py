@@ -1,6 +1,6 @@
 """The seats of one engine process, and which prompt was read in each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from engine import num_common
@@ -8,10 +8,14 @@ from engine import num_common
 
 @dataclass(eq=False, slots=True)
 class Seat:
-    """Room for one text, so many tokens long by now; `prompt` is the last that was read here."""
+    """Room for one text, so many tokens long by now; `prompt` is the last that was read here.
+
+    Its last step has verified a tree of `num_nodes`.
+    """
 
     prompt: Sequence[int] = ()
     num_tokens: int = 0
+    num_nodes: int = 0
 
 
 class Seats:
@@ -29,10 +33,17 @@ class Seats:
     def __len__(self) -> int:
         return len(self._all)
 
+    def __iter__(self) -> Iterator[Seat]:
+        return iter(self._all)
+
     @property
     def num_free(self) -> int:
         """Seats where nobody sits."""
         return len(self._free)
+
+    def is_free(self, seat: Seat) -> bool:
+        """Whether nobody sits there."""
+        return seat in self._free
 
     @property
     def usage(self) -> float:
@@ -58,5 +69,5 @@ class Seats:
     def vacate(self, seat: Seat) -> None:
         """A text has ended; one whose process has died since is no matter."""
         if seat in self._all:
-            seat.num_tokens = 0
+            seat.num_tokens = seat.num_nodes = 0
             self._free.append(seat)

@@ -41,6 +41,7 @@ from server.protocol.tokens import (
     TokenizeRequest,
     TokenizerInfo,
 )
+from server.protocol.trace import BonusToken, TracedNode, TracedStep, TracedToken
 from server.protocol.usage import (
     CompletionTokensDetails,
     PromptTokensDetails,
@@ -53,6 +54,7 @@ from server.protocol.wire import is_encodable
 
 __all__ = [
     "AppliedTemplate",
+    "BonusToken",
     "CallPiece",
     "ChatChoice",
     "ChatChunk",
@@ -94,6 +96,9 @@ __all__ = [
     "Tool",
     "ToolCallPiece",
     "TopLogprob",
+    "TracedNode",
+    "TracedStep",
+    "TracedToken",
     "Usage",
     "UsageChatChunk",
     "UsageChunk",

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from server.protocol.trace import TracedStep
 from server.protocol.usage import RequestMetrics, Usage
 from server.protocol.wire import Wire, unless_none
 
@@ -86,6 +87,7 @@ class ChatChunkChoice(_Choice):
     """A piece of one choice."""
 
     delta: Delta
+    trace: list[TracedStep] | None = unless_none()
 
 
 class _Reply(Wire):

@@ -8,6 +8,7 @@ from pydantic import Field, PlainValidator, model_validator
 from server.protocol.foreign import refusal
 from server.protocol.request import TextRequest
 from server.protocol.sampling import Whole
+from server.protocol.trace import TracedStep
 from server.protocol.usage import RequestMetrics, Usage
 from server.protocol.wire import Text, Wire, is_encodable, unless_none
 
@@ -122,6 +123,7 @@ class Choice(Wire):
     token_ids: list[int] | None = unless_none()
     prompt_token_ids: list[int] | None = unless_none()
     prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = unless_none()
+    trace: list[TracedStep] | None = unless_none()
 
 
 class Completion(Wire):

@@ -57,6 +57,7 @@ class TextRequest(SamplingFields):
     stream: bool = False
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
+    return_trace: bool = False
     speculation: Literal["auto", "always", "off"] = "auto"
     prediction: Prediction | None = None
     cache_salt: String | None = None
@@ -72,4 +73,6 @@ class TextRequest(SamplingFields):
     def _refuse_options_of_no_stream(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise refusal("stream_options", "is only allowed when stream is true")
+        if self.return_trace and not self.stream:
+            raise refusal("return_trace", "is told by streams alone; set stream, or leave it out")
         return self

@@ -28,19 +28,24 @@ async def load(state: AppState) -> dict[str, int]:
 
 @router.get("/slots")
 async def slots(state: AppState, fail_on_no_slot: int = 0) -> Response:
-    """Every seat of every engine; with `fail_on_no_slot=1` 503 where none is free."""
+    """Every seat of every engine; with `fail_on_no_slot=1` 503 where none is free.
+
+    Beside llama-server's words, how many tokens the text there has, and how many nodes of it the
+    last step has verified.
+    """
     told: list[dict[str, Any]] = []
     for client in state.pool.clients:
-        num_busy = len(client.seats) - client.seats.num_free
         info = client.info if client.is_serving else None
         told += [
             {
-                "id": len(told) + number,
+                "id": number,
                 "n_ctx": info.max_model_len if info else 0,
-                "is_processing": number < num_busy,
+                "is_processing": not client.seats.is_free(seat),
                 "speculative": bool(info and info.stages),
+                "num_tokens": seat.num_tokens,
+                "num_nodes": seat.num_nodes,
             }
-            for number in range(len(client.seats))
+            for number, seat in enumerate(client.seats, start=len(told))
         ]
     is_full = bool(fail_on_no_slot) and all(slot["is_processing"] for slot in told)
     headers = {"Retry-After": str(RETRY_AFTER)} if is_full else {}
@@ -51,6 +56,8 @@ async def slots(state: AppState, fail_on_no_slot: int = 0) -> Response:
 async def props(state: AppState) -> dict[str, Any]:
     """What is served, as llama-server tells it."""
     info, infill = state.pool.nearest.info, state.pool.tokenizer.infill
+    templates = state.pool.tokenizer.get().templates
+    template = templates.choose(has_tools=False, override=state.settings.chat_template)
     return {
         "default_generation_settings": {
             "n_ctx": info.max_model_len,
@@ -66,6 +73,7 @@ async def props(state: AppState) -> dict[str, Any]:
         "model_alias": state.settings.model_id,
         "model_path": info.model,
         "build_info": f"stagetree {VERSION}",
+        "chat_template": template.source if template else "",
         "modalities": {"vision": False, "audio": False},
         "fim_template": infill.template if infill else None,
     }

@@ -14,23 +14,6 @@ from server.version import VERSION
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/")
-async def signpost(state: AppState) -> dict[str, str]:
-    """What this is and where to go."""
-    return {
-        "name": "stagetree",
-        "version": VERSION,
-        "model": state.settings.model_id,
-        "completions": "/v1/completions",
-        "chat": "/v1/chat/completions",
-        "infill": "/infill",
-        "models": "/v1/models",
-        "ready": "/ready",
-        "metrics": "/metrics",
-        "api": "/openapi.json",
-    }
-
-
 @router.get("/health")
 async def health() -> dict[str, str]:
     """The server process answers, whatever the engine does."""

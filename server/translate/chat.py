@@ -30,6 +30,7 @@ from server.text import Tokenizer
 from server.translate.conversation import ChatPlan
 from server.translate.figures import fingerprint_of, metrics_of, usage_of, with_figures
 from server.translate.logprobs import LOWEST_LOGPROB, bounded
+from server.translate.trace import TraceWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,12 @@ class ChatReply:
     async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[ChatChunk]:
         """A chunk for each piece of which anything is certain, and one of the usage."""
         tellings = [Telling(self.plan.reader.read) for _ in self.plan.sequences]
+        trace = TraceWriter(self.tokenizer)
         options = self.body.stream_options
         kind = UsageChatChunk if options and options.include_usage else ChatChunk
         async with aclosing(with_figures(pieces, self.plan, self.record, options)) as told:
             async for piece, usage, metrics in told:
-                choices = [] if piece is None else self._pieces(tellings[piece.index], piece)
+                choices = [] if piece is None else self._pieces(tellings[piece.index], piece, trace)
                 if piece is None or choices:
                     yield kind(
                         id=self.plan.request_id,
@@ -100,7 +102,7 @@ class ChatReply:
             token_ids=self._token_ids(piece),
         )
 
-    def _pieces(self, telling: Telling, piece: Piece) -> list[ChatChunkChoice]:
+    def _pieces(self, telling: Telling, piece: Piece, trace: TraceWriter) -> list[ChatChunkChoice]:
         """What a piece adds to its choice's message, if that can be told yet."""
         is_first, num_known = not telling.is_begun, len(telling.told.calls)
         added = telling.push(piece.text, piece.finish_reason is not None)
@@ -125,6 +127,7 @@ class ChatReply:
                 stop_reason=piece.stop_reason,
                 seed=self.plan.sequences[piece.index].sampling.seed,
                 token_ids=self._token_ids(piece),
+                trace=trace.steps(piece),
             )
         ]
 

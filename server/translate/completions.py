@@ -15,6 +15,7 @@ from server.protocol import (
     CompletionRequest,
     Logprobs,
     RequestMetrics,
+    TracedStep,
     Usage,
     UsageChunk,
 )
@@ -24,6 +25,7 @@ from server.translate.figures import fingerprint_of, metrics_of, usage_of, with_
 from server.translate.logprobs import LogprobWriter, bounded
 from server.translate.prompts import Echo, prompt_ids
 from server.translate.requests import Planner
+from server.translate.trace import TraceWriter
 
 
 def plan_completion(body: CompletionRequest, request_id: str, planner: Planner) -> Plan:
@@ -59,12 +61,13 @@ class CompletionReply:
         """A chunk for each piece, and one of the usage if it is asked for."""
         options = self.body.stream_options
         kind = UsageChunk if options and options.include_usage else Completion
-        begun: set[int] = set()
+        begun, trace = set[int](), TraceWriter(self.tokenizer)
         async with aclosing(with_figures(pieces, self.plan, self.record, options)) as told:
             async for piece, usage, metrics in told:
                 choices = []
                 if piece is not None:
-                    choices = [self._choice(piece, piece.index, piece.index not in begun)]
+                    is_first, steps = piece.index not in begun, trace.steps(piece)
+                    choices = [self._choice(piece, piece.index, is_first, steps)]
                     begun.add(piece.index)
                 yield self._completion(choices, usage, metrics, kind)
 
@@ -102,7 +105,13 @@ class CompletionReply:
             metrics=metrics,
         )
 
-    def _choice(self, piece: Piece, index: int, is_first: bool = True) -> Choice:
+    def _choice(
+        self,
+        piece: Piece,
+        index: int,
+        is_first: bool = True,
+        steps: list[TracedStep] | None = None,
+    ) -> Choice:
         """A piece as the choice of this index; the first may tell its prompt."""
         sequence = self.plan.sequences[piece.index]
         wants_ids, num_scores = self.body.return_token_ids, self.body.prompt_logprobs
@@ -118,6 +127,7 @@ class CompletionReply:
             token_ids=[token.token_id for token in piece.tokens] if wants_ids else None,
             prompt_token_ids=[*sequence.prompt] if wants_ids and is_first else None,
             prompt_logprobs=None if num_scores is None else scores.by_id(piece.prompt),
+            trace=steps,
         )
 
     def _logprobs(self, piece: Piece, echo: Echo | None) -> Logprobs:

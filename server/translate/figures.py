@@ -84,16 +84,18 @@ def metrics_of(record: RequestRecord) -> RequestMetrics:
             num_accepted_draft_tokens=stats.num_accepted_drafts,
             num_draft_tokens=stats.num_draft_tokens,
         ),
-        stages=[
-            StageMetrics(
-                name=stage.name,
-                proposed=stage.num_proposed,
-                accepted=stage.num_accepted,
-                guesses=stage.num_guesses,
-                confirmed=stage.num_confirmed,
-                passes=stage.num_passes,
-                milliseconds=stage.milliseconds,
-            )
-            for stage in record.stages
-        ],
+        stages=[stage_metrics_of(stage) for stage in record.stages],
+    )
+
+
+def stage_metrics_of(stage: StageStats) -> StageMetrics:
+    """What one stage contributed, to a request or to a step."""
+    return StageMetrics(
+        name=stage.name,
+        proposed=stage.num_proposed,
+        accepted=stage.num_accepted,
+        guesses=stage.num_guesses,
+        confirmed=stage.num_confirmed,
+        passes=stage.num_passes,
+        milliseconds=stage.milliseconds,
     )

@@ -75,7 +75,9 @@ class Planner:
                 stops=tuple(body.stop),
                 includes_stop=body.include_stop_str_in_output,
                 skips_specials=body.skip_special_tokens,
-                tells_tokens=body.return_token_ids or num_logprobs is not None,
+                tells_tokens=(
+                    body.return_token_ids or body.return_trace or num_logprobs is not None
+                ),
             ),
         )
 
@@ -146,6 +148,7 @@ class Planner:
             speculation=body.speculation,
             cache_salt=body.cache_salt,
             prediction=self._prediction(body.prediction),
+            is_traced=body.return_trace,
         )
 
     def _prediction(self, prediction: Prediction | None) -> tuple[int, ...]:

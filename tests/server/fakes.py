@@ -21,6 +21,7 @@ from engine import (
     SpeculationStats,
     StageStats,
     StepStats,
+    StepTrace,
     TokenizerState,
     Update,
 )
@@ -192,7 +193,9 @@ class FakeEngine:
 
     def _step(self, request: GenerateRequest, tokens: list[int]) -> Output:
         emitted = tuple(self._token(request, token) for token in tokens)
-        return Output(request.request_id, emitted, step_stats(len(tokens)), num_cached_tokens=3)
+        trace = step_trace(tokens) if request.is_traced else None
+        stats = step_stats(len(tokens), trace)
+        return Output(request.request_id, emitted, stats, num_cached_tokens=3)
 
     def _token(self, request: GenerateRequest, token: int) -> EmittedToken:
         if request.num_logprobs is None:
@@ -206,7 +209,30 @@ def stop_ids(request: GenerateRequest) -> set[int]:
     return {*request.stop_token_ids, *(() if request.ignore_eos else (EOS,))}
 
 
-def step_stats(num_tokens: int) -> StepStats:
+def step_trace(tokens: list[int]) -> StepTrace:
+    """A tree whose path are all tokens but the last, which is the bonus token; eight nodes in all.
+
+    The others hang on the root.
+    """
+    path = tokens[:-1]
+    others = range(300, 307 - len(path))
+    return StepTrace(
+        tokens=(299, *path, *others),
+        parents=(-1, *range(len(path)), *(0 for _ in others)),
+        origins=("", *("draft" for _ in path), *("ngram" for _ in others)),
+        estimates=(1.0, *(0.8 for _ in path), *(0.1 for _ in others)),
+        path=tuple(range(1, 1 + len(path))),
+        bonus_token=tokens[-1] if tokens else EOS,
+        text=0,
+        nodes_by_text=(8, 3),
+        milliseconds=4.0,
+        growing_milliseconds=1.0,
+        scoring_milliseconds=2.0,
+        choosing_milliseconds=0.5,
+    )
+
+
+def step_stats(num_tokens: int, trace: StepTrace | None = None) -> StepStats:
     """A step of 8 nodes that accepted all but its bonus token, in 4 ms."""
     accepted = max(0, num_tokens - 1)
     return StepStats(
@@ -220,4 +246,5 @@ def step_stats(num_tokens: int) -> StepStats:
             ),
             StageStats("ngram", 2, 0, num_guesses=4, num_confirmed=3, num_passes=6),
         ),
+        trace=trace,
     )
