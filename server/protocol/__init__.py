@@ -44,6 +44,7 @@ from server.protocol.tokens import (
 from server.protocol.usage import (
     CompletionTokensDetails,
     PromptTokensDetails,
+    ReplyHead,
     RequestMetrics,
     SpeculativeDecoding,
     StageMetrics,
@@ -79,6 +80,7 @@ __all__ = [
     "Prediction",
     "PromptLogprob",
     "PromptTokensDetails",
+    "ReplyHead",
     "ReplyMessage",
     "RequestMetrics",
     "SamplingFields",
