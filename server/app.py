@@ -22,7 +22,18 @@ from server.middleware import (
     RequestIdMiddleware,
 )
 from server.protocol import ErrorReply
-from server.routes import chat, completions, infill, load, models, operations, pages, tokens
+from server.routes import (
+    anthropic,
+    chat,
+    completions,
+    infill,
+    load,
+    models,
+    operations,
+    pages,
+    responses,
+    tokens,
+)
 from server.settings import Settings
 from server.state import State
 from server.version import VERSION
@@ -47,7 +58,8 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
         redoc_url=None,
     )
     app.state.server = State(settings, pool, metrics)
-    for family in (chat, completions, infill, models, operations, load, tokens, pages):
+    writing = (chat, completions, responses, anthropic, infill)
+    for family in (*writing, models, operations, load, tokens, pages):
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
@@ -87,10 +99,10 @@ def _show(client: EngineClient, metrics: Metrics) -> None:
     )
 
 
-async def _answer(_: Request, error: Exception) -> JSONResponse:
+async def _answer(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         error = _as_bad_request(error)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 def _as_bad_request(invalid: RequestValidationError) -> BadRequestError:
