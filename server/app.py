@@ -23,6 +23,7 @@ from server.middleware import (
 )
 from server.protocol import ErrorReply
 from server.routes import (
+    anthropic,
     chat,
     completions,
     front,
@@ -31,6 +32,7 @@ from server.routes import (
     models,
     operations,
     pages,
+    responses,
     tokens,
 )
 from server.settings import Settings
@@ -58,7 +60,8 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     )
     keys = settings.keys()
     app.state.server = State(settings, pool, metrics, needs_key=bool(keys))
-    for family in (chat, completions, infill, models, operations, load, tokens, front, pages):
+    writing = (chat, completions, responses, anthropic, infill)
+    for family in (*writing, models, operations, load, tokens, front, pages):
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
@@ -98,10 +101,10 @@ def _show(client: EngineClient, metrics: Metrics) -> None:
     )
 
 
-async def _answer(_: Request, error: Exception) -> JSONResponse:
+async def _answer(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         error = _as_bad_request(error)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 def _as_bad_request(invalid: RequestValidationError) -> BadRequestError:

@@ -1,6 +1,7 @@
-"""Exceptions, and the one table that turns each into OpenAI's error envelope.
+"""Exceptions, and the one table that turns each into an error envelope.
 
-{"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
+OpenAI's is {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}; Anthropic's
+{"type": "error", "error": {"type": ..., "message": ...}} is that of its own API.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from engine import ContextLengthError, EngineDiedError, InvalidRequestError
-from server.protocol import ErrorBody, ErrorReply
+from server.protocol import AnthropicError, AnthropicErrorBody, ErrorBody, ErrorReply
 
 
 class ApiError(Exception):
@@ -26,6 +27,10 @@ class ApiError(Exception):
 
 class BadRequestError(ApiError):
     """The request can never be served as it stands."""
+
+
+class NotStoredError(BadRequestError):
+    """The request goes on with a conversation, or wants one kept; Anthropic's SDK asks again."""
 
 
 class UnauthorizedError(ApiError):
@@ -75,6 +80,7 @@ _UNAVAILABLE = "service_unavailable_error"
 
 ANSWERS: Mapping[type[Exception], Answer] = {
     BadRequestError: Answer(400, _INVALID),
+    NotStoredError: Answer(400, _INVALID, "thread_unsupported_request"),
     InvalidRequestError: Answer(400, _INVALID),
     ContextLengthError: Answer(400, _INVALID, "context_length_exceeded"),
     UnauthorizedError: Answer(401, _INVALID, "invalid_api_key"),
@@ -116,9 +122,34 @@ def envelope(error: Exception) -> ErrorReply:
     )
 
 
-def error_response(error: Exception) -> JSONResponse:
+_ANTHROPIC_PATH = "/v1/messages"
+_ANTHROPIC_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+}
+
+
+def anthropic_envelope(error: Exception) -> AnthropicError:
+    """The same in Anthropic's words, for those who speak its API."""
+    status, told = answer_for(error).status, envelope(error).error
+    other = "invalid_request_error" if status < 500 else "api_error"
+    return AnthropicError(
+        error=AnthropicErrorBody(
+            type=_ANTHROPIC_TYPES.get(status, other),
+            message=told.message,
+            details={"error_code": told.code} if told.code else None,
+        )
+    )
+
+
+def error_response(error: Exception, path: str) -> JSONResponse:
     """The whole error reply: status, envelope and the headers that steer a client's retries."""
     answer = answer_for(error)
+    is_anthropic = path == _ANTHROPIC_PATH or path.startswith(f"{_ANTHROPIC_PATH}/")
+    body = anthropic_envelope(error) if is_anthropic else envelope(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, ApiError) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -126,4 +157,4 @@ def error_response(error: Exception) -> JSONResponse:
         headers["WWW-Authenticate"] = "Bearer"
     if answer.is_final:
         headers["x-should-retry"] = "false"
-    return JSONResponse(envelope(error).model_dump(), answer.status, headers)
+    return JSONResponse(body.model_dump(), answer.status, headers)

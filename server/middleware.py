@@ -68,7 +68,7 @@ class AnswerMiddleware:
             await self._app(scope, receive, send_seen)
         except Exception as error:
             if not has_begun:
-                await error_response(error)(scope, receive, send_seen)
+                await error_response(error, scope["path"])(scope, receive, send_seen)
             raise  # to be logged
 
     def _see(self, scope: Scope, status: int) -> None:
@@ -97,7 +97,8 @@ class BodyLimitMiddleware:
             return await self._app(scope, receive, send)
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdecimal() and int(announced) > self._max_bytes:
-            return await error_response(self._too_large())(scope, receive, send)
+            error = self._too_large()
+            return await error_response(error, scope["path"])(scope, receive, send)
         await self._app(scope, self._counted(receive), send)
 
     def _counted(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
@@ -145,9 +146,10 @@ class ApiKeyMiddleware:
             fitting = [secrets.compare_digest(one, key) for one in given for key in self._keys]
             if not any(fitting):
                 error = UnauthorizedError(
-                    "The API key is missing or wrong; send `Authorization: Bearer KEY`."
+                    "The API key is missing or wrong; send `Authorization: Bearer KEY`, "
+                    "or `X-Api-Key: KEY`."
                 )
-                return await error_response(error)(scope, receive, send)
+                return await error_response(error, scope["path"])(scope, receive, send)
         await self._app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:

@@ -31,7 +31,8 @@ class RequestRecord:
 
     Each choice has a time from its first to its last token, whatever the others do: the decode time
     is their sum, and `num_decode_tokens` leaves the first of each out. `num_predicted_tokens` are
-    those of all choices that the request's own prediction proposed.
+    those of all choices that the request's own prediction proposed; `num_reasoning_tokens` those
+    that whoever reads them as messages has found to be reasoning.
     """
 
     num_prompt_tokens: int
@@ -40,6 +41,7 @@ class RequestRecord:
     n: int = 1
     turn_at: float | None = None
     num_predicted_tokens: int = 0
+    num_reasoning_tokens: int = 0
     choices: list[ChoiceRecord] = field(default_factory=list)
     stats: SpeculationStats = field(default_factory=SpeculationStats)
 

@@ -75,7 +75,7 @@ def _parted(value: object) -> tuple[str, ...]:
     return tuple(word for each in listed if (word := str(each).strip()))
 
 
-Parser = Literal["qwen3coder", "hermes", "mistral", "llama3", "fenced"]
+Parser = Literal["qwen3coder", "hermes", "granite", "mistral", "deepseek", "llama3", "fenced"]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_parted)]
 Devices = Annotated[tuple[str, ...], BeforeValidator(_device_names)]
 

@@ -5,15 +5,16 @@ text begins with that of each of its beginnings. So a client gets the same, howe
 in pieces. Nothing here knows of tokens, templates' engines or HTTP.
 """
 
-from server.message.message import Call, Message, Telling
-from server.message.reader import ReplyReader
+from server.message.message import Added, Message, Part
+from server.message.reader import ReplyReader, Telling
 from server.message.styles import STYLES, CallStyle, Thinking, detect_style, detect_thinking
 
 __all__ = [
     "STYLES",
-    "Call",
+    "Added",
     "CallStyle",
     "Message",
+    "Part",
     "ReplyReader",
     "Telling",
     "Thinking",

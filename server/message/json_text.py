@@ -2,13 +2,14 @@
 
 import json
 import re
-from dataclasses import dataclass, field
 
-_SPACE = re.compile(r"\s*")
-_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+from server.message.reading import SPACE, Reading, Waits, after
+
+_INSIDE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _SCALAR = re.compile(r"[-+.\w]+")
 # What may stand between the strings and the brackets of a value.
 _FILLING = re.compile(r"[-+.\w\s:,]+")
+_BEFORE_NAME = re.compile(r"[\s,]*")
 
 
 class BrokenJsonError(Exception):
@@ -19,101 +20,122 @@ class BrokenJsonError(Exception):
         self.at = at
 
 
-@dataclass(slots=True)
-class JsonObject:
-    """An object as far as it is written: the spans of its values by name, and its end.
+class JsonValue:
+    """A value that begins at `start`; mutable. Of what is nested only brackets and strings count.
 
-    An end is None while there is more to come. One that `is_broken` ends where it is no JSON.
+    Its `end` is None while there is more to come.
     """
 
-    fields: dict[str, tuple[int, int | None]] = field(default_factory=dict)
-    end: int | None = None
-    is_broken: bool = False
+    def __init__(self, reading: Reading, start: int) -> None:
+        self.end: int | None = None
+        self._reading = reading
+        self._at = start
+        self._closing: list[str] = []
+        self._is_string = False
 
+    def read_on(self) -> int | None:
+        """Its end, as far as the text goes now. Raises BrokenJsonError."""
+        text = self._reading.text
+        while self.end is None and self._at < len(text):
+            is_over = self._read_string(text) if self._is_string else self._read_other(text)
+            if is_over is None:
+                break
+            if is_over and not self._closing:
+                self.end = self._at
+        return self.end
 
-def after_space(text: str, at: int) -> int:
-    """The next character that is no white space."""
-    found = _SPACE.match(text, at)
-    return found.end() if found else at
+    def _read_string(self, text: str) -> bool | None:
+        """The rest of a string; None while it has no end."""
+        self._at = after(_INSIDE, text, self._at)
+        if text[self._at : self._at + 1] != '"':
+            return None
+        self._at += 1
+        self._is_string = False
+        return True
 
+    def _read_other(self, text: str) -> bool | None:
+        """A bracket, a quote or what is between; whether something ends with it, if that is known.
 
-def value_end(text: str, at: int) -> int | None:
-    """Where the value that begins here ends; None while it does not. Raises BrokenJsonError."""
-    if text[at] in "{[":
-        return _nested_end(text, at)
-    found = (_STRING if text[at] == '"' else _SCALAR).match(text, at)
-    if found is None and text[at] != '"':
-        raise BrokenJsonError(at)
-    is_open = found is None or (text[at] != '"' and found.end() == len(text))
-    return None if found is None or is_open else found.end()
-
-
-def _nested_end(text: str, at: int) -> int | None:
-    """The same of an object or a list, whose brackets and strings alone are looked at."""
-    closing: list[str] = []
-    while at < len(text):
-        character = text[at]
+        What stands alone ends where something else follows.
+        """
+        at, character = self._at, text[self._at]
+        self._at += 1
+        if character == '"':
+            self._is_string = True
+            return False
         if character in "{[":
-            closing.append("}" if character == "{" else "]")
-            at += 1
-        elif character in "}]":
-            if closing.pop() != character:
+            self._closing.append("}" if character == "{" else "]")
+            return False
+        if character in "}]":
+            if not self._closing or self._closing.pop() != character:
                 raise BrokenJsonError(at)
-            at += 1
-            if not closing:
-                return at
-        else:
-            found = (_STRING if character == '"' else _FILLING).match(text, at)
-            if found is None and character != '"':
+            return True
+        end = after(_FILLING if self._closing else _SCALAR, text, at)
+        if end == at:
+            raise BrokenJsonError(at)
+        is_open = not self._closing and end == len(text)
+        self._at = at if is_open else end
+        return None if is_open else True
+
+
+class JsonObject:
+    """An object that begins at `start`: its values' spans by name, and its end; mutable.
+
+    An end is None while there is more to come. One that `is_broken` ends where it is no JSON. Of
+    two values by one name the first counts.
+    """
+
+    def __init__(self, reading: Reading, start: int) -> None:
+        self.fields: dict[str, tuple[int, int | None]] = {}
+        self.end: int | None = None
+        self.is_broken = False
+        self._reading = reading
+        self._steps = self._read(start + 1)
+
+    def read_on(self) -> None:
+        """Read as far as the text goes now."""
+        try:
+            next(self._steps, None)
+        except BrokenJsonError as broken:
+            self.end, self.is_broken = broken.at, True
+
+    def _read(self, at: int) -> Waits[None]:
+        while True:
+            at = yield from self._next(_BEFORE_NAME, at)
+            if self._reading.text[at] == "}":
+                self.end = at + 1
+                return
+            if self._reading.text[at] != '"':
                 raise BrokenJsonError(at)
-            at = len(text) if found is None else found.end()
-    return None
+            written = JsonValue(self._reading, at)
+            while (end := written.read_on()) is None:
+                yield
+            name = string_at(self._reading.text, at, end)
+            at = yield from self._next(SPACE, end)
+            if self._reading.text[at] != ":":
+                raise BrokenJsonError(at)
+            at = yield from self._next(SPACE, at + 1)
+            at = yield from self._read_field(name, at)
 
+    def _read_field(self, name: str, at: int) -> Waits[int]:
+        """Note the span of a value while it is written, also of one that breaks off."""
+        spans = {} if name in self.fields else self.fields
+        written = JsonValue(self._reading, at)
+        try:
+            while (end := written.read_on()) is None:
+                spans[name] = at, None
+                yield
+        except BrokenJsonError as broken:
+            spans[name] = at, broken.at
+            raise
+        spans[name] = at, end
+        return end
 
-def read_object(text: str, at: int) -> JsonObject:
-    """The object that begins here."""
-    found = JsonObject()
-    try:
-        _read_fields(text, at + 1, found)
-    except BrokenJsonError as broken:
-        found.end, found.is_broken = broken.at, True
-    return found
-
-
-def _read_fields(text: str, at: int, found: JsonObject) -> None:
-    while (at := after_space(text, at)) < len(text):
-        if text[at] == "}":
-            found.end = at + 1
-            return
-        if text[at] == ",":
-            at += 1
-            continue
-        if text[at] != '"':
-            raise BrokenJsonError(at)
-        if (name_end := value_end(text, at)) is None:
-            return
-        name = string_at(text, at, name_end)
-        if (at := after_space(text, name_end)) == len(text):
-            return
-        if text[at] != ":":
-            raise BrokenJsonError(at)
-        if (at := after_space(text, at + 1)) == len(text):
-            return
-        end = _field_end(text, at, name, found)
-        if end is None:
-            return
-        at = end
-
-
-def _field_end(text: str, at: int, name: str, found: JsonObject) -> int | None:
-    """Note a field's value, also of one that breaks off; of two by one name the first counts."""
-    try:
-        end = value_end(text, at)
-    except BrokenJsonError as broken:
-        found.fields.setdefault(name, (at, broken.at))
-        raise
-    found.fields.setdefault(name, (at, end))
-    return end
+    def _next(self, pattern: re.Pattern[str], at: int) -> Waits[int]:
+        """The place of the first character that the pattern does not match; it may never come."""
+        while (end := after(pattern, self._reading.text, at)) == len(self._reading.text):
+            yield
+        return end
 
 
 def string_at(text: str, start: int, end: int) -> str:

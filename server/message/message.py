@@ -1,50 +1,53 @@
-"""An assistant's message, as far as it is written."""
+"""An assistant's message: the parts that a reply is made of, in the order in which it has them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["reasoning", "content", "call"]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A call of a tool; `arguments` is the JSON text that the model wrote."""
+class Part:
+    """A part of a message; the `text` of a call is that of its arguments, JSON as it was written.
 
-    name: str
-    arguments: str = ""
+    Calls alone have a `name`, that of the tool.
+    """
+
+    kind: Kind
+    text: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message, or what has been added to one."""
+    """A message, as far as it is written."""
 
-    content: str = ""
-    reasoning: str = ""
-    calls: tuple[Call, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def content(self) -> str:
+        """What is said, around calls in lines of its own."""
+        return "\n".join(part.text for part in self.parts if part.kind == "content")
+
+    @property
+    def reasoning(self) -> str:
+        """What was thought before."""
+        return "".join(part.text for part in self.parts if part.kind == "reasoning")
+
+    @property
+    def calls(self) -> list[Part]:
+        """The calls of tools."""
+        return [part for part in self.parts if part.kind == "call"]
 
 
-@dataclass(slots=True)
-class Telling:
-    """Tells a message while it is being written; mutable. `is_begun` is for whoever tells it."""
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What has been added to the part of this number, whose first text comes with it if `is_new`.
 
-    read: Callable[[str, bool], Message]
-    text: str = ""
-    told: Message = field(default_factory=Message)
-    is_begun: bool = False
+    Calls and contents are counted, too: it is the `rank`-th of its kind.
+    """
 
-    def push(self, text: str, is_whole: bool) -> Message:
-        """What the message has now beyond what was told of it.
-
-        A call that has been told of before has only more arguments, and one of which there is
-        nothing new is empty.
-        """
-        self.text += text
-        before, self.told = self.told, self.read(self.text, is_whole)
-        known = len(before.calls)
-        grown = [
-            Call(new.name, new.arguments[len(old.arguments) :])
-            for old, new in zip(before.calls, self.told.calls, strict=False)
-        ]
-        return Message(
-            self.told.content[len(before.content) :],
-            self.told.reasoning[len(before.reasoning) :],
-            (*grown, *self.told.calls[known:]),
-        )
+    number: int
+    rank: int
+    part: Part
+    is_new: bool

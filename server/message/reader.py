@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from server.message.calls import CallReader, NoCallError
-from server.message.message import Call, Message
+from server.message.message import Added, Kind, Message, Part
+from server.message.reading import SPACE, Reading, Waits
 from server.message.styles import CallStyle, Thinking
 from server.message.tags import Schemas
 from server.text import num_begun
@@ -35,78 +36,157 @@ class ReplyReader:
 
     def read(self, text: str, is_whole: bool) -> Message:
         """The message that a text is, or that it will be for certain while it is not whole."""
-        reasoning, rest = "", text
-        if self.thinking is not None:
-            reasoning, rest = _reasoning(text, self.thinking, self.is_thinking, is_whole)
-        if self.style is None:
-            return Message(rest, reasoning)
-        content, calls = _read_calls(rest, CallReader(self.style, self.tools), is_whole)
-        return Message(content, reasoning, tuple(calls if self.is_parallel else calls[:1]))
+        telling = Telling(self)
+        telling.push(text, is_whole)
+        return telling.told
 
 
-def _reasoning(text: str, marks: Thinking, is_thinking: bool, is_whole: bool) -> tuple[str, str]:
-    """The reasoning of a text, without white space around it, and the rest."""
-    body = text.lstrip()
-    if body.startswith(marks.opening):
-        body = body[len(marks.opening) :]
-    elif not is_whole and marks.opening.startswith(body):
-        return "", ""
-    elif not is_thinking:
-        return "", text
-    reasoning, mark, rest = body.partition(marks.closing)
-    if mark:
-        return reasoning.strip(), rest.lstrip()
-    if not is_whole:
-        body = body[: len(body) - num_begun((marks.closing,), body)]
-    return body.strip(), ""
+class Telling:
+    """Tells a message while it is being written; mutable. `is_begun` is for whoever tells it."""
+
+    def __init__(self, reader: ReplyReader) -> None:
+        self.is_begun = False
+        self._reading = Reading(reader.is_parallel)
+        self._steps = _read(reader, self._reading)
+
+    @property
+    def told(self) -> Message:
+        """The message so far."""
+        return self._reading.message
+
+    @property
+    def reasoning_end(self) -> int:
+        """How much of the text is reasoning and its marks, in characters."""
+        return self._reading.reasoning_end
+
+    def push(self, text: str, is_whole: bool) -> list[Added]:
+        """What the message has with this piece of text beyond what was told of it."""
+        self._reading.text += text
+        self._reading.is_whole = is_whole
+        next(self._steps, None)
+        return self._reading.take()
 
 
-def _read_calls(text: str, reader: CallReader, is_whole: bool) -> tuple[str, list[Call]]:
-    """The content of a text, and its calls; what is no call is content."""
-    told, calls, at = [""], list[Call](), 0
-    while (opening := _opening(text, at, reader.style, is_whole)) is not None:
+@dataclass(slots=True)
+class _Prose:
+    """A part of plain text that is told up to `at`; mutable.
+
+    White space that it ends with is not told, as the text may go on with something else; what it
+    begins with is, if it is `as_it_stands`.
+    """
+
+    reading: Reading
+    kind: Kind
+    at: int
+    as_it_stands: bool = False
+    is_begun: bool = False
+
+    def tell(self, stop: int) -> None:
+        """Tell up to here what is certain."""
+        text = self.reading.text[self.at : stop].rstrip()
+        if text:
+            self.at += len(text)
+            self._say(text if self.is_begun or self.as_it_stands else text.lstrip())
+
+    def tell_all(self) -> None:
+        """Tell whatever there is, white space too."""
+        text = self.reading.text[self.at :]
+        if text:
+            self.at += len(text)
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self.is_begun:
+            self.reading.add(text)
+        else:
+            self.reading.begin(Part(self.kind, text))
+        self.is_begun = True
+
+
+def _read(reader: ReplyReader, reading: Reading) -> Waits[None]:
+    at = 0
+    if reader.thinking is not None:
+        at = yield from _read_reasoning(reading, reader.thinking, reader.is_thinking)
+    if reader.style is not None:
+        calls = CallReader(reading, reader.style, reader.tools)
+        return (yield from _read_content(reading, at, calls))
+    prose = _Prose(reading, "content", at)
+    while True:
+        prose.tell_all()
+        yield
+
+
+def _read_reasoning(reading: Reading, marks: Thinking, is_thinking: bool) -> Waits[int]:
+    """Tell the reasoning, without white space around it; returns where the rest begins."""
+    at = yield from reading.after(SPACE, 0)
+    while not reading.text.startswith(marks.opening, at):
+        if reading.is_whole or not marks.opening.startswith(reading.text[at:]):
+            if not is_thinking:
+                return 0
+            break
+        yield
+    else:
+        at += len(marks.opening)
+    prose, seen = _Prose(reading, "reasoning", at), at
+    while (end := reading.text.find(marks.closing, seen)) < 0:
+        reading.reasoning_end = len(reading.text)
+        if reading.is_whole:
+            prose.tell(len(reading.text))
+            return len(reading.text)
+        seen = max(seen, len(reading.text) - len(marks.closing))
+        prose.tell(len(reading.text) - num_begun((marks.closing,), reading.text[seen:]))
+        yield
+    prose.tell(end)
+    reading.reasoning_end = end + len(marks.closing)
+    return (yield from reading.after(SPACE, reading.reasoning_end))
+
+
+def _read_content(reading: Reading, at: int, calls: CallReader) -> Waits[None]:
+    """Tell the content of a text, and its calls; what is no call is content."""
+    prose, has_calls = _Prose(reading, "content", at, as_it_stands=True), False
+    is_bare = calls.style.is_bare
+    while (opening := (yield from _find_opening(prose, at, calls.style, is_bare))) is not None:
         start, end = opening
-        told[-1] += text[at:start]
+        prose.tell(start)
+        is_bare = False
         try:
-            found = reader.read(text, end)
+            rest = yield from calls.read(end)
         except NoCallError:
             at = max(end, start + 1)
-            told[-1] += text[start:at]
             continue
-        is_held = not found.is_over
-        at = found.end if found.found else start
-        if found.found:
-            calls += found.found
-            told.append("")
-        if is_held and not is_whole:
-            return _content(told, is_whole), calls
-        if is_held:
+        if rest is None:
             break
-    held = 0 if is_whole else num_begun(sorted(reader.style.openings), text[at:])
-    told[-1] += text[at : len(text) - held]
-    return _content(told, is_whole), calls
+        at, has_calls = rest, True
+        prose = _Prose(reading, "content", rest)
+    if has_calls:
+        prose.tell(len(reading.text))
+    else:
+        prose.tell_all()
 
 
-def _opening(text: str, at: int, style: CallStyle, is_whole: bool) -> tuple[int, int] | None:
-    """Where the next calls are announced, and where they begin; None if nowhere."""
-    if style.is_bare and at == 0:
-        body = text.lstrip()
-        if body[:1] in ("{", "["):
-            return 0, 0
-    places = [(text.find(word, at), -len(word)) for word in style.openings]
-    start, length = min((place for place in places if place[0] >= 0), default=(-1, 0))
-    if start < 0:
-        return None
-    rest = text[start:]
-    if not is_whole and any(word != rest and word.startswith(rest) for word in style.openings):
-        return None
-    return start, start - length
+def _find_opening(
+    prose: _Prose, at: int, style: CallStyle, is_bare: bool
+) -> Waits[tuple[int, int] | None]:
+    """Where the next calls are announced, and where they begin; None in a text that has none.
 
-
-def _content(told: list[str], is_whole: bool) -> str:
-    """What is said around calls; white space that may end at one is left out."""
-    if is_whole and len(told) == 1:
-        return told[0]
-    first, *others = told
-    later = [part.strip() for part in others]
-    return "\n".join(part for part in (first.rstrip(), *later) if part)
+    What is certain to be none is told meanwhile.
+    """
+    reading, longest = prose.reading, max(map(len, style.openings))
+    if is_bare:
+        begin = yield from reading.after(SPACE, at)
+        if reading.text[begin : begin + 1] in ("{", "["):
+            return at, at
+    seen = at
+    while True:
+        text = reading.text
+        places = [(text.find(word, seen), -len(word)) for word in style.openings]
+        start, length = min((place for place in places if place[0] >= 0), default=(-1, 0))
+        rest = text[start : start + longest]
+        may_be_longer = any(word != rest and word.startswith(rest) for word in style.openings)
+        if start >= 0 and (reading.is_whole or not may_be_longer):
+            return start, start - length
+        if reading.is_whole:
+            return None
+        seen = max(seen, len(text) - longest)
+        prose.tell(len(text) - num_begun(sorted(style.openings), text[seen:]))
+        yield

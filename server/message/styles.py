@@ -1,5 +1,6 @@
 """How families of models mark reasoning and write calls, and which of it a template is for."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,19 +23,31 @@ its arguments, where it is `named`; or in `tags`.
 """
 
 
+_NO_NAME = re.compile(r"(?!)()")
+# Nothing is given back, or a text of many brackets would be read in ever more ways.
+_MISTRAL = re.compile(r"\s*+([\w.\-]++)\s*+(?:\[CALL_ID\]\s*+\w++\s*+)?+(?:\[ARGS\])?+\s*+(?=\{)")
+_DEEPSEEK = re.compile(
+    r"\s*+(?:function<｜tool▁sep｜>)?+([\w.\-]++)(?:<｜tool▁sep｜>|\s*+```json)\s*+(?=\{)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class CallStyle:
     """How calls are written, after any of the openings and up to the closing.
 
-    `marks` may stand among what a call is written with. A call that `is_bare` may also stand at the
-    very beginning, without an opening. Whatever `is_doubtful`, as JSON may also be meant for a
-    reader, is a call only if it has the name of a tool.
+    `marks` may stand among what a call is written with. Of a form with names, the first group of
+    `name` is one, and the JSON begins where that ends; `endings` may follow, one after another. A
+    call that `is_bare` may also stand at the very beginning, without an opening. Whatever
+    `is_doubtful`, as JSON may also be meant for a reader, is a call only if it has the name of a
+    tool.
     """
 
     openings: tuple[str, ...]
     closing: str = ""
     marks: tuple[str, ...] = ()
     form: Form = "object"
+    name: re.Pattern[str] = _NO_NAME
+    endings: tuple[str, ...] = ()
     is_bare: bool = False
     is_doubtful: bool = False
 
@@ -50,7 +63,23 @@ STYLES: Mapping[str, CallStyle] = MappingProxyType(
     {
         "qwen3coder": CallStyle(("<tool_call>",), "</tool_call>", form="tags"),
         "hermes": CallStyle(("<tool_call>",), "</tool_call>"),
-        "mistral": CallStyle(("[TOOL_CALLS]",), "", ("[ARGS]", "[CALL_ID]"), form="named"),
+        "granite": CallStyle(("<|tool_call|>",), "<|/tool_call|>"),
+        "mistral": CallStyle(
+            ("[TOOL_CALLS]",), "", ("[ARGS]", "[CALL_ID]"), form="named", name=_MISTRAL
+        ),
+        "deepseek": CallStyle(
+            ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>", "<｜tool▁call▁begin｜>"),
+            "",
+            (
+                "<｜tool▁calls▁begin｜>",
+                "<｜tool▁sep｜>",
+                "<｜tool▁call▁end｜>",
+                "<｜tool▁calls▁end｜>",
+            ),
+            form="named",
+            name=_DEEPSEEK,
+            endings=("```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"),
+        ),
         "llama3": CallStyle(("<|python_tag|>",), is_bare=True, is_doubtful=True),
         "fenced": CallStyle(_JSON_FENCES, "```", is_bare=True, is_doubtful=True),
     }
@@ -61,7 +90,9 @@ _SIGNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "qwen3coder": ("<function=", "<parameter="),
         "hermes": ("<tool_call>",),
+        "granite": ("<|tool_call|>",),
         "mistral": ("[TOOL_CALLS]",),
+        "deepseek": ("<｜tool▁call▁begin｜>", "<｜tool▁sep｜>"),
         "llama3": ('"parameters":', '"name":'),
         "fenced": ("```json", '"name"'),
     }

@@ -9,13 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, Never
 
+from server.message.reading import SPACE, Reading, Waits, after
+
 Schemas = Mapping[str, Mapping[str, Any]]
 """The JSON schema of each tool's parameters, by the tool's name."""
 
 _FUNCTION = re.compile(r"\s*<function=([^<>\s]+)>")
 _BEGUN = re.compile(r"<function=[^<>\s]*")
 _PARAMETER = re.compile(r"\s*<parameter=([^<>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
-_END = re.compile(r"\s*</function>")
+_OPENING, _CLOSING, _END = "<parameter=", "</parameter>", "</function>"
 
 
 def read_name(text: str, at: int) -> tuple[str, int] | None:
@@ -30,25 +32,44 @@ def may_be_name(text: str, at: int) -> bool:
     return "<function=".startswith(body) or _BEGUN.fullmatch(body) is not None
 
 
-def read_parameters(text: str, at: int, schema: Mapping[str, Any]) -> tuple[str, int, bool]:
-    """The JSON text of the arguments, as far as they are written; where they end; if they are over.
+def read_parameters(reading: Reading, at: int, schema: Mapping[str, Any]) -> Waits[int | None]:
+    """Tell the JSON text of the arguments; returns where they end, None if they do not.
 
     What is none of the tags ends them too.
     """
     properties = schema.get("properties")
     types = properties if isinstance(properties, Mapping) else {}
-    told: list[str] = []
-    while (found := _PARAMETER.match(text, at)) is not None:
-        name, value = found.groups()
-        told.append(f"{json.dumps(name)}: {_json_of(value, types.get(name))}")
-        at = found.end()
-    written = "{" + ", ".join(told)
-    if (end := _END.match(text, at)) is not None:
-        return written + "}", end.end(), True
-    body = text[at:].lstrip()
-    if any(tag.startswith(body) or body.startswith(tag) for tag in ("<parameter=", "</function>")):
-        return written if told else "", at, False
-    return written + "}", at, True
+    before = "{"
+    while True:
+        found = yield from _read_parameter(reading, at)
+        if isinstance(found, re.Match):
+            name, value = found.groups()
+            reading.add(f"{before}{json.dumps(name)}: {_json_of(value, types.get(name))}")
+            before, at = ", ", found.end()
+            continue
+        if found is not None:
+            reading.add("{}" if before == "{" else "}")
+        return found
+
+
+def _read_parameter(reading: Reading, at: int) -> Waits[re.Match[str] | int | None]:
+    """The next parameter; where they end, if there is none; None if neither is written."""
+    seen = at
+    while True:
+        text = reading.text
+        start = after(SPACE, text, at)
+        if text.startswith(_END, start):
+            return start + len(_END)
+        if text.startswith(_OPENING, start):
+            # A long value is looked through once.
+            if text.find(_CLOSING, seen) >= 0 and (found := _PARAMETER.match(text, at)):
+                return found
+            seen = max(seen, len(text) - len(_CLOSING))
+        elif not any(tag.startswith(text[start : start + len(tag)]) for tag in (_OPENING, _END)):
+            return at
+        if reading.is_whole:
+            return None
+        yield
 
 
 def _json_of(value: str, schema: object) -> str:

@@ -1,6 +1,7 @@
-"""The OpenAI wire as pydantic models, a file for each API and for what all have in common.
+"""The wire as pydantic models, a file for each API and for what all have in common.
 
-Nothing here knows of tokens or engines.
+The words of the two APIs for agents are asked for by their files, `responses*.py` and
+`anthropic*.py`. Nothing here knows of tokens or engines.
 """
 
 from server.protocol.chat import ChatRequest
@@ -27,7 +28,7 @@ from server.protocol.completions import (
     PromptLogprob,
     UsageChunk,
 )
-from server.protocol.errors import ErrorBody, ErrorReply
+from server.protocol.errors import AnthropicError, AnthropicErrorBody, ErrorBody, ErrorReply
 from server.protocol.infill import ChosenFields, InfillReply, InfillRequest, Timings
 from server.protocol.messages import Message, Tool
 from server.protocol.models import ModelCard, ModelList
@@ -45,6 +46,7 @@ from server.protocol.trace import BonusToken, TracedNode, TracedStep, TracedToke
 from server.protocol.usage import (
     CompletionTokensDetails,
     PromptTokensDetails,
+    ReplyHead,
     RequestMetrics,
     SpeculativeDecoding,
     StageMetrics,
@@ -53,6 +55,8 @@ from server.protocol.usage import (
 from server.protocol.wire import is_encodable
 
 __all__ = [
+    "AnthropicError",
+    "AnthropicErrorBody",
     "AppliedTemplate",
     "BonusToken",
     "CallPiece",
@@ -81,6 +85,7 @@ __all__ = [
     "Prediction",
     "PromptLogprob",
     "PromptTokensDetails",
+    "ReplyHead",
     "ReplyMessage",
     "RequestMetrics",
     "SamplingFields",

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from server.protocol.trace import TracedStep
-from server.protocol.usage import RequestMetrics, Usage
+from server.protocol.usage import ReplyHead, RequestMetrics, Usage
 from server.protocol.wire import Wire, unless_none
 
 
@@ -90,11 +90,7 @@ class ChatChunkChoice(_Choice):
     trace: list[TracedStep] | None = unless_none()
 
 
-class _Reply(Wire):
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
+class _Reply(ReplyHead):
     usage: Usage | None = unless_none()
     metrics: RequestMetrics | None = unless_none()
 

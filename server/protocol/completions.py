@@ -9,7 +9,7 @@ from server.protocol.foreign import refusal
 from server.protocol.request import TextRequest
 from server.protocol.sampling import Whole
 from server.protocol.trace import TracedStep
-from server.protocol.usage import RequestMetrics, Usage
+from server.protocol.usage import ReplyHead, RequestMetrics, Usage
 from server.protocol.wire import Text, Wire, is_encodable, unless_none
 
 MAX_PROMPTS, MAX_IDS = 4096, 2**20
@@ -126,14 +126,10 @@ class Choice(Wire):
     trace: list[TracedStep] | None = unless_none()
 
 
-class Completion(Wire):
+class Completion(ReplyHead):
     """A whole reply, or one chunk of a streamed one."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[Choice]
     usage: Usage | None = unless_none()
     metrics: RequestMetrics | None = unless_none()

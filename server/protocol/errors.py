@@ -1,6 +1,8 @@
-"""OpenAI's error envelope."""
+"""OpenAI's error envelope, and Anthropic's."""
 
-from server.protocol.wire import Wire
+from typing import Literal
+
+from server.protocol.wire import Wire, unless_none
 
 
 class ErrorBody(Wire):
@@ -16,3 +18,23 @@ class ErrorReply(Wire):
     """OpenAI's error envelope."""
 
     error: ErrorBody
+
+
+class AnthropicErrorBody(Wire):
+    """What went wrong, and which kind of failure it is."""
+
+    type: str
+    """The kind of error."""
+    message: str
+    """What is wrong, and what to do about it."""
+    details: dict[str, str] | None = unless_none()
+    """The error's name as `error_code`, if it has one."""
+
+
+class AnthropicError(Wire):
+    """Anthropic's error envelope, which is also an event of a stream."""
+
+    type: Literal["error"] = "error"
+    """What this is."""
+    error: AnthropicErrorBody
+    """The error."""

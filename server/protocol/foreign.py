@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 ALIASES: Mapping[str, str] = {
     "max_completion_tokens": "max_tokens",
     "max_new_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
     "n_predict": "max_tokens",
     "n_cmpl": "n",
     "repeat_penalty": "repetition_penalty",
@@ -98,14 +99,17 @@ def refusal(param: str, reason: str) -> PydanticCustomError:
 
 
 def own_fields(
-    body: Mapping[str, Any], fields: Iterable[str], unsupported: Mapping[str, tuple[Any, ...]]
+    body: Mapping[str, Any],
+    fields: Iterable[str],
+    unsupported: Mapping[str, tuple[Any, ...]],
+    harmless: frozenset[str] = HARMLESS,
 ) -> dict[str, Any]:
     """A body by the names of our `fields`, without nulls; raises for what would be ignored."""
     known, own = frozenset(fields), dict[str, Any]()
     for said, value in body.items():
         given = said.encode(errors="replace").decode()  # half a surrogate pair cannot be told back
         name = given if given in known else ALIASES.get(given, given)
-        if value is None or name in HARMLESS - known:
+        if value is None or name in harmless - known:
             continue
         if name not in known:
             _check_neutral(given, value, known, unsupported)

@@ -16,22 +16,23 @@ _LONGEST_KIND = 32
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
-def _text_of(value: object) -> object:
-    """The text of a content, whose parts are lines of it."""
+def text_of(value: object, kinds: tuple[str, ...] = ("text",)) -> object:
+    """The text of a content, whose parts, all of these kinds, are lines of it."""
     if not isinstance(value, list):
         return value
-    return "\n".join(_text_of_part(part) for part in value)
+    return "\n".join(_text_of_part(part, kinds) for part in value)
 
 
-def _text_of_part(part: object) -> str:
+def _text_of_part(part: object, kinds: tuple[str, ...]) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or not isinstance(kind, str):
-        raise ValueError('must be a string or a list of parts such as {"type": "text", "text": ""}')
-    if kind != "text":
+        example = f'{{"type": "{kinds[0]}", "text": ""}}'
+        raise ValueError(f"must be a string or a list of parts such as {example}")
+    if kind not in kinds:
         named = repr(kind[:_LONGEST_KIND])
         raise ValueError(f"a part of type {named} cannot be read: this model reads text alone")
     if not isinstance(text := part.get("text"), str):
-        raise ValueError("a part of type 'text' must have a string as its text")
+        raise ValueError(f"a part of type {kind!r} must have a string as its text")
     return text
 
 
@@ -70,7 +71,7 @@ class Message(Said):
     """One message; nulls are left out."""
 
     role: Role
-    content: Annotated[Text | None, BeforeValidator(_text_of)] = None
+    content: Annotated[Text | None, BeforeValidator(text_of)] = None
     tool_calls: list[SaidCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: Text | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from server.protocol.foreign import NEUTRAL, own_fields, refusal
+from server.protocol.foreign import HARMLESS, NEUTRAL, own_fields, refusal
 from server.protocol.prediction import Prediction
 from server.protocol.sampling import SamplingFields, String, TokenId, Whole
 from server.protocol.wire import Wire
@@ -44,6 +44,8 @@ class TextRequest(SamplingFields):
 
     # Each name with the values that change nothing; any other value is refused.
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
+    # Names that change nothing, whatever their values.
+    harmless: ClassVar[frozenset[str]] = HARMLESS
 
     model: str | None = None
     max_tokens: Whole | None = Field(default=None, ge=-1)
@@ -67,7 +69,7 @@ class TextRequest(SamplingFields):
     def _know_every_name(cls, data: object) -> object:
         if not isinstance(data, dict):
             return data
-        return own_fields(data, cls.model_fields, cls.unsupported)
+        return own_fields(data, cls.model_fields, cls.unsupported, cls.harmless)
 
     @model_validator(mode="after")
     def _refuse_options_of_no_stream(self) -> Self:

@@ -13,11 +13,13 @@ class CompletionTokensDetails(Wire):
     """What became of a request's own `prediction`, and of nothing else that was drafted.
 
     Of its tokens so many are in the reply because they were proposed; the others were proposed, and
-    the model chose otherwise.
+    the model chose otherwise. In chats, how many tokens were reasoning, too.
     """
 
     accepted_prediction_tokens: int
     rejected_prediction_tokens: int
+    reasoning_tokens: int = 0
+    """Tokens up to the mark that ends the reasoning, of choices that are over."""
 
 
 class Usage(Wire):
@@ -63,3 +65,16 @@ class RequestMetrics(Wire):
     tokens_per_second: float
     speculative_decoding: SpeculativeDecoding
     stages: list[StageMetrics]
+
+
+class ReplyHead(Wire):
+    """What made a reply, and when."""
+
+    id: str
+    """The request's id."""
+    created: int
+    """When the reply began, in seconds of Unix time."""
+    model: str
+    """The model's public name."""
+    system_fingerprint: str
+    """Changes with weights, precision and version: with whatever makes a text."""

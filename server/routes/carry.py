@@ -6,16 +6,18 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from fastapi import Request
+from fastapi import Request, Response
 
 from engine import ModelInfo
 from server.piece import Piece
 from server.plan import Plan
 from server.protocol import TextRequest
 from server.record import RequestRecord
+from server.replies import CHUNKS, Events, reply_to
 from server.state import State
 from server.stream import Generation
 from server.text import Tokenizer
+from server.translate.reply import Reply
 from server.translate.requests import Planner
 
 Body = TypeVar("Body", bound=TextRequest)
@@ -58,3 +60,19 @@ async def begin(
     record = RequestRecord(plan.num_prompt_tokens, arrived_at, planner.info.stages, plan.n)
     pieces = Generation(plan, record, state.pool, state.metrics).pieces()
     return Begun(plan, record, pieces, planner.info, planner.tokenizer)
+
+
+async def answer(
+    body: Body,
+    request: Request,
+    state: State,
+    plan_of: Callable[[Body, str, Planner], Planned],
+    words_of: type[Reply[Body, Planned]],
+    prefix: str,
+    events: Events = CHUNKS,
+) -> Response:
+    """Plan a body, and tell what becomes of it; raises as `begin` and `reply_to` do."""
+    begun = await begin(body, request, state, plan_of, prefix)
+    model_id, patience = state.settings.model_id, state.settings.stream_wait_seconds
+    words = words_of(body, begun.plan, begun.record, begun.tokenizer, model_id, begun.info)
+    return await reply_to(request, begun.pieces, words, body.stream, patience, events)

@@ -5,8 +5,8 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from server.protocol import AppliedTemplate, ChatCompletion, ChatRequest
-from server.responses import EventStream, reply_to
-from server.routes.carry import begin, planner_of
+from server.replies import EventStream
+from server.routes.carry import answer, planner_of
 from server.state import AppState
 from server.translate.chat import ChatReply
 from server.translate.conversation import plan_chat, write_prompt
@@ -21,11 +21,7 @@ router = APIRouter(tags=["chat"])
 )
 async def create_chat_completion(body: ChatRequest, request: Request, state: AppState) -> Response:
     """Answer the last message of a conversation; with `stream`, as server-sent events."""
-    begun = await begin(body, request, state, plan_chat, "chatcmpl")
-    model_id = state.settings.model_id
-    words = ChatReply(body, begun.plan, begun.record, begun.tokenizer, model_id, begun.info)
-    patience = state.settings.stream_wait_seconds
-    return await reply_to(request, begun.pieces, words, body.stream, patience)
+    return await answer(body, request, state, plan_chat, ChatReply, "chatcmpl")
 
 
 @router.post("/apply-template")

@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request, Response
 
 from server.protocol import Completion, CompletionRequest
-from server.responses import EventStream, reply_to
-from server.routes.carry import begin
+from server.replies import EventStream
+from server.routes.carry import answer
 from server.state import AppState
 from server.translate.completions import CompletionReply, plan_completion
 
@@ -18,8 +18,4 @@ router = APIRouter(tags=["completions"])
 )
 async def create_completion(body: CompletionRequest, request: Request, state: AppState) -> Response:
     """Complete a prompt; with `stream`, as server-sent events."""
-    begun = await begin(body, request, state, plan_completion, "cmpl")
-    patience = state.settings.stream_wait_seconds
-    model_id = state.settings.model_id
-    words = CompletionReply(body, begun.plan, begun.record, begun.tokenizer, model_id, begun.info)
-    return await reply_to(request, begun.pieces, words, body.stream, patience)
+    return await answer(body, request, state, plan_completion, CompletionReply, "cmpl")

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from server.protocol import InfillReply, InfillRequest
-from server.responses import whole_reply
+from server.replies import whole_reply
 from server.routes.carry import begin
 from server.state import AppState
 from server.translate.infill import InfillWords, plan_infill

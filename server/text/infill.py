@@ -12,7 +12,7 @@ FAMILIES = (
     "<fim_prefix>{prefix}<fim_suffix>{suffix}<fim_middle>",  # StarCoder2, Granite
     "<fim-prefix>{prefix}<fim-suffix>{suffix}<fim-middle>",  # SantaCoder
     "▁<PRE>{prefix}▁<SUF>{suffix}▁<MID>",  # CodeLlama
-    "<｜fim▁begin｜>{prefix}<｜fim▁hole｜>{suffix}<｜fim▁end｜>",  # DeepSeek-Coder  # noqa: RUF001
+    "<｜fim▁begin｜>{prefix}<｜fim▁hole｜>{suffix}<｜fim▁end｜>",  # DeepSeek-Coder
     "[SUFFIX]{suffix}[PREFIX]{prefix}",  # Codestral
     "<|code_prefix|>{prefix}<|code_suffix|>{suffix}<|code_middle|>",  # GLM-4.5
 )
@@ -22,7 +22,7 @@ _FILES = ("<|file_sep|>", "<file_sep>", "<filename>")
 _REPOSITORIES = ("<|repo_name|>", "<repo_name>", "<reponame>")
 _OTHER_ENDS = (
     *("<|fim_pad|>", "<fim_pad>", "<fim-pad>", "▁<EOT>", "<EOT>", "<|EOT|>", "<|endoftext|>"),
-    *("<｜end▁of▁sentence｜>",),  # noqa: RUF001
+    *("<｜end▁of▁sentence｜>",),
 )
 _HOLE = re.compile(r"\{(prefix|suffix)\}")
 _STRANGER = "☺"

@@ -1,13 +1,11 @@
 """Chat: a body becomes a plan, a piece a chunk, and whole choices a whole reply."""
 
-import hashlib
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from engine import EmittedToken, ModelInfo
-from server.message import Call, Message, Telling
+from engine import EmittedToken
+from server.message import Added
 from server.piece import Piece
 from server.protocol import (
     CallPiece,
@@ -25,29 +23,21 @@ from server.protocol import (
     UsageChatChunk,
 )
 from server.protocol.chat_reply import ChatEnd
-from server.record import RequestRecord
-from server.text import Tokenizer
 from server.translate.conversation import ChatPlan
-from server.translate.figures import fingerprint_of, metrics_of, usage_of, with_figures
+from server.translate.figures import metrics_of, usage_of, with_figures
 from server.translate.logprobs import LOWEST_LOGPROB, bounded
+from server.translate.reply import Reply
+from server.translate.telling import ReplyTelling
 from server.translate.trace import TraceWriter
 
 
 @dataclass(frozen=True, slots=True)
-class ChatReply:
-    """Says in OpenAI's words what becomes of a plan; `record` is filled meanwhile."""
-
-    body: ChatRequest
-    plan: ChatPlan
-    record: RequestRecord
-    tokenizer: Tokenizer
-    model: str
-    info: ModelInfo
-    created: int = field(default_factory=lambda: int(time.time()))
+class ChatReply(Reply[ChatRequest, ChatPlan]):
+    """Says in OpenAI's words what becomes of a plan."""
 
     async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[ChatChunk]:
         """A chunk for each piece of which anything is certain, and one of the usage."""
-        tellings = [Telling(self.plan.reader.read) for _ in self.plan.sequences]
+        tellings = [ReplyTelling(self.plan.reader, self.record) for _ in self.plan.sequences]
         trace = TraceWriter(self.tokenizer)
         options = self.body.stream_options
         kind = UsageChatChunk if options and options.include_usage else ChatChunk
@@ -56,10 +46,7 @@ class ChatReply:
                 choices = [] if piece is None else self._pieces(tellings[piece.index], piece, trace)
                 if piece is None or choices:
                     yield kind(
-                        id=self.plan.request_id,
-                        created=self.created,
-                        model=self.model,
-                        system_fingerprint=fingerprint_of(self.info),
+                        **self.head,
                         choices=choices,
                         usage=usage,
                         metrics=metrics,
@@ -68,25 +55,23 @@ class ChatReply:
     def whole(self, choices: Sequence[Piece]) -> ChatCompletion:
         """The reply of all choices."""
         num_told = sum(len(choice.tokens) for choice in choices)
+        told = [self._choice(choice) for choice in choices]
         return ChatCompletion(
-            id=self.plan.request_id,
-            created=self.created,
-            model=self.model,
-            system_fingerprint=fingerprint_of(self.info),
-            choices=[self._choice(choice) for choice in choices],
+            **self.head,
+            choices=told,
             usage=usage_of(self.record, num_told),
             metrics=metrics_of(self.record),
         )
 
     def _choice(self, piece: Piece) -> ChatChoice:
-        message = self.plan.reader.read(piece.text, True)
+        message = ReplyTelling(self.plan.reader, self.record).read(piece)
         calls = [
             ToolCallPiece(
-                id=self._call_id(piece.index, number),
+                id=self.call_id(piece.index, rank),
                 type="function",
-                function=CallPiece(name=call.name, arguments=call.arguments),
+                function=CallPiece(name=call.name, arguments=call.text),
             )
-            for number, call in enumerate(message.calls)
+            for rank, call in enumerate(message.calls)
         ]
         return ChatChoice(
             index=piece.index,
@@ -96,26 +81,28 @@ class ChatReply:
                 tool_calls=calls or None,
             ),
             logprobs=self._logprobs(piece),
-            finish_reason=_end(piece, message),
+            finish_reason=_end(piece, bool(calls)),
             stop_reason=piece.stop_reason,
             seed=self.plan.sequences[piece.index].sampling.seed,
             token_ids=self._token_ids(piece),
         )
 
-    def _pieces(self, telling: Telling, piece: Piece, trace: TraceWriter) -> list[ChatChunkChoice]:
+    def _pieces(
+        self, telling: ReplyTelling, piece: Piece, trace: TraceWriter
+    ) -> list[ChatChunkChoice]:
         """What a piece adds to its choice's message, if that can be told yet."""
-        is_first, num_known = not telling.is_begun, len(telling.told.calls)
-        added = telling.push(piece.text, piece.finish_reason is not None)
+        is_first = not telling.is_begun
+        added = telling.push(piece)
+        content = "".join(map(_as_content, added))
+        reasoning = "".join(each.part.text for each in added if each.part.kind == "reasoning")
+        calls = [each for each in added if each.part.kind == "call"]
         delta = Delta(
             role="assistant" if is_first else None,
-            content=added.content or ("" if is_first else None),
-            reasoning_content=added.reasoning or None,
-            tool_calls=self._call_pieces(piece.index, added.calls, num_known) or None,
+            content=content or ("" if is_first else None),
+            reasoning_content=reasoning or None,
+            tool_calls=self._call_pieces(piece.index, calls) or None,
         )
-        is_worth_telling = (
-            added != Message() or piece.finish_reason or self.plan.manner.tells_tokens
-        )
-        if not is_worth_telling:
+        if not (added or piece.finish_reason or self.plan.manner.tells_tokens):
             return []
         telling.is_begun = True
         return [
@@ -123,7 +110,7 @@ class ChatReply:
                 index=piece.index,
                 delta=delta,
                 logprobs=self._logprobs(piece),
-                finish_reason=_end(piece, telling.told),
+                finish_reason=_end(piece, telling.has_calls),
                 stop_reason=piece.stop_reason,
                 seed=self.plan.sequences[piece.index].sampling.seed,
                 token_ids=self._token_ids(piece),
@@ -131,33 +118,23 @@ class ChatReply:
             )
         ]
 
-    def _call_pieces(
-        self, choice: int, calls: Sequence[Call], num_known: int
-    ) -> list[ToolCallPiece]:
+    def _call_pieces(self, choice: int, calls: Sequence[Added]) -> list[ToolCallPiece]:
         """Of a call that is new its name first, and then what there is of its arguments."""
         told: list[ToolCallPiece] = []
-        for number, call in enumerate(calls):
-            if number >= num_known:
+        for call in calls:
+            if call.is_new:
                 told.append(
                     ToolCallPiece(
-                        index=number,
-                        id=self._call_id(choice, number),
+                        index=call.rank,
+                        id=self.call_id(choice, call.rank),
                         type="function",
-                        function=CallPiece(name=call.name, arguments=""),
+                        function=CallPiece(name=call.part.name, arguments=""),
                     )
                 )
-            if call.arguments:
-                piece = CallPiece(arguments=call.arguments)
-                told.append(ToolCallPiece(index=number, function=piece))
+            if call.part.text:
+                piece = CallPiece(arguments=call.part.text)
+                told.append(ToolCallPiece(index=call.rank, function=piece))
         return told
-
-    def _call_id(self, choice: int, number: int) -> str:
-        """Of nine letters and digits: the templates of Mistral's models refuse any other.
-
-        Turns may come under one id of the client's; no two sequences share theirs.
-        """
-        name = f"{self.plan.sequences[choice].request_id}-{number}"
-        return hashlib.sha256(name.encode()).hexdigest()[:9]
 
     def _token_ids(self, piece: Piece) -> list[int] | None:
         wants_ids = self.body.return_token_ids
@@ -185,6 +162,12 @@ class ChatReply:
         )
 
 
-def _end(piece: Piece, message: Message) -> ChatEnd | None:
+def _as_content(added: Added) -> str:
+    """What content is added: in a new line, if it stands behind a call."""
+    is_another = added.is_new and added.rank > 0
+    return ("\n" if is_another else "") + added.part.text if added.part.kind == "content" else ""
+
+
+def _end(piece: Piece, has_calls: bool) -> ChatEnd | None:
     """A text that ends by itself ends for its calls, if it has any."""
-    return "tool_calls" if piece.finish_reason == "stop" and message.calls else piece.finish_reason
+    return "tool_calls" if piece.finish_reason == "stop" and has_calls else piece.finish_reason

@@ -1,11 +1,9 @@
 """Text completions: a body becomes a plan, a piece a chunk, and whole choices a whole reply."""
 
-import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from engine import ModelInfo
 from server.errors import BadRequestError
 from server.piece import Piece
 from server.plan import Plan
@@ -19,11 +17,10 @@ from server.protocol import (
     Usage,
     UsageChunk,
 )
-from server.record import RequestRecord
-from server.text import Tokenizer
-from server.translate.figures import fingerprint_of, metrics_of, usage_of, with_figures
+from server.translate.figures import metrics_of, usage_of, with_figures
 from server.translate.logprobs import LogprobWriter, bounded
 from server.translate.prompts import Echo, prompt_ids
+from server.translate.reply import Reply
 from server.translate.requests import Planner
 from server.translate.trace import TraceWriter
 
@@ -45,16 +42,9 @@ def plan_completion(body: CompletionRequest, request_id: str, planner: Planner) 
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionReply:
-    """Says in OpenAI's words what becomes of a plan; `record` is filled meanwhile."""
+class CompletionReply(Reply[CompletionRequest, Plan]):
+    """Says in OpenAI's words what becomes of a plan."""
 
-    body: CompletionRequest
-    plan: Plan
-    record: RequestRecord
-    tokenizer: Tokenizer
-    model: str
-    info: ModelInfo
-    created: int = field(default_factory=lambda: int(time.time()))
     echoes: dict[int, Echo] = field(default_factory=dict)
 
     async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Completion]:
@@ -96,10 +86,7 @@ class CompletionReply:
         kind: type[Completion] = Completion,
     ) -> Completion:
         return kind(
-            id=self.plan.request_id,
-            created=self.created,
-            model=self.model,
-            system_fingerprint=fingerprint_of(self.info),
+            **self.head,
             choices=choices,
             usage=usage,
             metrics=metrics,

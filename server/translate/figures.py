@@ -63,6 +63,7 @@ def usage_of(record: RequestRecord, num_told: int) -> Usage:
         completion_tokens_details=CompletionTokensDetails(
             accepted_prediction_tokens=accepted,
             rejected_prediction_tokens=proposed - accepted,
+            reasoning_tokens=record.num_reasoning_tokens,
         ),
     )
 

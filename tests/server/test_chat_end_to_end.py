@@ -73,6 +73,50 @@ def test_speculation_changes_no_message(command: Command, body: dict[str, Any]) 
     assert plain["usage"]["completion_tokens"] == drafted["usage"]["completion_tokens"]
 
 
+AGENTS: dict[str, dict[str, Any]] = {
+    "/responses": {
+        "tools": [{"type": "function", "name": "weather", "parameters": {}}],
+        "most": "max_output_tokens",
+    },
+    "/messages": {
+        "tools": [{"name": "weather", "input_schema": {}}],
+        "most": "max_tokens",
+    },
+}
+
+
+@settings(max_examples=12)
+@given(path=st.sampled_from([*AGENTS]), body=bodies, has_tools=st.booleans())
+def test_speculation_changes_no_reply_to_an_agent(
+    command: Command, path: str, body: dict[str, Any], has_tools: bool
+) -> None:
+    """Red when a tree changes an item, a block, an end or a count of these APIs."""
+    words = AGENTS[path]
+    own = ("n", "logprobs", "return_token_ids", "tool_choice", "enable_thinking", "tools")
+    asked = {name: value for name, value in body.items() if name not in own}
+    asked[words["most"]] = asked.pop("max_tokens")
+    if path == "/responses":
+        asked["input"] = asked.pop("messages")
+    if has_tools:
+        asked["tools"] = words["tools"]
+    plain, drafted = (
+        command.client.post(
+            path, body={"model": "tiny", "speculation": how, **asked}, cast_to=object
+        )
+        for how in ("off", "always")
+    )
+    assert _written(plain) == _written(drafted)
+
+
+def _written(reply: Any) -> dict[str, Any]:
+    """What is told of a reply, but what is of its time, and how much of a prompt was known."""
+    usage = reply["usage"]
+    told = {name: usage[name] for name in ("output_tokens", "output_tokens_details")}
+    told |= {name: reply.get(name) for name in ("status", "stop_reason", "stop_sequence", "seed")}
+    parts = [dict(part) for part in reply.get("output", reply.get("content"))]
+    return {**told, "parts": [{**part, "id": "", "call_id": ""} for part in parts]}
+
+
 def _told(choices: list[Any]) -> list[Any]:
     """What is told of choices, but the figures of log-probabilities, which may round otherwise."""
     tokens = [

@@ -74,7 +74,7 @@ GRANITE = (
     "<fim_pad>",
     "<reponame>",
 )
-DEEPSEEK = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", "<｜end▁of▁sentence｜>")  # noqa: RUF001
+DEEPSEEK = ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", "<｜end▁of▁sentence｜>")
 CODELLAMA = ("▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>")
 CODESTRAL = ("[PREFIX]", "[MIDDLE]", "[SUFFIX]")
 

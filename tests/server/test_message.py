@@ -1,6 +1,7 @@
 """Reading a reply as a message: what stands where, and that nothing told is ever taken back."""
 
 import json
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -10,20 +11,44 @@ from hypothesis import strategies as st
 
 from server.message import (
     STYLES,
-    Call,
-    Message,
+    Part,
     ReplyReader,
     Telling,
     Thinking,
     detect_style,
     detect_thinking,
 )
+from server.message import Message as Read
 from server.settings import Parser
 
 THINK = Thinking("<think>", "</think>")
 WEATHER = '{"name": "weather", "arguments": {"city": "Oslo", "days": [1, 2]}}'
 ARGUMENTS = '{"city": "Oslo", "days": [1, 2]}'
 SCHEMA = {"properties": {"days": {"type": "array"}, "city": {"type": "string"}, "x": {"type": "x"}}}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call as chats tell it."""
+
+    name: str
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as chats tell it, whatever the order of its parts."""
+
+    content: str = ""
+    reasoning: str = ""
+    calls: tuple[Call, ...] = ()
+
+    @classmethod
+    def of(cls, read: Read) -> "Message":
+        calls = tuple(Call(call.name, call.text) for call in read.calls)
+        return cls(read.content, read.reasoning, calls)
+
+
 CALL = Call("weather", ARGUMENTS)
 TIME = Call("time", "{}")
 
@@ -101,6 +126,13 @@ READINGS: list[tuple[str, str, Message]] = [
     ),
     ("llama3", '{"city": "Oslo"}', Message('{"city": "Oslo"}')),
     ("llama3", f"See {WEATHER}", Message(f"See {WEATHER}")),
+    ("granite", f"<|tool_call|>[{WEATHER}, {WEATHER}]", Message(calls=(CALL, CALL))),
+    (
+        "granite",
+        f"So: <|tool_call|>[{WEATHER}]<|/tool_call|> Done.",
+        Message("So:\nDone.", "", (CALL,)),
+    ),
+    ("granite", "<|tool_call|> none", Message("<|tool_call|> none")),
     ("mistral", f"[TOOL_CALLS][{WEATHER}]", Message(calls=(CALL,))),
     (
         "mistral",
@@ -112,6 +144,19 @@ READINGS: list[tuple[str, str, Message]] = [
         f"So [TOOL_CALLS]weather[CALL_ID]ab12[ARGS]{ARGUMENTS}",
         Message("So", "", (CALL,)),
     ),
+    (
+        "deepseek",
+        f"So<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{ARGUMENTS}<｜tool▁call▁end｜>"
+        "<｜tool▁call▁begin｜>time<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        Message("So", "", (CALL, TIME)),
+    ),
+    (
+        "deepseek",
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"
+        f"{ARGUMENTS}\n```<｜tool▁call▁end｜>\n<｜tool▁calls▁end｜>",
+        Message(calls=(CALL,)),
+    ),
+    ("deepseek", "<｜tool▁calls▁begin｜> none", Message("<｜tool▁calls▁begin｜> none")),
     ("mistral", "[TOOL_CALLS] are what I write", Message("[TOOL_CALLS] are what I write")),
     ("fenced", f"Well:\n```json\n{WEATHER}\n```\n", Message("Well:", "", (CALL,))),
     ("fenced", f"{WEATHER}", Message(calls=(CALL,))),
@@ -153,9 +198,10 @@ READINGS += [
 @pytest.mark.parametrize(("style", "text", "message"), READINGS)
 def test_calls_are_found_in_every_style(style: str, text: str, message: Message) -> None:
     """Red when a call is missed, or what is none is taken for one or lost."""
-    assert reader(style).read(text, True) == message
+    whole = reader(style).read(text, True)
+    assert Message.of(whole) == message
     for length in range(len(text)):
-        assert begins(reader(style).read(text[:length], False), message), text[:length]
+        assert begins(reader(style).read(text[:length], False), whole), text[:length]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +218,7 @@ def test_calls_are_found_in_every_style(style: str, text: str, message: Message)
 )
 def test_reasoning_stands_apart(is_thinking: bool, text: str, message: Message) -> None:
     """Red when its marks are told, or the prompt's part in it is forgotten."""
-    assert reader(None, is_thinking).read(text, True) == message
+    assert Message.of(reader(None, is_thinking).read(text, True)) == message
 
 
 FRAGMENTS = [
@@ -186,6 +232,8 @@ FRAGMENTS = [
         "[ARGS]",
         "[CALL_ID]",
     ),
+    *("<|tool_call|>", "<|/tool_call|>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"),
+    *("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁sep｜>", "function"),
     *("<|python_tag|>", "```json", "```", "```tool_call", WEATHER, ARGUMENTS, '{"name": "time"}'),
     *('{"name": "weather", ', '"arguments": ', '"parameters": {"a": 1}', '"x": 2', '{"', "}", "]"),
     *(TAGGED, "<function=time>", "<parameter=days>", "</parameter>", "</function>", "<function="),
@@ -195,24 +243,30 @@ texts = st.lists(st.sampled_from(FRAGMENTS), max_size=9).map("".join)
 readers = st.builds(reader, st.sampled_from([None, *STYLES]), st.sampled_from([None, False, True]))
 
 
-def begins(message: Message, more: Message) -> bool:
+def begins(message: Read, more: Read) -> bool:
     """Whether the second message is the first one, or that and more."""
-    told = len(message.calls)
-    return (
-        more.content.startswith(message.content)
-        and more.reasoning.startswith(message.reasoning)
-        and [call.name for call in message.calls] == [call.name for call in more.calls[:told]]
-        and all(
-            new.arguments.startswith(old.arguments)
-            for old, new in zip(message.calls, more.calls, strict=False)
-        )
+    before, after = message.parts, more.parts[: len(message.parts)]
+    return len(before) == len(after) and all(
+        (old.kind, old.name) == (new.kind, new.name)
+        and new.text.startswith(old.text)
+        and (new.text == old.text or number == len(before) - 1)
+        for number, (old, new) in enumerate(zip(before, after, strict=True))
     )
+
+
+def test_parts_stand_in_the_order_in_which_they_are_written() -> None:
+    """Red when what is said after a call is told before it, or two texts around one are joined."""
+    text = f"<think>Well</think>So\n<tool_call>{WEATHER}</tool_call> then <tool_call>{WEATHER}"
+    kinds = ["reasoning", "content", "call", "content", "call"]
+    parts = reader("hermes", False).read(text, True).parts
+    assert [part.kind for part in parts] == kinds
+    assert [part.text for part in parts] == ["Well", "So", ARGUMENTS, "then", ARGUMENTS]
 
 
 @given(reader=readers, text=texts)
 def test_what_a_text_has_told_stays_told(reader: ReplyReader, text: str) -> None:
     """Red when something is told before it is certain, whatever a model may write."""
-    told = Message()
+    told = Read()
     for length in range(len(text) + 1):
         now = reader.read(text[:length], False)
         assert begins(told, now), text[:length]
@@ -225,24 +279,16 @@ def test_pieces_add_up_to_the_message_however_a_text_is_cut(
     reader: ReplyReader, text: str, cuts: list[int]
 ) -> None:
     """Red when what a client adds up depends on how tokens came in blocks."""
-    telling, added = Telling(reader.read), Message()
+    telling, parts = Telling(reader), list[Part]()
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     for number, (start, end) in enumerate(pairwise(places), start=2):
-        added = plus(added, telling.push(text[start:end], number == len(places)))
-    assert added == reader.read(text, True)
-
-
-def plus(message: Message, piece: Message) -> Message:
-    """As clients add pieces up, by the index of a call."""
-    calls = list(message.calls)
-    for number, call in enumerate(piece.calls):
-        if number < len(calls):
-            calls[number] = Call(calls[number].name, calls[number].arguments + call.arguments)
-        else:
-            calls.append(call)
-    return Message(
-        message.content + piece.content, message.reasoning + piece.reasoning, tuple(calls)
-    )
+        for added in telling.push(text[start:end], number == len(places)):
+            assert added.is_new == (added.number == len(parts))
+            before = "" if added.is_new else parts.pop().text
+            assert added.number == len(parts), "a part has grown that another has followed"
+            parts.append(Part(added.part.kind, before + added.part.text, added.part.name))
+            assert added.rank == sum(part.kind == added.part.kind for part in parts) - 1
+    assert tuple(parts) == reader.read(text, True).parts == telling.told.parts
 
 
 values = st.recursive(
@@ -260,6 +306,7 @@ values = st.recursive(
         [
             ("hermes", "<tool_call>\n{}\n</tool_call>"),
             ("llama3", "{}"),
+            ("granite", "<|tool_call|>[{}]<|/tool_call|>"),
             ("mistral", "[TOOL_CALLS][{}]"),
             ("fenced", "```json\n{}\n```"),
         ]
@@ -275,7 +322,7 @@ def test_any_arguments_are_read_as_they_were_written(
     message = reader(style).read(frame.replace("{}", written), True)
     [found] = message.calls
     assert found.name == "time" and not message.content
-    assert json.loads(found.arguments) == arguments
+    assert json.loads(found.text) == arguments
 
 
 @pytest.mark.parametrize("value", [r'"\ud800"', r'["\udc00"]', "1e999", "-1e999"])
@@ -285,22 +332,48 @@ def test_a_value_that_no_client_can_read_stays_the_text_it_was(value: str) -> No
     schema = {"properties": {"x": {"type": "array"}}}
     one = ReplyReader(style=STYLES["qwen3coder"], tools={"time": schema})
     [call] = one.read(f"<tool_call>{text}</tool_call>", True).calls
-    assert json.loads(call.arguments) == {"x": value}
-    assert call.arguments.encode()
+    assert json.loads(call.text) == {"x": value}
+    assert call.text.encode()
 
 
 def test_half_a_surrogate_pair_is_no_name_and_no_arguments() -> None:
     """Red when a call is told that cannot be sent."""
     for call in (r'{"name": "\ud800"}', r'{"name": "x", "arguments": "{\ud800"}'):
         text = f"<tool_call>{call}</tool_call>"
-        assert reader("hermes").read(text, True) == Message(text)
+        assert Message.of(reader("hermes").read(text, True)) == Message(text)
 
 
 @pytest.mark.parametrize("part", ["[AAAA", "[A A ", "\n"])
 def test_what_is_almost_a_name_is_read_once(part: str) -> None:
     """Red, by never ending, when every way to part a hostile text is tried."""
     text = f"[TOOL_CALLS]f{part * 20_000}!"
-    assert reader("mistral").read(text, True) == Message(text)
+    assert Message.of(reader("mistral").read(text, True)) == Message(text)
+
+
+LONG = 50_000
+
+
+@pytest.mark.parametrize(
+    ("style", "before", "after"),
+    [
+        (None, "", ""),
+        ("hermes", "<think>", "</think>"),
+        ("hermes", "<think></think>", ""),
+        ("hermes", '<tool_call>{"name": "time", "arguments": {"a": "', '"}}</tool_call>'),
+        ("llama3", '{"name": "time", "parameters": {"a": ["', '"]}}'),
+        ("mistral", '[TOOL_CALLS]time[ARGS]{"a": "', '"}'),
+        ("qwen3coder", "<tool_call><function=time><parameter=a>", "</parameter></function>"),
+    ],
+)
+def test_a_long_text_is_read_once(style: str | None, before: str, after: str) -> None:
+    """Red, by taking a minute, when what has been read is read again with every piece."""
+    telling, told = Telling(reader(style, False)), [""]
+    filling = "a {b}, " * (LONG // 7)
+    telling.push(before, False)
+    for character in filling:
+        told += [added.part.text for added in telling.push(character, False)]
+    told += [added.part.text for added in telling.push(after, True)]
+    assert filling.strip() in "".join(told).replace('"time"', "")
 
 
 def test_one_call_is_told_where_only_one_may_be() -> None:
@@ -315,6 +388,8 @@ def test_one_call_is_told_where_only_one_may_be() -> None:
         ("{{ '<tool_call>' }} </think>", "hermes", "<think>"),
         ("<tool_call>\n<function=f>\n<parameter=a>", "qwen3coder", None),
         ("[TOOL_CALLS] [/THINK]", "mistral", "[THINK]"),
+        ("'<｜tool▁call▁begin｜>' + name + '<｜tool▁sep｜>'", "deepseek", None),
+        ("respond only with <|tool_call|> followed by a JSON list", "granite", None),
         ('{"name": function name, "parameters": {}} <|python_tag|>', "llama3", None),
         ('answer with a ```json block: {"name": f}', "fenced", None),
         ("<tool_call>{name}\n<arg_key>{key}</arg_key>\n<arg_value>", None, None),

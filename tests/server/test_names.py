@@ -28,7 +28,9 @@ def asked(client: openai.OpenAI, live: LiveServer, **extra: Any) -> Any:
     return live.behaviour.requests[-1]
 
 
-@pytest.mark.parametrize("name", ["max_completion_tokens", "max_new_tokens", "n_predict"])
+@pytest.mark.parametrize(
+    "name", ["max_completion_tokens", "max_new_tokens", "max_output_tokens", "n_predict"]
+)
 def test_other_names_of_a_length_mean_it(
     client: openai.OpenAI, live: LiveServer, name: str
 ) -> None:
@@ -47,7 +49,7 @@ def test_other_names_of_ours_mean_ours(client: openai.OpenAI, live: LiveServer) 
         model="fake", prompt="a", max_tokens=99, extra_body={"stop_sequences": ["o"], "n_cmpl": 2}
     )
     assert [choice.text for choice in reply.choices] == ["hell", "hell"]
-    assert len(ALIASES) == 6
+    assert len(ALIASES) == 7
 
 
 def test_minus_one_writes_to_the_end_of_the_window(client: openai.OpenAI, live: LiveServer) -> None:

@@ -39,7 +39,7 @@ def test_a_reply_that_was_predicted_is_the_same_in_fewer_steps(
     """Red when a prediction changes a text, is lost on its way, or is counted as a look-up's."""
     asked = {"temperature": temperature, "cache_salt": f"right {temperature}"}
     text, details, _ = complete(command, **asked, speculation="off")
-    assert details == {"accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
+    assert not any(details.values()), details
     parts = [{"type": "text", "text": text[:20]}, {"type": "text", "text": text[20:]}]
     for content in (text, parts):
         asked["cache_salt"] += "again"  # or the look-up would know the reply as well

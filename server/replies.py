@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.errors import INTERNAL, ClientGoneError, answer_for, envelope
+from server.errors import INTERNAL, ClientGoneError, answer_for
 from server.piece import Piece, fold
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,21 @@ class StreamTranslation(Translation, Protocol):
     def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[BaseModel]:
         """The chunks of a stream; closing it closes the generator of the pieces."""
 
+    def failure(self, error: Exception) -> BaseModel:
+        """What is told of an error after the stream has opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """How an API's stream passes the time while nothing comes, and what it ends with."""
+
+    waiting: bytes = b": waiting\n\n"
+    ending: bytes = b""
+
+
+CHUNKS = Events(ending=b"data: [DONE]\n\n")
+"""As streams of completions are."""
+
 
 async def reply_to(
     request: Request,
@@ -40,6 +56,7 @@ async def reply_to(
     words: StreamTranslation,
     is_stream: bool,
     patience: float,
+    events: Events = CHUNKS,
 ) -> Response:
     """A reply, whole or as a stream; raises ApiError or EngineError before the first piece.
 
@@ -56,7 +73,7 @@ async def reply_to(
         except BaseException:
             await _end(first, chunks)
             raise
-        return EventStream(first, chunks, patience)
+        return EventStream(first, chunks, words, patience, events)
     return await whole_reply(request, pieces, words)
 
 
@@ -72,10 +89,10 @@ async def whole_reply(
 
 
 class EventStream(Response):
-    """Server-sent events of a reply's chunks, ending in `[DONE]` even after an error.
+    """Server-sent events of a reply's chunks, ending as they should even after an error.
 
     `first` has been asked of `chunks` before the stream opens, so that what is refused at once is
-    refused with a proper status. While nothing comes there is a comment every `patience` seconds.
+    refused with a proper status. While nothing comes there is a sign every `patience` seconds.
     """
 
     media_type = "text/event-stream"
@@ -84,14 +101,18 @@ class EventStream(Response):
         self,
         first: asyncio.Future[BaseModel],
         chunks: AsyncGenerator[BaseModel],
+        words: StreamTranslation,
         patience: float,
+        events: Events,
     ) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._next = first
         self._chunks = chunks
+        self._words = words
         self._patience = patience
+        self._format = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; a client that goes ends the stream and frees the engine."""
@@ -116,16 +137,17 @@ class EventStream(Response):
         try:
             while True:
                 while not (await asyncio.wait((self._next,), timeout=self._patience))[0]:
-                    yield b": waiting\n\n"
-                yield _event(self._next.result().model_dump_json())
+                    yield self._format.waiting
+                yield _event(self._next.result())
                 self._next = asyncio.ensure_future(anext(self._chunks))
         except StopAsyncIteration:
             pass
         except Exception as error:
             if answer_for(error) is INTERNAL:
                 _log.exception("a stream failed")
-            yield _event(envelope(error).model_dump_json())
-        yield _event("[DONE]")
+            yield _event(self._words.failure(error))
+        if self._format.ending:
+            yield self._format.ending
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[None, None, T]) -> T:
@@ -154,8 +176,11 @@ async def _end(asked: asyncio.Future[BaseModel], chunks: AsyncGenerator[BaseMode
     await chunks.aclose()
 
 
-def _event(data: str) -> bytes:
-    return f"data: {data}\n\n".encode()
+def _event(chunk: BaseModel) -> bytes:
+    """A chunk that has a type is an event of that name."""
+    kind = getattr(chunk, "type", None)
+    name = f"event: {kind}\n" if kind else ""
+    return f"{name}data: {chunk.model_dump_json()}\n\n".encode()
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -8,11 +8,11 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.types import Message
 
-from server import responses
+from server import replies
 from server.errors import ClientGoneError
 from server.piece import Piece
 from server.protocol import Completion
-from server.responses import EventStream, reply_to, until_disconnect
+from server.replies import CHUNKS, Events, EventStream, reply_to, until_disconnect
 
 CHUNK = Completion(id="cmpl-1", created=1, model="m", system_fingerprint="fp", choices=[])
 
@@ -24,7 +24,7 @@ async def never() -> Message:
 
 def test_a_client_that_stops_reading_loses_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """Red when a stalled reader holds the engine."""
-    monkeypatch.setattr(responses, "STALL_SECONDS", 0.01)
+    monkeypatch.setattr(replies, "STALL_SECONDS", 0.01)
     closed: list[bool] = []
 
     async def chunks() -> AsyncGenerator[Completion]:
@@ -40,9 +40,9 @@ def test_a_client_that_stops_reading_loses_its_stream(monkeypatch: pytest.Monkey
 
     async def run() -> None:
         stream = chunks()
-        await EventStream(asyncio.ensure_future(anext(stream)), stream, 5)(
-            {"type": "http"}, never, stalled
-        )
+        first = asyncio.ensure_future(anext(stream))
+        reply = EventStream(first, stream, Words(), 5, CHUNKS)
+        await reply({"type": "http"}, never, stalled)
 
     asyncio.run(run())
     assert closed == [True]
@@ -88,12 +88,21 @@ class Line(BaseModel):
     text: str
 
 
+class TypedLine(Line):
+    """A chunk that has a type."""
+
+    type: str = "line"
+
+
 class Words:
     """Its words."""
 
     async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Line]:
         async for piece in pieces:
             yield Line(text=piece.text)
+
+    def failure(self, error: Exception) -> Line:
+        return TypedLine(text=f"failed: {error}")
 
     def whole(self, choices: Sequence[Piece]) -> Line:
         with pytest.raises(RuntimeError, match="no running event loop"):
@@ -125,3 +134,30 @@ def test_another_api_is_another_translation(is_stream: bool) -> None:
     lines = [b'data: {"text":"%s"}\n\n' % text for text in (b"c", b"a", b"d", b"b")]
     stream = b"".join([*lines, b"data: [DONE]\n\n"])
     assert b"".join(sent) == (stream if is_stream else b'{"text":"ab|cd"}')
+
+
+def test_an_api_says_how_its_stream_waits_fails_and_ends() -> None:
+    """Red when an event of a type has no name, or an API gets another's signs and ending."""
+    sent: list[bytes] = []
+
+    async def failing() -> AsyncGenerator[Piece]:
+        await asyncio.sleep(0.05)
+        yield Piece(0, "a")
+        raise ClientGoneError("so far")
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    async def run() -> None:
+        request, events = Request({"type": "http"}, never), Events(b": on\n\n", b"over\n\n")
+        response = await reply_to(request, failing(), Words(), True, 0.02, events)
+        await response({"type": "http"}, never, send)
+
+    asyncio.run(run())
+    told = [part for part in sent if part not in (b"", b": on\n\n")]
+    assert b": on\n\n" in sent
+    assert told == [
+        b'data: {"text":"a"}\n\n',
+        b'event: line\ndata: {"text":"failed: so far","type":"line"}\n\n',
+        b"over\n\n",
+    ]
