@@ -25,7 +25,14 @@ from engine.drafting.build import recognised, stage_names
 from engine.economy import TARGET_PASS, Costs
 from engine.errors import ConfigError
 from engine.loading import Checkpoint
-from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Output
+from engine.request import (
+    Constraint,
+    Finished,
+    GenerateRequest,
+    LoadProgress,
+    ModelInfo,
+    Output,
+)
 from engine.scorer import TreeScorer
 from engine.shared import Shared
 from engine.threads import THREADS
@@ -45,7 +52,8 @@ class Engine:
         self.config = config
         self._shared = shared
         drafter = shared.builder.build(config.stages, _teller(config, on_progress))
-        self._decoder = Decoder(shared.target, drafter, shared.economy(config.stages))
+        economy = shared.economy(config.stages)
+        self._decoder = Decoder(shared.target, drafter, economy, shared.grammars)
         shared.lend(self._decoder)
         self.scorers: dict[str, TreeScorer] = {TARGET_PASS: shared.target, **drafter.scorers()}
         self._acceleration = accelerate(config, self.scorers, shared.compiler)
@@ -142,6 +150,14 @@ class Engine:
     def is_busy(self) -> bool:
         """Whether there is anything to do in a step."""
         return self._decoder.is_busy
+
+    def is_compiled(self, constraint: Constraint) -> bool:
+        """Whether it is known what becomes of a constraint; it is compiled beside if not."""
+        return self._shared.grammars.begin(constraint)
+
+    def compile(self, constraint: Constraint) -> None:
+        """Have a constraint compiled, and wait for it. Raises InvalidRequestError."""
+        self._shared.grammars.compiled(constraint)
 
     def add(self, request: GenerateRequest) -> None:
         """Let a request wait for its turn; see `Decoder.add`, and `Shared.begin`."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from engine.errors import EngineDiedError, EngineError, InvalidRequestError, ModelLoadError
 from engine.process.messages import (
+    Compiled,
     Event,
     Failed,
     Loading,
@@ -62,6 +63,8 @@ class Answers:
                 self.ready.set_exception(unloadable)
             case TokenizerRead(state, message):
                 self._take_tokenizer(state, message)
+            case Compiled(request_id):
+                self._deliver(request_id, Update(request_id))
             case Stepped(updates):
                 for update in updates:
                     self._deliver(update.request_id, update)

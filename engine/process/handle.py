@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from itertools import count
 
 import zmq
 
@@ -10,8 +11,15 @@ from engine.config import EngineConfig
 from engine.errors import EngineDiedError, EngineError
 from engine.process.answers import Answers
 from engine.process.child import Child
-from engine.process.messages import Cancel, Close, Generate, ReadTokenizer
-from engine.request import GenerateRequest, LoadProgress, ModelInfo, TokenizerState, Update
+from engine.process.messages import Cancel, Close, Compile, Generate, ReadTokenizer
+from engine.request import (
+    Constraint,
+    GenerateRequest,
+    LoadProgress,
+    ModelInfo,
+    TokenizerState,
+    Update,
+)
 
 
 class EngineProcess:
@@ -24,6 +32,7 @@ class EngineProcess:
         self._config = config
         self._answers = Answers()
         self._tasks: list[asyncio.Task[None]] = []
+        self._numbers = count()
 
     async def start(self) -> None:
         """Spawn the process; returns at once, the weights load over there.
@@ -63,14 +72,25 @@ class EngineProcess:
         self._child.send(ReadTokenizer())
         return await tokenizer
 
+    async def compile(self, constraint: Constraint) -> None:
+        """Wait until requests may have a constraint, which is compiled beside those that run.
+
+        Raises InvalidRequestError for one that none may have, or EngineDiedError.
+        """
+        self._check_alive()
+        name = f"constraint {next(self._numbers)}"
+        with self._answers.updates(name) as updates:
+            self._child.send(Compile(name, constraint))
+            if isinstance(told := await updates.get(), EngineError):
+                raise told
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Update]:
         """Run one request, in its turn: what comes of it, step by step. The last has its end.
 
         Closing the iterator early cancels the request and returns once the engine is rid of it.
         Raises InvalidRequestError or EngineDiedError.
         """
-        if self._answers.died.done():
-            raise EngineDiedError(self._answers.died.result())
+        self._check_alive()
         with self._answers.updates(request.request_id) as updates:
             self._child.send(Generate(request))
             is_over = False
@@ -108,6 +128,10 @@ class EngineProcess:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._child.close()
+
+    def _check_alive(self) -> None:
+        if self._answers.died.done():
+            raise EngineDiedError(self._answers.died.result())
 
     async def _watch(self) -> None:
         """Once it is ready it must not be silent for long."""

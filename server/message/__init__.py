@@ -5,6 +5,7 @@ text begins with that of each of its beginnings. So a client gets the same, howe
 in pieces. Nothing here knows of tokens, templates' engines or HTTP.
 """
 
+from server.message.forced import Format, calls_format, constant, sequence
 from server.message.message import Call, Message, Telling
 from server.message.reader import ReplyReader
 from server.message.styles import STYLES, CallStyle, Thinking, detect_style, detect_thinking
@@ -13,10 +14,14 @@ __all__ = [
     "STYLES",
     "Call",
     "CallStyle",
+    "Format",
     "Message",
     "ReplyReader",
     "Telling",
     "Thinking",
+    "calls_format",
+    "constant",
     "detect_style",
     "detect_thinking",
+    "sequence",
 ]
