@@ -44,7 +44,7 @@ def main() -> None:
     prompt = tuple(load_tokenizer(asked.model).encode(PROMPT))
     form = Constraint("json_schema", json.dumps(SCHEMA))
     started = time.perf_counter()
-    engine.compile(form)
+    engine.grammars.compiled(form)
     print(f"compiled in {time.perf_counter() - started:.2f} s, the tokenizer read")
     plain = GenerateRequest("plain", prompt, _NUM_TOKENS, SamplingParams(0.0), speculation="off")
     kinds = {

@@ -25,14 +25,7 @@ from engine.drafting.build import recognised, stage_names
 from engine.economy import TARGET_PASS, Costs
 from engine.errors import ConfigError
 from engine.loading import Checkpoint
-from engine.request import (
-    Constraint,
-    Finished,
-    GenerateRequest,
-    LoadProgress,
-    ModelInfo,
-    Output,
-)
+from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Output
 from engine.scorer import TreeScorer
 from engine.shared import Shared
 from engine.threads import THREADS
@@ -44,12 +37,14 @@ class Engine:
     """A loaded target with its stages; as many requests run at once as there are seats.
 
     `scorers` are whatever runs passes, by the names of `info.passes`: the target, then its stages.
+    `grammars` compile constraints, which a request that comes with one is not to wait for.
     """
 
     def __init__(
         self, config: EngineConfig, shared: Shared, on_progress: OnProgress = lambda _: None
     ) -> None:
         self.config = config
+        self.grammars = shared.grammars
         self._shared = shared
         drafter = shared.builder.build(config.stages, _teller(config, on_progress))
         economy = shared.economy(config.stages)
@@ -150,14 +145,6 @@ class Engine:
     def is_busy(self) -> bool:
         """Whether there is anything to do in a step."""
         return self._decoder.is_busy
-
-    def is_compiled(self, constraint: Constraint) -> bool:
-        """Whether it is known what becomes of a constraint; it is compiled beside if not."""
-        return self._shared.grammars.begin(constraint)
-
-    def compile(self, constraint: Constraint) -> None:
-        """Have a constraint compiled, and wait for it. Raises InvalidRequestError."""
-        self._shared.grammars.compiled(constraint)
 
     def add(self, request: GenerateRequest) -> None:
         """Let a request wait for its turn; see `Decoder.add`, and `Shared.begin`."""

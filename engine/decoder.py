@@ -161,4 +161,6 @@ class Decoder:
         if text.reason is None:
             return [output]
         self._seats.vacate(text)
-        return [output, Finished(request_id, text.reason, text.stats, text.stop_token_id)]
+        stop = text.tokens[-1] if text.reason == "stop" else None
+        named = stop if stop in text.stop_ids else None
+        return [output, Finished(request_id, text.reason, text.stats, named)]

@@ -68,13 +68,6 @@ class Text:
         return cls(request, sampling, stop_ids)
 
     @property
-    def stop_token_id(self) -> int | None:
-        """The token that has ended the text, if one has."""
-        return (
-            self.tokens[-1] if self.reason == "stop" and self.tokens[-1] in self.stop_ids else None
-        )
-
-    @property
     def is_read_anew(self) -> bool:
         """Whether no rows may be kept for it that other texts have left: its prompt is scored."""
         return self.request.num_prompt_logprobs is not None

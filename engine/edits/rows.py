@@ -12,7 +12,7 @@ from engine.edits.bias import Bias
 from engine.edits.dry import Dry
 from engine.edits.edit import Edit, Touched
 from engine.edits.penalties import Penalties
-from engine.grammar import Matcher, forbid
+from engine.grammar import Following, Matcher, forbid
 from engine.request import SamplingParams
 
 Edits = Mapping[type[Edit], Edit]
@@ -74,30 +74,32 @@ def _constrain(logits: Tensor, rows: Sequence[EditedRow], whole: Tensor) -> None
     A row of which that leaves nothing is what the grammar leaves of it without bans; and where that
     is nothing, in a broken network's row, all that the grammar allows is alike.
     """
+    following = _following(rows)
+    forbid(logits, [*following.items()])
+    is_lost = ~(logits.amax(dim=-1) > -np.inf)
+    for number in is_lost.nonzero()[:, 0].tolist():
+        if number not in following:
+            continue
+        row, there = rows[number], logits[number : number + 1]
+        if Bans in row.edits:
+            edits = {kind: edit for kind, edit in row.edits.items() if kind is not Bans}
+            there.copy_(edited(whole[number : number + 1], [row._replace(edits=edits)]))
+        else:
+            there.zero_()
+            forbid(there, [(0, following[number])])
+
+
+def _following(rows: Sequence[EditedRow]) -> dict[int, Following]:
+    """What may follow in the rows of constrained texts; of each text all are asked for at once."""
     own: dict[Matcher, list[int]] = {}
     for number, row in enumerate(rows):
         if row.grammar is not None:
             own.setdefault(row.grammar, []).append(number)
-    following = [
-        pair
-        for grammar, numbers in own.items()
-        for pair in zip(
-            numbers,
-            grammar.following(rows[numbers[0]].tokens, [rows[number].path for number in numbers]),
-            strict=True,
-        )
-    ]
-    forbid(logits, following)
-    is_lost = ~(logits.amax(dim=-1) > -np.inf)
-    lost = [number for number in is_lost.nonzero()[:, 0].tolist() if rows[number].grammar]
-    for number in lost:
-        row, there = rows[number], slice(number, number + 1)
-        if Bans in row.edits:
-            edits = {kind: edit for kind, edit in row.edits.items() if kind is not Bans}
-            logits[there] = edited(whole[there], [row._replace(edits=edits)])
-        else:
-            logits[there] = 0.0
-            forbid(logits[there], [(0, each) for at, each in following if at == number])
+    found: dict[int, Following] = {}
+    for grammar, numbers in own.items():
+        paths = [rows[number].path for number in numbers]
+        found |= zip(numbers, grammar.following(rows[numbers[0]].tokens, paths), strict=True)
+    return found
 
 
 def _joined(touched: Mapping[int, Touched], width: int) -> tuple[np.ndarray, np.ndarray]:

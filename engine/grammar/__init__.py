@@ -10,7 +10,7 @@ The masks are xgrammar's (Dong et al., arXiv 2411.15100); only this room knows i
 """
 
 from engine.grammar.grammars import Grammars
-from engine.grammar.matcher import Matcher, forbid
+from engine.grammar.matcher import Following, Matcher, forbid
 from engine.grammar.vocabulary import Vocabulary
 
-__all__ = ["Grammars", "Matcher", "Vocabulary", "forbid"]
+__all__ = ["Following", "Grammars", "Matcher", "Vocabulary", "forbid"]

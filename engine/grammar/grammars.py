@@ -1,5 +1,6 @@
 """Compiles constraints for one model's vocabulary, beside whoever decodes, and remembers them."""
 
+import contextlib
 import json
 import threading
 import time
@@ -22,6 +23,7 @@ _MOST_BYTES = 2**28
 """Of all that is kept; an eighth of it is what one may take."""
 _MOST_AT_ONCE = 2
 """What takes too long cannot be stopped: it goes on, and so many at the most."""
+_LOOKING_SECONDS = 0.05
 _READING_SECONDS = 60.0
 """What a large tokenizer may take, before the first constraint of all."""
 
@@ -149,10 +151,8 @@ class _Compilation(Future[xgrammar.CompiledGrammar]):
     def wait(self) -> xgrammar.CompiledGrammar:
         """What came of it; raises TimeoutError where it takes too long."""
         while not self.is_over:
-            try:
-                self.exception(max(0.0, self._until - time.monotonic()))
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                self.exception(_LOOKING_SECONDS)  # how long it may take is known later
         found = self.result(0)
         self.size = int(found.memory_size_bytes)
         return found

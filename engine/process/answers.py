@@ -39,7 +39,12 @@ class Answers:
 
     @contextmanager
     def updates(self, request_id: str) -> Iterator[Updates]:
-        """What is told of a request from now on; an error is the last that is."""
+        """What is told of a request from now on; an error is the last that is.
+
+        Raises EngineDiedError where there is nobody to tell any more.
+        """
+        if self.died.done():
+            raise EngineDiedError(self.died.result())
         if request_id in self._running:
             raise EngineError(f"another request has the id {request_id!r}.")
         updates = self._running[request_id] = asyncio.Queue()

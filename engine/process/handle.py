@@ -45,7 +45,11 @@ class EngineProcess:
             reason = f"the engine process could not be started: {error}"
             self._answers.died.set_result(reason)
             raise EngineDiedError(reason) from error
-        work = (self._child.listen(self._answers.take), self._watch(), self._bury())
+        work = (
+            self._child.listen(self._answers.take),
+            self._watch(),
+            _bury(self._child, self._answers),
+        )
         self._tasks = [asyncio.create_task(each) for each in work]
 
     @property
@@ -77,7 +81,6 @@ class EngineProcess:
 
         Raises InvalidRequestError for one that none may have, or EngineDiedError.
         """
-        self._check_alive()
         name = f"constraint {next(self._numbers)}"
         with self._answers.updates(name) as updates:
             self._child.send(Compile(name, constraint))
@@ -90,7 +93,6 @@ class EngineProcess:
         Closing the iterator early cancels the request and returns once the engine is rid of it.
         Raises InvalidRequestError or EngineDiedError.
         """
-        self._check_alive()
         with self._answers.updates(request.request_id) as updates:
             self._child.send(Generate(request))
             is_over = False
@@ -129,19 +131,16 @@ class EngineProcess:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._child.close()
 
-    def _check_alive(self) -> None:
-        if self._answers.died.done():
-            raise EngineDiedError(self._answers.died.result())
-
     async def _watch(self) -> None:
         """Once it is ready it must not be silent for long."""
         with contextlib.suppress(EngineError):
             await self.wait_ready()
             await self._child.kill_when_silent()
 
-    async def _bury(self) -> None:
-        """Tell everyone who waits that it has ended."""
-        self._answers.bury(await self._child.wait())
+
+async def _bury(child: Child, answers: Answers) -> None:
+    """Tell everyone who waits that it has ended."""
+    answers.bury(await child.wait())
 
 
 def _is_last(update: Update | EngineError) -> bool:

@@ -133,7 +133,7 @@ class Worker:
     def _begin(self, engine: "Engine", held: GenerateRequest | Compile) -> None:
         try:
             if isinstance(held, Compile):
-                engine.compile(held.constraint)
+                engine.grammars.compiled(held.constraint)
                 self._tell(Compiled(held.request_id))
             else:
                 engine.add(held)
@@ -193,7 +193,7 @@ def _is_ready(engine: "Engine", held: GenerateRequest | Compile, holds: bool) ->
     """
     constraint = held.constraint
     is_free = isinstance(held, Compile) or not holds
-    return (constraint is None or engine.is_compiled(constraint)) and is_free
+    return (constraint is None or engine.grammars.begin(constraint)) and is_free
 
 
 def _makes_pause(age: float) -> bool:
