@@ -6,7 +6,8 @@
     grammars      compiles beside the decoding, and remembers
     matcher       one text's place: which tokens may follow, and where only one may
 
-The masks are xgrammar's (Dong et al., arXiv 2411.15100); only this room knows it.
+The masks are xgrammar's (Dong et al., arXiv 2411.15100); only this room knows it, and imports it
+where it is first needed: it brings pydantic along, which an engine can do without.
 """
 
 from engine.grammar.grammars import Grammars

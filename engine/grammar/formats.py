@@ -7,8 +7,6 @@ bounds is bounded, and names and marks are certain where they come.
 import json
 from typing import Any
 
-import xgrammar
-
 from engine.errors import InvalidRequestError
 from engine.grammar.limits import check_schema, parsed
 from engine.request import Constraint
@@ -36,6 +34,8 @@ def format_of(constraint: Constraint) -> Format:
 
 def _json(schema: Any) -> Format:
     """The text of JSON that a schema allows, as a grammar: formats cannot say how it is spaced."""
+    import xgrammar
+
     check_schema(schema)
     grammar = xgrammar.Grammar.from_json_schema(
         json.dumps(schema), any_whitespace=False, separators=(", ", ": ")

@@ -8,8 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import cached_property
-
-import xgrammar
+from typing import TYPE_CHECKING
 
 from engine.errors import EngineError, InvalidRequestError, first_line
 from engine.grammar.formats import format_of
@@ -17,6 +16,9 @@ from engine.grammar.limits import check_source, name_of
 from engine.grammar.matcher import Matcher
 from engine.grammar.vocabulary import Vocabulary
 from engine.request import Constraint
+
+if TYPE_CHECKING:
+    from xgrammar import CompiledGrammar, GrammarCompiler
 
 _MOST_KEPT = 256
 _MOST_BYTES = 2**28
@@ -49,8 +51,10 @@ class Grammars:
             raise InvalidRequestError(f"constraints need the model's tokenizer: {error}") from error
 
     @cached_property
-    def _compiler(self) -> xgrammar.GrammarCompiler:
-        return xgrammar.GrammarCompiler(self.vocabulary.info, max_threads=1, cache_enabled=False)
+    def _compiler(self) -> "GrammarCompiler":
+        from xgrammar import GrammarCompiler
+
+        return GrammarCompiler(self.vocabulary.info, max_threads=1, cache_enabled=False)
 
     def begin(self, constraint: Constraint) -> bool:
         """Have a constraint compiled; whether `compiled` can tell by now what came of it."""
@@ -61,7 +65,7 @@ class Grammars:
         self._known.move_to_end(constraint)
         return known.is_over
 
-    def compiled(self, constraint: Constraint) -> xgrammar.CompiledGrammar:
+    def compiled(self, constraint: Constraint) -> "CompiledGrammar":
         """A constraint as a grammar, waited for if need be. Raises InvalidRequestError."""
         self.begin(constraint)
         known = self._known[constraint]
@@ -103,7 +107,7 @@ class Grammars:
             told = f"the {name_of(constraint)} cannot be compiled: {_said(error)}."
             found.set_exception(InvalidRequestError(told))
 
-    def _check(self, constraint: Constraint, compiled: xgrammar.CompiledGrammar) -> None:
+    def _check(self, constraint: Constraint, compiled: "CompiledGrammar") -> None:
         """Raise InvalidRequestError for what is too large, or leaves nothing to write."""
         if (size := compiled.memory_size_bytes) > _MOST_BYTES // 8:
             raise InvalidRequestError(
@@ -130,7 +134,7 @@ class _BusyError(InvalidRequestError):
     """It was not compiled, and nobody knows whether it could be."""
 
 
-class _Compilation(Future[xgrammar.CompiledGrammar]):
+class _Compilation(Future["CompiledGrammar"]):
     """What will have become of a constraint, if that takes so many seconds."""
 
     def __init__(self, seconds: float) -> None:
@@ -148,7 +152,7 @@ class _Compilation(Future[xgrammar.CompiledGrammar]):
         """Whether it is known, or has taken too long."""
         return self.done() or time.monotonic() > self._until
 
-    def wait(self) -> xgrammar.CompiledGrammar:
+    def wait(self) -> "CompiledGrammar":
         """What came of it; raises TimeoutError where it takes too long."""
         while not self.is_over:
             with contextlib.suppress(TimeoutError):

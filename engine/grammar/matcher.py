@@ -12,11 +12,10 @@ and needs no choosing. Nothing is forced where a token would go on beyond what i
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-import xgrammar
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,6 +23,9 @@ from engine.errors import EngineError
 from engine.grammar.vocabulary import Vocabulary
 from engine.prefix import num_common
 from engine.request import FinishReason
+
+if TYPE_CHECKING:
+    import xgrammar
 
 Words = NDArray[np.int32]
 """A bit for every token, 32 a word, the lowest first."""
@@ -52,11 +54,13 @@ class Matcher:
 
     def __init__(
         self,
-        compiled: xgrammar.CompiledGrammar,
+        compiled: "xgrammar.CompiledGrammar",
         vocabulary: Vocabulary,
         stop_ids: frozenset[int] = frozenset(),
         num_prompt: int = 0,
     ) -> None:
+        import xgrammar
+
         texts = vocabulary.texts
         ends = {token for token in stop_ids if not texts[token]}
         self._texts = texts
@@ -161,6 +165,8 @@ def forbid(logits: Tensor, following: Sequence[tuple[int, Following]]) -> None:
     living = [(row, each.words) for row, each in following if each.words.any()]
     if not living:
         return
+    import xgrammar
+
     words = np.zeros((len(logits), len(living[0][1])), np.int32)
     for row, own in living:
         words[row] = own
