@@ -30,9 +30,11 @@ from engine.prefix import num_common
 from engine.program import own_environment
 from engine.public import CHECKED, PublicDraft, public_drafts
 from engine.request import (
+    GRAMMAR,
     PREDICTION,
     PROMPT,
     TARGET,
+    Constraint,
     EmittedToken,
     Finished,
     FinishReason,
@@ -53,10 +55,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKED",
+    "GRAMMAR",
     "PREDICTION",
     "PROMPT",
     "TARGET",
     "ConfigError",
+    "Constraint",
     "ContextLengthError",
     "Dtype",
     "EmittedToken",

@@ -37,15 +37,18 @@ class Engine:
     """A loaded target with its stages; as many requests run at once as there are seats.
 
     `scorers` are whatever runs passes, by the names of `info.passes`: the target, then its stages.
+    `grammars` compile constraints, which a request that comes with one is not to wait for.
     """
 
     def __init__(
         self, config: EngineConfig, shared: Shared, on_progress: OnProgress = lambda _: None
     ) -> None:
         self.config = config
+        self.grammars = shared.grammars
         self._shared = shared
         drafter = shared.builder.build(config.stages, _teller(config, on_progress))
-        self._decoder = Decoder(shared.target, drafter, shared.economy(config.stages))
+        economy = shared.economy(config.stages)
+        self._decoder = Decoder(shared.target, drafter, economy, shared.grammars)
         shared.lend(self._decoder)
         self.scorers: dict[str, TreeScorer] = {TARGET_PASS: shared.target, **drafter.scorers()}
         self._acceleration = accelerate(config, self.scorers, shared.compiler)

@@ -36,7 +36,22 @@ class Place(NamedTuple):
     def edited_row(self) -> EditedRow:
         """What the logits there are edited by."""
         path = self.tree.path_tokens(self.node)
-        return EditedRow(self.text.sampling.edits, self.text.tokens, path)
+        sampling = self.text.sampling
+        return EditedRow(sampling.edits, self.text.tokens, path, sampling.grammar)
+
+    @property
+    def only(self) -> int | None:
+        """The only token that the text's grammar lets follow, if it has one that lets but one."""
+        if (grammar := self.text.sampling.grammar) is None:
+            return None
+        [following] = grammar.following(self.text.tokens, [self.tree.path_tokens(self.node)])
+        return following.only
+
+    def allows(self, token: int) -> bool:
+        """Whether the text's grammar, if it has one, lets a token follow."""
+        grammar = self.text.sampling.grammar
+        path = self.tree.path_tokens(self.node)
+        return grammar is None or grammar.allows(self.text.tokens, path, token)
 
 
 def places(texts: Sequence[Text], tree: TokenTree, nodes: Sequence[int]) -> list[Place]:
@@ -44,10 +59,31 @@ def places(texts: Sequence[Text], tree: TokenTree, nodes: Sequence[int]) -> list
     return [Place(texts[tree.texts[node]], tree, node) for node in nodes]
 
 
+def possible(texts: Sequence[Text], tree: TokenTree, nodes: Sequence[int]) -> Sequence[int]:
+    """Those of some nodes that the texts can come to: a grammar rules out others, and all below.
+
+    With the nodes' own ancestors these nodes must form a tree.
+    """
+    places = {
+        node: Place(texts[tree.texts[node]], tree, tree.parents[node])
+        for node in sorted(nodes)
+        if texts[tree.texts[node]].sampling.grammar is not None
+    }
+    for text in {tree.texts[node] for node in places}:
+        paths = [tree.path_tokens(each.node) for n, each in places.items() if tree.texts[n] == text]
+        if (grammar := texts[text].sampling.grammar) is not None:
+            grammar.following(texts[text].tokens, paths)  # all at once
+    dead: set[int] = set()
+    for node, place in places.items():
+        if place.node in dead or not place.allows(tree.tokens[node]):
+            dead.add(node)
+    return [node for node in nodes if node not in dead] if dead else nodes
+
+
 def candidates(places: Sequence[Place], logits: Tensor) -> Candidates:
     """What may follow at places, of which `logits` (places, vocabulary) are the rows."""
     samplings = [place.text.sampling for place in places]
-    if any(sampling.edits for sampling in samplings):
+    if any(sampling.is_edited for sampling in samplings):
         logits = edited(logits[:, : samplings[0].vocab_size], [each.edited_row for each in places])
     return rank(samplings, [place.position for place in places], logits)
 
@@ -58,7 +94,7 @@ def scores_of(place: Place, tokens: Sequence[int], logprobs: Sequence[float]) ->
     What filters would drop is not known, since the other tokens are not.
     """
     sampling = place.text.sampling
-    if sampling.edits:
+    if sampling.is_edited:
         row = torch.zeros(1, sampling.vocab_size)
         row[0, list(tokens)] = torch.tensor(logprobs)
         logprobs = edited(row, [place.edited_row])[0, list(tokens)].tolist()

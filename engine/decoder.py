@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from engine.accept import accept
 from engine.checks import check
-from engine.choosing import chooser, describe
+from engine.choosing import chooser, describe, possible
 from engine.drafting.stage import Drafter, NoStage, Scored
 from engine.economy import Economy
 from engine.errors import EngineError, InvalidRequestError
+from engine.grammar import Grammars
 from engine.model import Model
 from engine.rehearsal import rehearse
 from engine.request import PROMPT, EmittedToken, Finished, GenerateRequest, Output
@@ -27,10 +28,12 @@ class Decoder:
         target: Model,
         drafter: Drafter | None = None,
         economy: Economy | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self.target = target
         self.drafter = drafter or NoStage()
         self.economy = economy or Economy()
+        self._grammars = grammars
         self._seats = Seats(target)
         self._cancelled: list[Output | Finished] = []
 
@@ -48,8 +51,8 @@ class Decoder:
         check(request, self.target.max_model_len, limits.vocab_size)
         if any(text.request.request_id == request.request_id for text in self._seats):
             raise InvalidRequestError(f"another request has the id {request.request_id!r}.")
-        device = self.target.device
-        self._seats.queue(Text.of(request, limits.eos_token_ids, limits.vocab_size, device))
+        ends, size, device = limits.eos_token_ids, limits.vocab_size, self.target.device
+        self._seats.queue(Text.of(request, ends, size, device, self._grammars))
 
     def cancel(self, request_id: str) -> None:
         """End a request, which the next step tells; one that is not there is no matter."""
@@ -120,7 +123,8 @@ class Decoder:
         self.target.strips.rollback()  # of a step that was broken off
         step = self.economy.step(texts, max_depths)
         leaves = step.leaves
-        tree = step.choose(self.drafter.grow(step, leaves, self.drafter.budget) if leaves else ())
+        grown = self.drafter.grow(step, leaves, self.drafter.budget) if leaves else ()
+        tree = step.choose(possible(texts, step.tree, grown))
         num_rows = sum([self.target.num_missing(text) for text in texts]) + len(tree)
         step.clock.lap("growing")
         logits = self.target.score(texts, tree)
@@ -158,4 +162,5 @@ class Decoder:
             return [output]
         self._seats.vacate(text)
         stop = text.tokens[-1] if text.reason == "stop" else None
-        return [output, Finished(request_id, text.reason, text.stats, stop)]
+        named = stop if stop in text.stop_ids else None
+        return [output, Finished(request_id, text.reason, text.stats, named)]

@@ -8,6 +8,9 @@ a mask                NUM_BYTES of bits for each row of a pass, of what lies beh
 MAX_TREE_ROWS = 1024
 """The most nodes that any model may have to hold for one step."""
 
+MOST_FORCED = 16
+"""The most nodes that the bottom of a list of stages guesses: those that a grammar leaves alone."""
+
 MAX_WIDTH = 64
 """Of a compiled or captured pass; wider ones, of prompts, are bound by arithmetic and run eagerly.
 

@@ -17,6 +17,8 @@ PREDICTION = "prediction"
 """The origin of a token that a request's own prediction proposed."""
 PROMPT = "prompt"
 """That of a token that was given."""
+GRAMMAR = "grammar"
+"""That of a token that was the only one its constraint left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,21 @@ class SamplingParams:
         return self.dry_multiplier > 0.0 and self.dry_penalty_last_n != 0
 
 
+ConstraintKind = Literal["json_schema", "regex", "choice", "grammar", "structural_tag"]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a reply may be, by the kind of its `source`.
+
+    A JSON schema; a regular expression, of the whole reply; a JSON list of strings, one of which it
+    is; an EBNF grammar (llama.cpp's GBNF) with a rule `root`; an xgrammar structural tag, as JSON.
+    """
+
+    kind: ConstraintKind
+    source: str
+
+
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One sequence to continue: a prompt of at least one token id, and where to stop.
@@ -90,8 +107,8 @@ class GenerateRequest:
     of the prompt's tokens, which are then read anew, whatever of them is known. A reply of 0
     `max_tokens` leaves the prompt read. Whatever is remembered of a text is of use to texts with
     the same `cache_salt` alone. `prediction` is what the reply may turn out to be, in whole or in
-    parts, which a look-up stage proposes to this text alone. The steps of a text that `is_traced`
-    tell their trees.
+    parts, which a look-up stage proposes to this text alone. A reply under a `constraint` is what
+    that allows, and ends where it must. The steps of a text that `is_traced` tell their trees.
     """
 
     request_id: str
@@ -106,6 +123,7 @@ class GenerateRequest:
     cache_salt: str | None = None
     prediction: tuple[int, ...] = ()
     is_traced: bool = False
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +161,8 @@ class Output:
 class Finished:
     """The end of a request: why it ended and the fold of its steps' statistics.
 
-    `stop_token_id` is the id that ended the text when `reason` is "stop", else None.
+    `stop_token_id` is the id that ended the text when `reason` is "stop"; None where nothing but
+    the end was left to a constrained text, and for any other reason.
     """
 
     request_id: str

@@ -7,6 +7,7 @@ import torch
 
 from engine.edits import edits_of
 from engine.filters import Filters
+from engine.grammar import Matcher
 from engine.noise import NoiseRows
 from engine.request import SamplingParams
 
@@ -23,7 +24,7 @@ class Sampling:
     """How the tokens of one text are chosen, by the target and every draft stage alike.
 
     `edits` change its logits beforehand. Its first `num_prompt` tokens are a prompt, and what it
-    may not say before its `min_tokens` are `stop_ids`.
+    may not say before its `min_tokens` are `stop_ids`. A `grammar` has what may follow at all.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class Sampling:
         device: torch.device | str = "cpu",
         num_prompt: int = 0,
         stop_ids: frozenset[int] = frozenset(),
+        grammar: Matcher | None = None,
     ) -> None:
         self.params = params
+        self.grammar = grammar
         self.vocab_size = vocab_size
         self.noise = NoiseRows(params.seed, vocab_size, device)
         self.edits = edits_of(params, vocab_size, num_prompt, stop_ids)
@@ -54,11 +57,16 @@ class Sampling:
             self.width = 0  # that of a row is asked of the row
 
     @property
+    def is_edited(self) -> bool:
+        """Whether what follows depends on more than logits, noise and filters."""
+        return bool(self.edits) or self.grammar is not None
+
+    @property
     def is_plain(self) -> bool:
         """Whether temperature, top-k, top-p and min-p are all that is asked for."""
         params = self.params
         is_rare = self.is_excluding or params.typical_p < 1 or params.top_n_sigma > 0
-        return not self.edits and (params.is_greedy or not is_rare)
+        return not self.is_edited and (params.is_greedy or not is_rare)
 
     def xtc_threshold(self, position: int) -> float:
         """The logarithm of the share that XTC looks for there, infinity where it is not at work."""

@@ -13,8 +13,10 @@ from engine.decoder import Decoder
 from engine.drafting.build import StageBuilder, layers_read
 from engine.economy import Economy
 from engine.errors import EngineError
+from engine.grammar import Grammars, Vocabulary
 from engine.model import Model
 from engine.rehearsal import fit_chunk
+from engine.tokenizer import load_tokenizer
 
 Stages = tuple[StageConfig, ...]
 
@@ -26,6 +28,7 @@ class Shared:
         self.target = target
         self.builder = StageBuilder(config, target)
         self.compiler = BackgroundCompiler(cache_root(config.cache_dir) / "passes")
+        self.grammars = Grammars(lambda: _vocabulary(config.model, target))
         self._economies: dict[Stages, Economy] = {}
         self._timed: set[Stages] = set()
         # For others to wait for a chunk there must be others.
@@ -68,3 +71,9 @@ class Shared:
         """Have a request of these stages come next. Raises as `lend` does."""
         self.lend(writer)
         self.time(writer, stages)
+
+
+def _vocabulary(model: str, target: Model) -> Vocabulary:
+    """What the target's tokens are as text. Raises ModelLoadError."""
+    limits = target.limits
+    return Vocabulary.of(load_tokenizer(model), limits.vocab_size, limits.eos_token_ids)

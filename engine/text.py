@@ -9,6 +9,8 @@ from typing import Self
 
 import torch
 
+from engine.errors import InvalidRequestError
+from engine.grammar import Grammars
 from engine.request import PROMPT, EmittedToken, FinishReason, GenerateRequest
 from engine.sampling import Sampling
 from engine.stats import SpeculationStats
@@ -48,12 +50,21 @@ class Text:
         eos_token_ids: Sequence[int],
         vocab_size: int,
         device: torch.device | str,
+        grammars: Grammars | None = None,
     ) -> Self:
-        """The text of a request that has been checked, its prompt alone."""
+        """The text of a request that has been checked, its prompt alone.
+
+        Raises InvalidRequestError for a constraint that cannot be kept.
+        """
         eos = () if request.ignore_eos else eos_token_ids
         stop_ids = frozenset((*request.stop_token_ids, *eos))
-        num_prompt = len(request.prompt)
-        sampling = Sampling(request.sampling, vocab_size, device, num_prompt, stop_ids)
+        num_prompt, constraint, grammar = len(request.prompt), request.constraint, None
+        if constraint is not None:
+            if grammars is None:
+                told = "constraints need the model's tokenizer, and this engine has none."
+                raise InvalidRequestError(told, "constraint")
+            grammar = grammars.matcher(constraint, stop_ids, num_prompt)
+        sampling = Sampling(request.sampling, vocab_size, device, num_prompt, stop_ids, grammar)
         return cls(request, sampling, stop_ids)
 
     @property
@@ -97,13 +108,27 @@ class Text:
         return self.request.max_tokens - self.num_written
 
     def take(self, emitted: Sequence[int]) -> int:
-        """Keep a step's tokens up to the end of the text, if that is among them; how many."""
-        kept = list(emitted[: self.num_left])
-        ends = (place for place, token in enumerate(kept) if token in self.stop_ids)
-        if (end := next(ends, None)) is not None:
-            del kept[end + 1 :]
-            self.reason = "stop"
-        elif len(kept) == self.num_left:
-            self.reason = "length"
+        """Keep a step's tokens up to the end of the text, if that is among them; how many.
+
+        A constrained text ends where nothing but its end may come, too.
+        """
+        kept: list[int] = []
+        for token in emitted[: self.num_left]:
+            kept.append(token)
+            if (reason := self._end(kept)) is not None:
+                self.reason = reason
+                break
+        else:
+            if len(kept) == self.num_left:
+                self.reason = "length"
         self.tokens.extend(kept)
         return len(kept)
+
+    def _end(self, kept: Sequence[int]) -> FinishReason | None:
+        """Why the text ends with the last of some more tokens, if it does."""
+        if kept[-1] in self.stop_ids:
+            return "stop"
+        if (grammar := self.sampling.grammar) is None:
+            return None
+        [following] = grammar.following(self.tokens, [kept])
+        return following.end

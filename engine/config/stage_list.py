@@ -10,7 +10,7 @@ from engine.config.stages import (
     StageConfig,
 )
 from engine.errors import ConfigError, did_you_mean
-from engine.geometry import MAX_TREE_ROWS
+from engine.geometry import MAX_TREE_ROWS, MOST_FORCED
 
 STAGE_KINDS: Mapping[str, type[StageConfig]] = {
     "head": HeadStageConfig,
@@ -61,7 +61,7 @@ def check_stages(stages: Sequence[StageConfig], where: str) -> None:
                 "first stage.",
                 "stages",
             )
-        num_guesses = stages[i + 1].budget if i + 1 < len(stages) else 0
+        num_guesses = stages[i + 1].budget if i + 1 < len(stages) else MOST_FORCED
         num_rows = stage.num_rows(num_calls, num_guesses)
         if num_rows > MAX_TREE_ROWS:
             raise ConfigError(

@@ -21,14 +21,16 @@ from engine.drafting.katz import KatzTable
 from engine.drafting.model import ModelDrafter
 from engine.drafting.model_free import ModelFreeDrafter
 from engine.drafting.sources import (
+    GrammarSource,
     LookupSource,
     PredictionSource,
     RecycleSource,
     Source,
     TableSource,
 )
-from engine.drafting.stage import Drafter, NoStage
+from engine.drafting.stage import Drafter
 from engine.errors import ConfigError, ModelLoadError
+from engine.geometry import MOST_FORCED
 from engine.loading import Checkpoint
 from engine.model import Model
 from engine.names import resolve
@@ -49,14 +51,17 @@ class StageBuilder:
         stages: Sequence[StageConfig],
         on_stage: Callable[[StageConfig], None] = lambda _: None,
     ) -> Drafter:
-        """Fold the stages from the lowest up; `on_stage` hears of each before it is loaded."""
+        """Fold the stages from the lowest up; `on_stage` hears of each before it is loaded.
+
+        Below all of them is what needs no drafting: the tokens that a text's grammar leaves alone.
+        """
         networks = [stage.checkpoint for stage in stages if stage.checkpoint is not None]
         if len(set(networks)) < len(networks):
             raise ModelLoadError(
                 f"the stages {', '.join(networks)} name one model twice: it cannot draft for "
                 "itself. Name another model, or leave one stage out."
             )
-        drafter: Drafter = NoStage()
+        drafter: Drafter = ModelFreeDrafter([GrammarSource()], MOST_FORCED, children=1)
         names = stage_names(stages)
         for stage, name in zip(reversed(stages), reversed(names), strict=True):
             on_stage(stage)
@@ -145,12 +150,14 @@ _BUILDERS: Mapping[type[StageConfig], Callable[[StageBuilder, Any, str, Drafter]
 def _model_free(stage: ModelFreeStageConfig, sources: Sequence[Source]) -> Drafter:
     """Stages without a network that stand next to each other are one, in the first one's sizes.
 
-    Where anything is looked up, what a request predicts comes before all.
+    What a grammar leaves alone comes before all; where anything is looked up, what a request
+    predicts comes next.
     """
-    sources = [source for source in sources if not isinstance(source, PredictionSource)]
+    first = (GrammarSource, PredictionSource)
+    sources = [source for source in sources if not isinstance(source, first)]
     if any(isinstance(source, LookupSource) for source in sources):
         sources = [PredictionSource(), *sources]
-    return ModelFreeDrafter(sources, stage.budget, stage.children)
+    return ModelFreeDrafter([GrammarSource(), *sources], stage.budget, stage.children)
 
 
 def _sources(stage: StageConfig, below: Drafter) -> Sequence[Source]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from engine.choosing import Place
 from engine.drafting.lookup import MAX_MATCH
-from engine.drafting.sources import Claim, Source
+from engine.drafting.sources import CERTAIN, Claim, Source
 from engine.drafting.stage import NoStage, Scored
 from engine.economy import Step
 
@@ -151,24 +151,28 @@ class _Growth:
         return heapq.nsmallest(self.children, found.values())
 
     def _listed(self, node: int, above: _Candidate | None) -> list[tuple[Source, Sequence[Claim]]]:
-        """What each source claims after a node.
+        """What each source claims after a node, of what the text's grammar allows there.
 
-        A long match is followed without a search, and without asking the others at every token.
+        A long match is followed without a search, and without asking the others at every token;
+        after what is certain nobody is asked.
         """
         step, tree, seconds = self.step, self.step.tree, self._seconds
-        if above is not None and (claim := above.source.follow(above.claim)) is not None:
-            step.turn(above.source.name).num_passes += 1
-            return [(above.source, [claim])]
         text = step.texts[tree.texts[node]]
         place = Place(text, tree, node)
+        if above is not None and (claim := above.source.follow(above.claim)) is not None:
+            step.turn(above.source.name).num_passes += 1
+            return [(above.source, [claim])] if place.allows(claim.token) else []
         tail = [*text.tokens[-MAX_MATCH:], *tree.path_tokens(node)]
         listed: list[tuple[Source, Sequence[Claim]]] = []
         for source in self.sources:
             started = time.perf_counter()
-            if claims := source.claims(place, tail):
-                listed.append((source, claims))
+            claims = [each for each in source.claims(place, tail) if place.allows(each.token)]
             step.turn(source.name).num_passes += 1
             seconds[source.name] += time.perf_counter() - started
+            if claims:
+                listed.append((source, claims))
+                if claims[0].logprob == CERTAIN:
+                    break
         return listed
 
     def _settle(self, seconds: float) -> None:

@@ -10,7 +10,7 @@ from engine.drafting.katz import KatzTable
 from engine.drafting.lookup import MAX_MATCH, History, Match, SuffixLookup
 from engine.drafting.stage import Scored
 from engine.economy import Kind
-from engine.request import PREDICTION
+from engine.request import GRAMMAR, PREDICTION
 from engine.text import Text
 
 _CAPACITY = 1 << 16
@@ -23,6 +23,9 @@ _MATCH_DOUBT = 3.0
 Only until the economy has seen how such matches fare.
 """
 _LONG = 12
+
+CERTAIN = 0.0
+"""The log probability of what cannot but come."""
 
 
 class Claim(NamedTuple):
@@ -80,6 +83,22 @@ class _Source:
 
     def learn(self, scored: Scored) -> None:
         """It learns nothing."""
+
+
+class GrammarSource(_Source):
+    """What a text's grammar leaves alone: it will come, and nobody else need be asked."""
+
+    def __init__(self) -> None:
+        super().__init__(GRAMMAR)
+
+    def is_of_use(self, texts: Sequence[Text]) -> bool:
+        """Where any of them has a grammar."""
+        return any(text.sampling.grammar is not None for text in texts)
+
+    def claims(self, place: Place, tail: Sequence[int]) -> Sequence[Claim]:
+        """The only token that may follow, if there is but one."""
+        only = place.only
+        return () if only is None else (Claim(only, (self.name,), CERTAIN),)
 
 
 class _Matches(_Source):
@@ -209,7 +228,7 @@ def likeliest(
     Where noise decides among them, the estimate is the softmax of the perturbed log-probabilities.
     The best of the tokens not listed is itself Gumbel, around the logarithm of their mass.
     """
-    if place.text.is_greedy and not place.text.sampling.edits:
+    if place.text.is_greedy and not place.text.sampling.is_edited:
         return dict(zip(tokens[:count], logprobs, strict=False))
     scores = scores_of(place, tokens, logprobs)
     rest = math.log(max(1e-6, 1.0 - sum(math.exp(lp) for lp in logprobs)))

@@ -7,6 +7,7 @@ of one tree may be edited differently. In this order, each on what the one befor
     penalties           repetition first, then frequency and presence
     DRY                 is subtracted from what would go on with a repetition
     bans                allowed_token_ids, bad_words, min_tokens: minus infinity
+    a grammar           minus infinity of what it does not allow; bans that leave nothing give way
 """
 
 from engine.edits.rows import EditedRow, Edits, edited, edits_of

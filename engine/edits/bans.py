@@ -1,7 +1,8 @@
 """What may not follow: all but `allowed_token_ids`, the ends of `bad_words`, an end of the text
 before `min_tokens`.
 
-`allowed_token_ids` hold always. Where the others would leave no token at all, they give way.
+`allowed_token_ids` hold always, but for a constraint that allows none of them. Where the others
+would leave no token at all, they give way.
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,7 @@ from engine.edits.bias import Bias
 from engine.edits.dry import Dry
 from engine.edits.edit import Edit, Touched
 from engine.edits.penalties import Penalties
+from engine.grammar import Following, Matcher, forbid
 from engine.request import SamplingParams
 
 Edits = Mapping[type[Edit], Edit]
@@ -21,11 +22,15 @@ _ORDER: tuple[type[Edit], ...] = (Bias, Penalties, Dry, Bans)
 
 
 class EditedRow(NamedTuple):
-    """A row of logits: the edits of its text, the text's tokens and the path of the row's node."""
+    """A row of logits: the edits of its text, the text's tokens and the path of the row's node.
+
+    A `grammar` is where a constrained text stands.
+    """
 
     edits: Edits
     tokens: Sequence[int]
     path: Sequence[int]
+    grammar: Matcher | None = None
 
 
 def edits_of(
@@ -46,18 +51,55 @@ def edits_of(
 
 def edited(logits: Tensor, rows: Sequence[EditedRow]) -> Tensor:
     """Logits (rows, vocabulary) as the edits of each row leave them, in float32: a copy."""
+    whole = logits
     logits = logits.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     for kind in _ORDER:
         touched = {
-            row: edits[kind].touched(tokens, path)
-            for row, (edits, tokens, path) in enumerate(rows)
-            if kind in edits
+            number: row.edits[kind].touched(row.tokens, row.path)
+            for number, row in enumerate(rows)
+            if kind in row.edits
         }
         if touched:
             places, figures = _joined(touched, logits.shape[-1])
             there = torch.from_numpy(places), torch.from_numpy(figures)
             kind.apply(logits.view(-1), *(each.to(logits.device) for each in there))
+    if any(row.grammar is not None for row in rows):
+        _constrain(logits, rows, whole)
     return logits
+
+
+def _constrain(logits: Tensor, rows: Sequence[EditedRow], whole: Tensor) -> None:
+    """Leave of edited rows what grammars allow, in place; `whole` are the logits before all edits.
+
+    A row of which that leaves nothing is what the grammar leaves of it without bans; and where that
+    is nothing, in a broken network's row, all that the grammar allows is alike.
+    """
+    following = _following(rows)
+    forbid(logits, [*following.items()])
+    is_lost = ~(logits.amax(dim=-1) > -np.inf)
+    for number in is_lost.nonzero()[:, 0].tolist():
+        if number not in following:
+            continue
+        row, there = rows[number], logits[number : number + 1]
+        if Bans in row.edits:
+            edits = {kind: edit for kind, edit in row.edits.items() if kind is not Bans}
+            there.copy_(edited(whole[number : number + 1], [row._replace(edits=edits)]))
+        else:
+            there.zero_()
+            forbid(there, [(0, following[number])])
+
+
+def _following(rows: Sequence[EditedRow]) -> dict[int, Following]:
+    """What may follow in the rows of constrained texts; of each text all are asked for at once."""
+    own: dict[Matcher, list[int]] = {}
+    for number, row in enumerate(rows):
+        if row.grammar is not None:
+            own.setdefault(row.grammar, []).append(number)
+    found: dict[int, Following] = {}
+    for grammar, numbers in own.items():
+        paths = [rows[number].path for number in numbers]
+        found |= zip(numbers, grammar.following(rows[numbers[0]].tokens, paths), strict=True)
+    return found
 
 
 def _joined(touched: Mapping[int, Touched], width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from engine.errors import EngineDiedError, EngineError, InvalidRequestError, ModelLoadError
 from engine.process.messages import (
+    Compiled,
     Event,
     Failed,
     Loading,
@@ -38,7 +39,12 @@ class Answers:
 
     @contextmanager
     def updates(self, request_id: str) -> Iterator[Updates]:
-        """What is told of a request from now on; an error is the last that is."""
+        """What is told of a request from now on; an error is the last that is.
+
+        Raises EngineDiedError where there is nobody to tell any more.
+        """
+        if self.died.done():
+            raise EngineDiedError(self.died.result())
         if request_id in self._running:
             raise EngineError(f"another request has the id {request_id!r}.")
         updates = self._running[request_id] = asyncio.Queue()
@@ -62,6 +68,8 @@ class Answers:
                 self.ready.set_exception(unloadable)
             case TokenizerRead(state, message):
                 self._take_tokenizer(state, message)
+            case Compiled(request_id):
+                self._deliver(request_id, Update(request_id))
             case Stepped(updates):
                 for update in updates:
                     self._deliver(update.request_id, update)

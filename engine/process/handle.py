@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from itertools import count
 
 import zmq
 
@@ -10,8 +11,15 @@ from engine.config import EngineConfig
 from engine.errors import EngineDiedError, EngineError
 from engine.process.answers import Answers
 from engine.process.child import Child
-from engine.process.messages import Cancel, Close, Generate, ReadTokenizer
-from engine.request import GenerateRequest, LoadProgress, ModelInfo, TokenizerState, Update
+from engine.process.messages import Cancel, Close, Compile, Generate, ReadTokenizer
+from engine.request import (
+    Constraint,
+    GenerateRequest,
+    LoadProgress,
+    ModelInfo,
+    TokenizerState,
+    Update,
+)
 
 
 class EngineProcess:
@@ -24,6 +32,7 @@ class EngineProcess:
         self._config = config
         self._answers = Answers()
         self._tasks: list[asyncio.Task[None]] = []
+        self._numbers = count()
 
     async def start(self) -> None:
         """Spawn the process; returns at once, the weights load over there.
@@ -36,7 +45,11 @@ class EngineProcess:
             reason = f"the engine process could not be started: {error}"
             self._answers.died.set_result(reason)
             raise EngineDiedError(reason) from error
-        work = (self._child.listen(self._answers.take), self._watch(), self._bury())
+        work = (
+            self._child.listen(self._answers.take),
+            self._watch(),
+            _bury(self._child, self._answers),
+        )
         self._tasks = [asyncio.create_task(each) for each in work]
 
     @property
@@ -63,14 +76,23 @@ class EngineProcess:
         self._child.send(ReadTokenizer())
         return await tokenizer
 
+    async def compile(self, constraint: Constraint) -> None:
+        """Wait until requests may have a constraint, which is compiled beside those that run.
+
+        Raises InvalidRequestError for one that none may have, or EngineDiedError.
+        """
+        name = f"constraint {next(self._numbers)}"
+        with self._answers.updates(name) as updates:
+            self._child.send(Compile(name, constraint))
+            if isinstance(told := await updates.get(), EngineError):
+                raise told
+
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Update]:
         """Run one request, in its turn: what comes of it, step by step. The last has its end.
 
         Closing the iterator early cancels the request and returns once the engine is rid of it.
         Raises InvalidRequestError or EngineDiedError.
         """
-        if self._answers.died.done():
-            raise EngineDiedError(self._answers.died.result())
         with self._answers.updates(request.request_id) as updates:
             self._child.send(Generate(request))
             is_over = False
@@ -115,9 +137,10 @@ class EngineProcess:
             await self.wait_ready()
             await self._child.kill_when_silent()
 
-    async def _bury(self) -> None:
-        """Tell everyone who waits that it has ended."""
-        self._answers.bury(await self._child.wait())
+
+async def _bury(child: Child, answers: Answers) -> None:
+    """Tell everyone who waits that it has ended."""
+    answers.bury(await child.wait())
 
 
 def _is_last(update: Update | EngineError) -> bool:

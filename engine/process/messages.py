@@ -2,7 +2,14 @@
 
 import msgspec
 
-from engine.request import GenerateRequest, LoadProgress, ModelInfo, TokenizerState, Update
+from engine.request import (
+    Constraint,
+    GenerateRequest,
+    LoadProgress,
+    ModelInfo,
+    TokenizerState,
+    Update,
+)
 
 
 class Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
@@ -19,6 +26,13 @@ class Cancel(Message, frozen=True):
     """End this request within one step."""
 
     request_id: str
+
+
+class Compile(Message, frozen=True):
+    """Tell whether requests may have this constraint, under an id as requests have."""
+
+    request_id: str
+    constraint: Constraint
 
 
 class ReadTokenizer(Message, frozen=True):
@@ -55,6 +69,12 @@ class TokenizerRead(Message, frozen=True):
     message: str = ""
 
 
+class Compiled(Message, frozen=True):
+    """They may."""
+
+    request_id: str
+
+
 class Stepped(Message, frozen=True):
     """What a step has brought of each request that it is about."""
 
@@ -62,7 +82,7 @@ class Stepped(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """A request cannot run, or the engine broke under it."""
+    """A request cannot run, nor any with this constraint, or the engine broke under it."""
 
     request_id: str
     message: str
@@ -73,8 +93,8 @@ class Beat(Message, frozen=True):
     """Still alive."""
 
 
-Order = Generate | Cancel | ReadTokenizer | Close
-Event = Loading | Unloadable | Ready | TokenizerRead | Stepped | Failed | Beat
+Order = Generate | Cancel | Compile | ReadTokenizer | Close
+Event = Loading | Unloadable | Ready | TokenizerRead | Compiled | Stepped | Failed | Beat
 
 encode = msgspec.msgpack.Encoder().encode
 decode_order = msgspec.msgpack.Decoder(Order).decode

@@ -21,6 +21,8 @@ from engine.process.messages import (
     Beat,
     Cancel,
     Close,
+    Compile,
+    Compiled,
     Event,
     Failed,
     Generate,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from engine.api import Engine
 
 _DEAF_PEER_MS = 30_000
+_COMPILING_SECONDS = 0.005
+"""How long to listen, with nothing else to do, before looking what has been compiled."""
 _PATIENCE_SECONDS = 30.0
 """How long compiled passes wait for a pause between requests before one is made for them."""
 _HOLDING_SECONDS = 3.0
@@ -73,8 +77,8 @@ class Worker:
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
         self._orders: deque[Order] = deque()
-        # Of those who come while a pause is made.
-        self._held: dict[str, GenerateRequest] = {}
+        # Of those who come while a pause is made, or whose constraint is being compiled.
+        self._held: dict[str, GenerateRequest | Compile] = {}
         self._requests: set[str] = set()
         # The pulse has a thread of its own.
         self._lock = threading.Lock()
@@ -99,7 +103,8 @@ class Worker:
         self._tell(Ready(info))
         while True:
             pulse.expect(_LONGEST_STEP_SECONDS)
-            self._listen(0.0 if engine.is_busy or self._held else BEAT_SECONDS)
+            idle = _COMPILING_SECONDS if self._held else BEAT_SECONDS
+            self._listen(0.0 if engine.is_busy else idle)
             age = time.monotonic() - refreshed
             # Those who wait are served first, but not for ever: faster passes are for them too.
             is_due = not self._orders or age > _PATIENCE_SECONDS
@@ -113,22 +118,28 @@ class Worker:
                 match self._orders.popleft():
                     case Generate(request):
                         self._held[request.request_id] = request
+                    case Compile() as order:
+                        self._held[order.request_id] = order
                     case Cancel(request_id):
                         self._cancel(engine, request_id)
                     case ReadTokenizer():
                         self._read_tokenizer(model)
                     case Close():
                         return
-            while self._held and not holds:
-                self._add(engine, self._held.pop(next(iter(self._held))))
+            for each in [each for each in self._held.values() if _is_ready(engine, each, holds)]:
+                self._begin(engine, self._held.pop(each.request_id))
             self._step(engine)
 
-    def _add(self, engine: "Engine", request: GenerateRequest) -> None:
+    def _begin(self, engine: "Engine", held: GenerateRequest | Compile) -> None:
         try:
-            engine.add(request)
-            self._requests.add(request.request_id)
+            if isinstance(held, Compile):
+                engine.grammars.compiled(held.constraint)
+                self._tell(Compiled(held.request_id))
+            else:
+                engine.add(held)
+                self._requests.add(held.request_id)
         except InvalidRequestError as error:
-            self._tell(Failed(request.request_id, str(error), is_invalid=True))
+            self._tell(Failed(held.request_id, str(error), is_invalid=True))
 
     def _cancel(self, engine: "Engine", request_id: str) -> None:
         if self._held.pop(request_id, None) is None:
@@ -173,6 +184,16 @@ class Worker:
     def _tell(self, event: Event) -> None:
         with self._lock:
             self._socket.send(encode(event))
+
+
+def _is_ready(engine: "Engine", held: GenerateRequest | Compile, holds: bool) -> bool:
+    """Whether one of those who wait can begin; if its constraint is not compiled yet, it will be.
+
+    Who only asks about a constraint need not wait for the pause that holds the others.
+    """
+    constraint = held.constraint
+    is_free = isinstance(held, Compile) or not holds
+    return (constraint is None or engine.grammars.begin(constraint)) and is_free
 
 
 def _makes_pause(age: float) -> bool:

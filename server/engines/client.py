@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 from engine import (
+    Constraint,
     EngineDiedError,
     GenerateRequest,
     LoadProgress,
@@ -93,6 +94,15 @@ class EngineClient:
     def progress(self) -> LoadProgress:
         """How far loading has come."""
         return self.engine.progress if self.engine else LoadProgress("starting", 0.0)
+
+    async def compile(self, constraint: Constraint) -> None:
+        """Wait until requests may have it; raises InvalidRequestError for what none may have.
+
+        What a dying process has not told it will tell whoever asks it to write.
+        """
+        with contextlib.suppress(EngineDiedError):
+            if self.engine is not None:
+                await self.engine.compile(constraint)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Update]:
         """Run one sequence; raises EngineDiedError when the process dies under it."""

@@ -3,7 +3,14 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from engine import GenerateRequest, LoadProgress, ModelInfo, TokenizerState, Update
+from engine import (
+    Constraint,
+    GenerateRequest,
+    LoadProgress,
+    ModelInfo,
+    TokenizerState,
+    Update,
+)
 
 
 class Engine(Protocol):
@@ -25,6 +32,9 @@ class Engine(Protocol):
 
     async def read_tokenizer(self) -> TokenizerState:
         """The loaded model's tokenizer; raises ModelLoadError or EngineDiedError."""
+
+    async def compile(self, constraint: Constraint) -> None:
+        """Wait until requests may have it; raises InvalidRequestError or EngineDiedError."""
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Update]:
         """One sequence, step by step; closing the iterator cancels it and frees the engine."""

@@ -5,6 +5,7 @@ text begins with that of each of its beginnings. So a client gets the same, howe
 in pieces. Nothing here knows of tokens, templates' engines or HTTP.
 """
 
+from server.message.forced import Format, calls_format, constant, sequence
 from server.message.message import Added, Message, Part
 from server.message.reader import ReplyReader, Telling
 from server.message.styles import STYLES, CallStyle, Thinking, detect_style, detect_thinking
@@ -13,11 +14,15 @@ __all__ = [
     "STYLES",
     "Added",
     "CallStyle",
+    "Format",
     "Message",
     "Part",
     "ReplyReader",
     "Telling",
     "Thinking",
+    "calls_format",
+    "constant",
     "detect_style",
     "detect_thinking",
+    "sequence",
 ]

@@ -35,6 +35,7 @@ from server.protocol.models import ModelCard, ModelList
 from server.protocol.prediction import Prediction
 from server.protocol.request import StreamOptions, TextRequest
 from server.protocol.sampling import SamplingFields
+from server.protocol.structured import ANY_OBJECT, Wanted
 from server.protocol.tokens import (
     DetokenizeReply,
     DetokenizeRequest,
@@ -55,6 +56,7 @@ from server.protocol.usage import (
 from server.protocol.wire import is_encodable
 
 __all__ = [
+    "ANY_OBJECT",
     "AnthropicError",
     "AnthropicErrorBody",
     "AppliedTemplate",
@@ -107,5 +109,6 @@ __all__ = [
     "Usage",
     "UsageChatChunk",
     "UsageChunk",
+    "Wanted",
     "is_encodable",
 ]

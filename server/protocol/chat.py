@@ -3,29 +3,43 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, FailFast, Field, model_validator
+from pydantic import FailFast, Field, PlainValidator, ValidationError, model_validator
 
 from server.protocol.foreign import refusal
 from server.protocol.messages import Messages, Tool
 from server.protocol.request import TextRequest
 from server.protocol.sampling import Whole
+from server.protocol.wire import Wire
 
 _OURS = ("messages", "tools", "add_generation_prompt", "continue_final_message")
 
 
+class NamedFunction(Wire):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(Wire):
+    """The one tool that is to be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
 def _tool_choice(value: object) -> object:
-    """The two that need no grammar."""
-    if value in ("auto", "none"):
+    """One readable message instead of one per member of the union."""
+    if value in ("auto", "none", "required"):
         return value
-    if value == "required" or isinstance(value, dict):
-        raise ValueError(
-            "calls cannot be forced here, as that takes grammars: send 'auto' and let the "
-            "prompt ask for a call, or 'none'"
-        )
-    raise ValueError("must be 'auto' or 'none'")
+    try:
+        return NamedTool.model_validate(value)
+    except ValidationError:
+        named = '{"type": "function", "function": {"name": "..."}}'
+        raise ValueError(f"must be 'auto', 'none', 'required' or {named}") from None
 
 
-ToolChoice = Annotated[Literal["auto", "none"], BeforeValidator(_tool_choice)]
+_Choices = Literal["auto", "none", "required"] | NamedTool
+ToolChoice = Annotated[_Choices, PlainValidator(_tool_choice, json_schema_input_type=_Choices)]
 
 
 class ChatRequest(TextRequest):
@@ -81,7 +95,18 @@ class ChatRequest(TextRequest):
                 raise refusal("chat_template_kwargs", f"{name} is a field of the body itself")
         if self.continue_final_message:
             self._check_continuation()
+        self._check_tool_choice()
         return self
+
+    def _check_tool_choice(self) -> None:
+        if self.tool_choice == "required" and not self.tools:
+            raise refusal("tool_choice", "'required' needs tools to choose from; send some")
+        names = [tool.function.name for tool in self.tools]
+        if self.forced_tool is not None and self.forced_tool not in names:
+            raise refusal("tool_choice", f"{self.forced_tool[:64]!r} is none of the tools")
+        if self.is_calling and self.wanted is not None:
+            told = f"forces a call, and {self.wanted.field} another form; leave one of them out"
+            raise refusal("tool_choice", told)
 
     def _check_continuation(self) -> None:
         last = self.messages[-1]
@@ -92,6 +117,17 @@ class ChatRequest(TextRequest):
             )
         if self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set:
             raise refusal("continue_final_message", "and add_generation_prompt exclude one another")
+
+    @property
+    def forced_tool(self) -> str | None:
+        """The name of the tool that is to be called, if one is."""
+        choice = self.tool_choice
+        return choice.function.name if isinstance(choice, NamedTool) else None
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether the reply is to be a call of a tool."""
+        return self.tool_choice == "required" or self.forced_tool is not None
 
     @property
     def has_tools(self) -> bool:

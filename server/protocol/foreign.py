@@ -19,6 +19,8 @@ ALIASES: Mapping[str, str] = {
     "n_cmpl": "n",
     "repeat_penalty": "repetition_penalty",
     "stop_sequences": "stop",
+    "regex": "guided_regex",
+    "ebnf": "guided_grammar",
 }
 """Other people's names, and ours."""
 
@@ -61,17 +63,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "do_sample": (True,),
     "logits_processors": ([],),
     "lora": ([],),
-    # Grammars.
-    "response_format": ({"type": "text"},),
-    "structured_outputs": ({},),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "grammar": ("",),
-    "json_schema": (),
-    "regex": ("",),
-    "ebnf": ("",),
     # Limits of time, and of lines.
     "t_max_prompt_ms": (0, -1),
     "t_max_predict_ms": (0, -1),

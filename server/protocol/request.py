@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from server.protocol.foreign import HARMLESS, NEUTRAL, own_fields, refusal
 from server.protocol.prediction import Prediction
 from server.protocol.sampling import SamplingFields, String, TokenId, Whole
+from server.protocol.structured import StructureFields
 from server.protocol.wire import Wire
 
 MAX_STOP_CHARACTERS = 4096
@@ -39,7 +40,7 @@ class StreamOptions(Wire):
     continuous_usage_stats: bool | None = False
 
 
-class TextRequest(SamplingFields):
+class TextRequest(SamplingFields, StructureFields):
     """What the bodies of all APIs have in common."""
 
     # Each name with the values that change nothing; any other value is refused.

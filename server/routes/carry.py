@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 
 from fastapi import Request, Response
 
-from engine import ModelInfo
+from engine import InvalidRequestError, ModelInfo
+from server.errors import BadRequestError
 from server.piece import Piece
 from server.plan import Plan
 from server.protocol import TextRequest
@@ -48,7 +49,10 @@ async def begin(
     plan_of: Callable[[Body, str, Planner], Planned],
     prefix: str,
 ) -> Begun[Planned]:
-    """Plan a body under an id with this prefix. Raises ApiError or InvalidRequestError."""
+    """Plan a body under an id with this prefix. Raises ApiError or InvalidRequestError.
+
+    What form the reply is to have is known to be possible then, though nobody has a seat yet.
+    """
     arrived_at = time.monotonic()
     state.check_model(body.model)
     # A request that nobody will run is not worth tokenising.
@@ -57,6 +61,7 @@ async def begin(
     request_id = f"{prefix}-{request.state.request_id}"
     # A long prompt takes a while to tokenise, and others are streaming on this loop.
     plan = await asyncio.to_thread(plan_of, body, request_id, planner)
+    await _compile(plan, body, state)
     record = RequestRecord(plan.num_prompt_tokens, arrived_at, planner.info.stages, plan.n)
     pieces = Generation(plan, record, state.pool, state.metrics).pieces()
     return Begun(plan, record, pieces, planner.info, planner.tokenizer)
@@ -76,3 +81,15 @@ async def answer(
     model_id, patience = state.settings.model_id, state.settings.stream_wait_seconds
     words = words_of(body, begun.plan, begun.record, begun.tokenizer, model_id, begun.info)
     return await reply_to(request, begun.pieces, words, body.stream, patience, events)
+
+
+async def _compile(plan: Plan, body: TextRequest, state: State) -> None:
+    """Wait for the constraint of a plan; raises BadRequestError for one that cannot be kept."""
+    constraint = plan.sequences[0].constraint
+    if constraint is None:
+        return
+    param = body.wanted.field if body.wanted else "tool_choice"
+    try:
+        await state.pool.nearest.compile(constraint)
+    except InvalidRequestError as error:
+        raise BadRequestError(f"{param}: {error}", param=param) from error

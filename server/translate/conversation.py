@@ -4,11 +4,27 @@ import json
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from engine import Constraint
 from server.errors import BadRequestError
-from server.message import STYLES, ReplyReader, Thinking, detect_style, detect_thinking
+from server.message import (
+    STYLES,
+    Format,
+    ReplyReader,
+    Thinking,
+    calls_format,
+    detect_style,
+    detect_thinking,
+)
 from server.plan import Plan
 from server.protocol import ChatRequest, is_encodable
 from server.text import ChatTemplate, Tokenizer
+from server.translate.constraints import (
+    after_reasoning,
+    constraint_of,
+    format_of,
+    mark_of,
+    tagged,
+)
 from server.translate.requests import Planner
 
 _ANSWER = "An answer."
@@ -40,6 +56,7 @@ def plan_chat(body: ChatRequest, request_id: str, planner: Planner) -> ChatPlan:
         [prompt or tuple(planner.start())],
         body.top_logprobs if body.logprobs else None,
         ends=_turn_ends(template, planner.tokenizer),
+        constraint=_constraint(body, template, text, reader, planner),
     )
     told = {each.name: getattr(plan, each.name) for each in fields(plan)}
     told["manner"] = replace(plan.manner, shown=reader.marks)
@@ -62,6 +79,43 @@ def _reader(
         style=STYLES[_parser(template, parser)] if body.has_tools else None,
         tools={tool.function.name: tool.function.parameters or {} for tool in body.tools},
         is_parallel=body.parallel_tool_calls,
+    )
+
+
+def _constraint(
+    body: ChatRequest, template: ChatTemplate, prompt: str, reader: ReplyReader, planner: Planner
+) -> Constraint | None:
+    """The form of the reply: of what follows its reasoning, if it may have any.
+
+    Where tools may be called beside another form, either is one.
+    """
+    wanted, thinking = body.wanted, reader.thinking
+    if wanted is None and not body.is_calling:
+        return None
+    if wanted is not None and thinking is None and not body.has_tools:
+        return constraint_of(wanted)
+    forms = [] if wanted is None else [format_of(wanted)]
+    if body.has_tools:
+        forms.append(_calls(body, template, planner))
+    form = forms[0] if len(forms) == 1 else {"type": "or", "elements": forms}
+    if thinking is not None:
+        form = after_reasoning(form, thinking, prompt, reader.is_thinking, planner.tokenizer)
+    return tagged(form)
+
+
+def _calls(body: ChatRequest, template: ChatTemplate, planner: Planner) -> Format:
+    """Calls as this model writes them; one, of the tool that is named, if one is."""
+    tools = {
+        tool.function.name: tool.function.parameters or {}
+        for tool in body.tools
+        if body.forced_tool in (None, tool.function.name)
+    }
+    return calls_format(
+        _parser(template, planner.settings.tool_parser),
+        tools,
+        lambda text: mark_of(planner.tokenizer, text),
+        is_parallel=body.parallel_tool_calls and body.forced_tool is None,
+        has_arguments_mark=template.mentions("[ARGS]"),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from engine import ContextLengthError, GenerateRequest, ModelInfo, check
+from engine import Constraint, ContextLengthError, GenerateRequest, ModelInfo, check
 from server.errors import BadRequestError
 from server.piece import Manner
 from server.plan import Plan
@@ -13,6 +13,7 @@ from server.protocol import Prediction, TextRequest
 from server.seeds import choice_seed, draw_seed
 from server.settings import Settings
 from server.text import Infill, Tokenizer
+from server.translate.constraints import constraint_of
 from server.translate.sampling import sampling_of
 
 _log = logging.getLogger(__name__)
@@ -41,10 +42,12 @@ class Planner:
         num_prompt_logprobs: int | None = None,
         num_choices: int | None = None,
         ends: Sequence[int] = (),
+        constraint: Constraint | None = None,
     ) -> Plan:
         """`num_choices` (`n` if left out) of each prompt (token ids), one after another.
 
-        The token ids `ends` end them too, unless an end of text is ignored.
+        The token ids `ends` end them too, unless an end of text is ignored. A `constraint` stands
+        for the form that the body asks for.
 
         Raises BadRequestError where this server's limits are passed, InvalidRequestError for what
         the engine cannot run.
@@ -54,7 +57,9 @@ class Planner:
         seed = draw_seed() if body.seed is None else body.seed
         seeds = [choice_seed(seed, k) for k in range(n)]
         common = replace(
-            self._common(body, num_logprobs, seed, ends), num_prompt_logprobs=num_prompt_logprobs
+            self._common(body, num_logprobs, seed, ends),
+            num_prompt_logprobs=num_prompt_logprobs,
+            constraint=constraint or constraint_of(body.wanted),
         )
         firsts = [self._sequence(common, prompt, body.max_tokens) for prompt in prompts]
         choices = [(first, seed) for first in firsts for seed in seeds]

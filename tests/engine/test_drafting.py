@@ -217,6 +217,9 @@ def test_the_table_chooses_under_the_positions_noise() -> None:
     assert 0.5 < firsts.count(3) / len(firsts) < 0.8
 
 
+NAMES = ["grammar", "prediction", "ngram", "recycle"]
+
+
 def test_stages_are_built_from_a_configuration_and_checked_against_the_target(
     tmp_path: Path,
 ) -> None:
@@ -229,17 +232,19 @@ def test_stages_are_built_from_a_configuration_and_checked_against_the_target(
         )
         return StageBuilder(config, target_model()).build(config.stages)
 
-    assert isinstance(build(), NoStage)
+    nothing = build()
+    assert isinstance(nothing, ModelFreeDrafter)
+    assert [source.name for source in nothing.sources] == ["grammar"]
     assert isinstance(build({"kind": "ngram"}), ModelFreeDrafter)
     assert isinstance(build({"kind": "model", "model": str(good)}, {"kind": "ngram"}), ModelDrafter)
     with pytest.raises(ModelLoadError, match="must share its target's tokenizer"):
         build({"kind": "model", "model": str(other)})
     both = build({"kind": "ngram", "budget": 7}, {"kind": "recycle"})
     assert isinstance(both, ModelFreeDrafter) and both.budget == 7
-    assert [source.name for source in both.sources] == ["prediction", "ngram", "recycle"]
+    assert [source.name for source in both.sources] == NAMES
     turned = build({"kind": "recycle"}, {"kind": "ngram"})
     assert isinstance(turned, ModelFreeDrafter)
-    assert [source.name for source in turned.sources] == ["prediction", "recycle", "ngram"]
+    assert [source.name for source in turned.sources] == [*NAMES[:2], *NAMES[:1:-1]]
     with pytest.raises(ConfigError, match="two n-gram stages look up the same"):
         build({"kind": "ngram"}, {"kind": "ngram", "budget": 3})
     for kind in ("ngram", "recycle"):

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from engine import (
+    Constraint,
     EmittedToken,
     EngineDiedError,
     Finished,
@@ -74,6 +75,8 @@ class Behaviour:
     num_spawned: int = 0
     num_tokenizers_read: int = 0
     requests: list[GenerateRequest] = field(default_factory=list)
+    constraints: list[Constraint] = field(default_factory=list)
+    compile_seconds: float = 0.0
     finished: list[Finished] = field(default_factory=list)
     num_running: int = 0
 
@@ -131,6 +134,12 @@ class FakeEngine:
             raise EngineDiedError("exit code -9 while loading")
         self.progress = LoadProgress("ready", 1.0)
         return self.info
+
+    async def compile(self, constraint: Constraint) -> None:
+        self.behaviour.constraints.append(constraint)
+        await asyncio.sleep(self.behaviour.compile_seconds)
+        if "refuse me" in constraint.source:
+            raise InvalidRequestError("the engine cannot compile this")
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Update]:
         behaviour = self.behaviour

@@ -223,6 +223,7 @@ def test_what_a_template_refuses_is_a_bad_request(start_server: StartServer) -> 
 
 IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y"}}]}
 TOOL = {"type": "function", "function": {"name": "f"}}
+NAMED = {"type": "function", "function": {"name": "g"}}
 
 
 @pytest.mark.parametrize(
@@ -235,15 +236,24 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"messages": [{"role": "user", "content": "\ud800"}]}, "half a surrogate"),
         ({"top_logprobs": 2}, "logprobs is true"),
         ({"logprobs": True, "top_logprobs": 21}, "at most 20"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "cannot be forced"),
-        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "cannot be forced"),
+        ({"tool_choice": "required"}, "needs tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "'required' or"),
+        ({"tools": [TOOL], "tool_choice": NAMED}, "none of the tools"),
+        (
+            {
+                "tools": [TOOL],
+                "tool_choice": "required",
+                "response_format": {"type": "json_object"},
+            },
+            "forces a call",
+        ),
         ({"tools": [TOOL]}, "no place for them"),
         ({"tools": [{"type": "web_search"}]}, "function"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"continue_final_message": True}, "must be the assistant's"),
         ({"chat_template_kwargs": {"messages": []}}, "a field of the body"),
         ({"chat_template": "x"}, "chat_template"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
         ({"prompt": "x"}, "prompt"),
     ],
     ids=str,

@@ -6,6 +6,7 @@ from typing import Any
 import openai
 import pytest
 
+from engine import Constraint
 from server.protocol.foreign import ALIASES, HARMLESS, NEUTRAL
 from tests.server.conftest import LiveServer, StartServer
 from tests.server.fakes import EOS, WINDOW, Behaviour, blocks
@@ -49,7 +50,9 @@ def test_other_names_of_ours_mean_ours(client: openai.OpenAI, live: LiveServer) 
         model="fake", prompt="a", max_tokens=99, extra_body={"stop_sequences": ["o"], "n_cmpl": 2}
     )
     assert [choice.text for choice in reply.choices] == ["hell", "hell"]
-    assert len(ALIASES) == 7
+    assert asked(client, live, regex="a").constraint == Constraint("regex", "a")
+    assert asked(client, live, ebnf='root ::= "a"').constraint.kind == "grammar"
+    assert len(ALIASES) == 9
 
 
 def test_minus_one_writes_to_the_end_of_the_window(client: openai.OpenAI, live: LiveServer) -> None:

