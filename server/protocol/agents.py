@@ -49,16 +49,12 @@ class AgentRequest(TextRequest):
 
     @model_validator(mode="before")
     @classmethod
-    def _ask_for_text(cls, data: object) -> object:
-        """The one place for forms that take grammars: these are `response_format` elsewhere."""
+    def _ask_for_a_form(cls, data: object) -> object:
+        """The form of the reply, which is a field of its own elsewhere."""
         holder = data.get(cls.form_holder) if isinstance(data, dict) else None
         form = holder.get("format") if isinstance(holder, dict) else None
-        if form not in (None, {"type": "text"}):
-            raise refusal(
-                f"{cls.form_holder}.format",
-                'only {"type": "text"} can be asked for here, as others take grammars: leave it '
-                "out and describe the form in the prompt",
-            )
+        if isinstance(data, dict) and isinstance(form, dict):
+            return {**data, "response_format": form}
         return data
 
     @model_validator(mode="after")

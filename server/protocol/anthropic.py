@@ -169,6 +169,7 @@ class PromptRequest(AgentRequest):
     """A body of which the prompt is counted."""
 
     form_holder: ClassVar[str] = "output_config"
+    form_name: ClassVar[str] = "output_config.format"
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **AgentRequest.unsupported,
         "mcp_servers": ([],),

@@ -48,6 +48,7 @@ class ResponsesRequest(AgentRequest):
     """The body of `POST /v1/responses`."""
 
     form_holder: ClassVar[str] = "text"
+    form_name: ClassVar[str] = "text.format"
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **AgentRequest.unsupported,
         "background": (False,),

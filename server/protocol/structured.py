@@ -5,7 +5,7 @@ Each says it in fields of its own; a body says it once.
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -36,6 +36,9 @@ Choices = Annotated[list[Text], Field(min_length=1, max_length=1024)]
 class StructureFields(Wire):
     """All fields that ask for a form, of which a body has one at most."""
 
+    form_name: ClassVar[str] = "response_format"
+    """What clients call that of OpenAI's chats."""
+
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: dict[str, Any] | Text | None = None
@@ -58,7 +61,7 @@ class StructureFields(Wire):
         return next(self._forms(), None)
 
     def _forms(self) -> Iterator[Wanted]:
-        yield from _of_response_format(self.response_format or {})
+        yield from _of_response_format(self.form_name, self.response_format or {})
         for name, value in (self.structured_outputs or {}).items():
             yield from _of_structured_outputs(name, value)
         for field in ("guided_json", "json_schema"):
@@ -73,9 +76,8 @@ class StructureFields(Wire):
                 yield Wanted(field, "grammar", grammar)
 
 
-def _of_response_format(given: dict[str, Any]) -> Iterator[Wanted]:
+def _of_response_format(name: str, given: dict[str, Any]) -> Iterator[Wanted]:
     """OpenAI's three kinds, of which llama-server's may have a schema, and vLLM's fourth."""
-    name = "response_format"
     match given.get("type", None if given else "text"):
         case "text":
             return

@@ -18,6 +18,7 @@ def chat_of(
 ) -> ChatRequest:
     """The chat that a body is, checked as chats are; raises BadRequestError."""
     said = {"messages": [*messages], "tools": [*tools], **more}
+    said["response_format"] = body.response_format
     try:
         chat = ChatRequest.model_validate(said)
     except ValidationError as invalid:

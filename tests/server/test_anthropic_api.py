@@ -382,9 +382,7 @@ def test_claude_code_is_served(live: LiveServer, script: Blocks) -> None:
     ("body", "words"),
     [
         ({"max_tokens": None}, "max_tokens"),
-        ({"tool_choice": {"type": "any"}, "tools": [TOOL]}, "grammars"),
-        ({"tool_choice": {"type": "tool", "name": "weather"}, "tools": [TOOL]}, "grammars"),
-        ({"output_config": {"format": {"type": "json_schema", "schema": {}}}}, "grammars"),
+        ({"output_config": {"format": {"type": "yaml"}}}, "output_config.format: must be"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "reads text alone"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
