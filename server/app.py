@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,15 +20,11 @@ from server.middleware import (
     HeadMiddleware,
     RequestIdMiddleware,
 )
-from server.protocol import ErrorReply
+from server.openapi import Application
 from server.routes import chat, completions, infill, load, models, operations, pages, tokens
 from server.settings import Settings
 from server.state import State
 from server.version import VERSION
-
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    kind: {"model": ErrorReply} for kind in ("4XX", "5XX")
-}
 
 
 def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
@@ -38,11 +33,13 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     metrics.add_queue(lambda: pool.queue.num_running, lambda: pool.queue.num_waiting)
     for client in pool.clients:
         _show(client, metrics)
-    app = FastAPI(
+    keys = settings.keys()
+    app = Application(
+        bool(keys),
+        ApiKeyMiddleware.OPEN,
         title="stagetree",
         version=VERSION,
         lifespan=_lifespan,
-        responses=_FAILURES,
         docs_url=None,  # pages.py has one without a content network
         redoc_url=None,
     )
@@ -53,7 +50,7 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
         app.add_exception_handler(kind, _answer)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(HeadMiddleware)
-    if keys := settings.keys():
+    if keys:
         app.add_middleware(ApiKeyMiddleware, keys=keys)
     if settings.allow_origin:  # before the key, which a browser's first question does not have
         app.add_middleware(
@@ -63,7 +60,9 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", "x-should-retry"],
         )
-    app.add_middleware(AnswerMiddleware, observe=metrics.observe_answer)
+    app.add_middleware(
+        AnswerMiddleware, observe=metrics.observe_answer, time=metrics.observe_duration
+    )
     app.add_middleware(RequestIdMiddleware)
     return app
 

@@ -56,6 +56,10 @@ class QueueTimeoutError(ApiError):
     """The request waited for its turn longer than allowed."""
 
 
+class TooManyConnectionsError(ApiError):
+    """There is no file descriptor left for one more."""
+
+
 class DrainingError(ApiError):
     """The server is shutting down."""
 
@@ -84,6 +88,7 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     LoadFailedError: Answer(503, _UNAVAILABLE, "model_load_failed", is_final=True),
     QueueFullError: Answer(503, _UNAVAILABLE, "queue_full"),
     QueueTimeoutError: Answer(503, _UNAVAILABLE, "queue_timeout"),
+    TooManyConnectionsError: Answer(503, _UNAVAILABLE, "too_many_connections"),
     DrainingError: Answer(503, _UNAVAILABLE, "shutting_down"),
     EngineDiedError: Answer(500, "server_error", "engine_died"),
 }

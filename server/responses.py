@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STALL_SECONDS = 60.0
+DONE = "[DONE]"
+"""The last event of OpenAI's streams."""
 
 
 class Translation(Protocol):
@@ -40,11 +42,12 @@ async def reply_to(
     words: StreamTranslation,
     is_stream: bool,
     patience: float,
+    ending: str = DONE,
 ) -> Response:
     """A reply, whole or as a stream; raises ApiError or EngineError before the first piece.
 
     A stream that waits for longer than its patience, in seconds, has opened, and what is raised
-    then is an event.
+    then is an event. Its last event is the `ending`, if that is not empty.
     """
     if is_stream:
         chunks = words.chunks(pieces)
@@ -56,7 +59,7 @@ async def reply_to(
         except BaseException:
             await _end(first, chunks)
             raise
-        return EventStream(first, chunks, patience)
+        return EventStream(first, chunks, patience, ending)
     return await whole_reply(request, pieces, words)
 
 
@@ -72,7 +75,7 @@ async def whole_reply(
 
 
 class EventStream(Response):
-    """Server-sent events of a reply's chunks, ending in `[DONE]` even after an error.
+    """Server-sent events of a reply's chunks, and the `ending` even after an error.
 
     `first` has been asked of `chunks` before the stream opens, so that what is refused at once is
     refused with a proper status. While nothing comes there is a comment every `patience` seconds.
@@ -85,6 +88,7 @@ class EventStream(Response):
         first: asyncio.Future[BaseModel],
         chunks: AsyncGenerator[BaseModel],
         patience: float,
+        ending: str = DONE,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -92,6 +96,7 @@ class EventStream(Response):
         self._next = first
         self._chunks = chunks
         self._patience = patience
+        self._ending = ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; a client that goes ends the stream and frees the engine."""
@@ -125,7 +130,8 @@ class EventStream(Response):
             if answer_for(error) is INTERNAL:
                 _log.exception("a stream failed")
             yield _event(envelope(error).model_dump_json())
-        yield _event("[DONE]")
+        if self._ending:
+            yield _event(self._ending)
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[None, None, T]) -> T:

@@ -28,7 +28,14 @@ from server.protocol.completions import (
     UsageChunk,
 )
 from server.protocol.errors import ErrorBody, ErrorReply
-from server.protocol.infill import ChosenFields, InfillReply, InfillRequest, Timings
+from server.protocol.infill import (
+    ChosenFields,
+    InfillChunk,
+    InfillReplies,
+    InfillReply,
+    InfillRequest,
+    Timings,
+)
 from server.protocol.messages import Message, Tool
 from server.protocol.models import ModelCard, ModelList
 from server.protocol.prediction import Prediction
@@ -70,6 +77,8 @@ __all__ = [
     "DetokenizeRequest",
     "ErrorBody",
     "ErrorReply",
+    "InfillChunk",
+    "InfillReplies",
     "InfillReply",
     "InfillRequest",
     "Logprobs",

@@ -4,8 +4,9 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
-from server.protocol import AppliedTemplate, ChatCompletion, ChatRequest
-from server.responses import EventStream, reply_to
+from server.openapi import UNAVAILABLE, events_of
+from server.protocol import AppliedTemplate, ChatChunk, ChatCompletion, ChatRequest
+from server.responses import reply_to
 from server.routes.carry import begin, planner_of
 from server.state import AppState
 from server.translate.chat import ChatReply
@@ -14,11 +15,7 @@ from server.translate.conversation import plan_chat, write_prompt
 router = APIRouter(tags=["chat"])
 
 
-@router.post(
-    "/v1/chat/completions",
-    response_model=ChatCompletion,
-    responses={200: {"content": {EventStream.media_type: {}}}},
-)
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=events_of(ChatChunk))
 async def create_chat_completion(body: ChatRequest, request: Request, state: AppState) -> Response:
     """Answer the last message of a conversation; with `stream`, as server-sent events."""
     begun = await begin(body, request, state, plan_chat, "chatcmpl")
@@ -28,7 +25,7 @@ async def create_chat_completion(body: ChatRequest, request: Request, state: App
     return await reply_to(request, begun.pieces, words, body.stream, patience)
 
 
-@router.post("/apply-template")
+@router.post("/apply-template", responses=UNAVAILABLE)
 async def apply_template(body: ChatRequest, state: AppState) -> AppliedTemplate:
     """What the template makes of a conversation, for whoever sends it to `/v1/completions`."""
     state.check_model(body.model)

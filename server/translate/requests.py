@@ -57,7 +57,12 @@ class Planner:
             self._common(body, num_logprobs, seed, ends), num_prompt_logprobs=num_prompt_logprobs
         )
         firsts = [self._sequence(common, prompt, body.max_tokens) for prompt in prompts]
-        choices = [(first, seed) for first in firsts for seed in seeds]
+        # A prompt is scored once, for its first choice.
+        choices = [
+            (replace(first, num_prompt_logprobs=None) if number else first, seed)
+            for first in firsts
+            for number, seed in enumerate(seeds)
+        ]
         return Plan(
             request_id=request_id,
             sequences=tuple(

@@ -44,6 +44,7 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.model = name
         self.log: list[str] = []
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()))
         self._reader.start()

@@ -3,11 +3,14 @@
 import asyncio
 import http.client
 import json
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,8 @@ from server.app import create_app
 from server.engines import EnginePool
 from server.run import DrainingServer, config_of
 from server.settings import Settings
+from tests.chats import THINKING
+from tests.server.command import Command, save_family
 from tests.server.fakes import Behaviour
 
 
@@ -79,8 +84,8 @@ class LiveServer:
         self.loop = asyncio.get_running_loop()
         spawns = [behaviour.spawn for behaviour in self.behaviours]
         self.pool = EnginePool(self.settings, spawns, backoff=0.05)
-        app = create_app(self.settings, self.pool)
-        config = config_of(app, self.settings)
+        self.app = create_app(self.settings, self.pool)
+        config = config_of(self.app, self.settings)
         config.timeout_graceful_shutdown = 2
         self.server = DrainingServer(config, self.pool, self.settings.drain_seconds)
         await self.server.serve([self._socket])
@@ -176,3 +181,24 @@ def live() -> Iterator[LiveServer]:
     yield server
     server.server.should_exit = True
     server.join()
+
+
+@contextmanager
+def serving_chats(folder: Path, **settings: Any) -> Iterator[Command]:
+    """The command serving a tiny model with a draft, a template for chats and one for gaps."""
+    folder = save_family(folder)
+    (folder / "target" / "chat_template.jinja").write_text(THINKING)
+    config = folder / "config.yaml"  # YAML takes JSON
+    config.write_text(json.dumps({"fim_template": "<P>{prefix}<S>{suffix}<M>", **settings}))
+    command = Command(folder, "--draft", str(folder / "draft"), "--config", str(config))
+    wait_until(command.answers, seconds=60)
+    wait_until(command.is_ready, seconds=120)
+    yield command
+    command.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """One server for all who leave it as it is."""
+    with serving_chats(tmp_path_factory.mktemp("shared")) as command:
+        yield command

@@ -1,85 +1,8 @@
 """Chat through the command itself, with a real engine over tiny random models."""
 
-import signal
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from tests.chats import THINKING
-from tests.server.command import Command, save_family
-from tests.server.conftest import wait_until
-
-TOOL = {"type": "function", "function": {"name": "weather"}}
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    folder = save_family(tmp_path_factory.mktemp("tiny"))
-    (folder / "target" / "chat_template.jinja").write_text(THINKING)
-    command = Command(folder, "--draft", str(folder / "draft"), "--max-running", "2")
-    wait_until(command.is_ready, seconds=60)
-    yield command
-    command.stop(signal.SIGKILL)
-
-
-def chat(command: Command, **body: Any) -> Any:
-    return command.client.post("/chat/completions", body={"model": "tiny", **body}, cast_to=object)
-
-
-texts = st.sampled_from(["def hello(world):", "hello hello hello", "a", "<think>x</think>y", ""])
-roles = st.sampled_from(["system", "user", "assistant"])
-message = st.fixed_dictionaries({"role": roles, "content": texts})
-bodies = st.fixed_dictionaries(
-    {
-        "messages": st.lists(message, min_size=1, max_size=3),
-        "seed": st.integers(0, 5),
-        "max_tokens": st.integers(4, 40),
-    },
-    optional={
-        "temperature": st.sampled_from([0, 0.7, 1.5]),
-        "top_p": st.just(0.9),
-        "top_k": st.just(20),
-        "n": st.integers(1, 3),
-        "stop": st.sampled_from(["e", ["lo", "\n"], "world"]),
-        "logprobs": st.just(True),
-        "return_token_ids": st.booleans(),
-        "tools": st.just([TOOL]),
-        "tool_choice": st.sampled_from(["auto", "none"]),
-        "prediction": st.just({"type": "content", "content": "def hello(world):"}),
-        "enable_thinking": st.booleans(),
-        "repetition_penalty": st.just(1.2),
-        "frequency_penalty": st.just(0.5),
-        "min_tokens": st.integers(0, 4),
-        "ignore_eos": st.booleans(),
-        "logit_bias": st.just({"65": 5, "60": 8, "123": 4}),
-    },
-)
-
-
-@settings(max_examples=25)
-@given(body=bodies)
-def test_speculation_changes_no_message(command: Command, body: dict[str, Any]) -> None:
-    """Red when a tree changes anything that a client of chats is told but the metrics."""
-    plain = chat(command, speculation="off", **body)
-    drafted = chat(command, speculation="always", **body)
-    for reply in (plain, drafted):
-        for choice in reply["choices"]:
-            for number, call in enumerate(choice["message"].get("tool_calls", [])):
-                call["id"] = number
-    assert _told(plain["choices"]) == _told(drafted["choices"])
-    assert plain["usage"]["completion_tokens"] == drafted["usage"]["completion_tokens"]
-
-
-def _told(choices: list[Any]) -> list[Any]:
-    """What is told of choices, but the figures of log-probabilities, which may round otherwise."""
-    tokens = [
-        [token["token"] for token in (choice.pop("logprobs") or {"content": []})["content"]]
-        for choice in choices
-    ]
-    return [*choices, tokens]
+from tests.server.command import Command
 
 
 def test_a_stream_adds_up_to_the_whole_reply(command: Command) -> None:
