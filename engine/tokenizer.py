@@ -17,8 +17,8 @@ from engine.names import resolve
 from engine.request import TokenizerState
 
 _OLDER = ("*.model", "*.tiktoken")
-"""Files of tokens that are no tokenizer.json, which transformers reads with other people's packages:
-those of SentencePiece, and tiktoken's by either name."""
+"""Files that are no tokenizer.json, which transformers reads with other people's packages: those of
+SentencePiece, and tiktoken's by either name."""
 _READERS = {
     "sentencepiece": "sentencepiece",
     "protobuf": "google.protobuf",
@@ -86,13 +86,15 @@ def _load(folder: str) -> object:
 
 
 def _unread(folder: str) -> str | None:
-    """What keeps from reading an older kind of file, where a package is what is missing."""
+    """What keeps from reading an older kind of file, if there is one and no tokenizer.json."""
     path = Path(folder)
     found = [file.name for kind in _OLDER for file in path.glob(kind)]
     missing = [package for package, module in _READERS.items() if not _is_installed(module)]
-    if not found or not missing or (path / "tokenizer.json").is_file():
+    if not found or (path / "tokenizer.json").is_file():
         return None
-    return f"to read its {found[0]} install what does: pip install {' '.join(missing)}"
+    if missing:
+        return f"to read its {found[0]} install what does: pip install {' '.join(missing)}"
+    return f"transformers cannot read its {found[0]} by itself"
 
 
 def _is_installed(module: str) -> bool:

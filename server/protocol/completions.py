@@ -25,15 +25,21 @@ def _check_prompt(value: object) -> object:
         raise ValueError("holds half a surrogate pair, which is no text")
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and value:
-        if kinds == {list} and all(value):
-            kinds = {list, *map(type, chain.from_iterable(value))}
-        if kinds in ({str}, {int}, {list, int}):
-            return value
+    if isinstance(value, list) and value and _kind_of(value) in (str, int):
+        return value
     raise ValueError(
         "must be a string, a list of strings, a list of token ids, or a list of lists of token "
         "ids, and no list may be empty"
     )
+
+
+def _kind_of(prompts: list[object]) -> object:
+    """The type of all that is in a list, or in its lists; None if there are several."""
+    kinds = set(map(type, prompts))
+    if kinds == {list} and all(prompts):
+        inner = set(map(type, chain.from_iterable(prompts)))  # type: ignore[arg-type]
+        kinds = inner if inner == {int} else set()
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 _Shapes = str | list[str] | list[int] | list[list[int]]

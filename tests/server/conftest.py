@@ -20,7 +20,7 @@ from server.engines import EnginePool
 from server.run import DrainingServer, config_of
 from server.settings import Settings
 from tests.chats import THINKING
-from tests.server.command import Command, save_family
+from tests.server.command import NUM_SEATS, Command, save_family
 from tests.server.fakes import Behaviour
 
 
@@ -60,6 +60,14 @@ class Stream:
         self.connection.close()
 
 
+class PromptServer(DrainingServer):
+    """The server, which looks ten times as often whether it is to stop: most tests start one."""
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            await asyncio.sleep(0.01)
+
+
 class LiveServer:
     """A server in a thread, and the few verbs that tests speak to it with.
 
@@ -87,7 +95,7 @@ class LiveServer:
         self.app = create_app(self.settings, self.pool)
         config = config_of(self.app, self.settings)
         config.timeout_graceful_shutdown = 2
-        self.server = DrainingServer(config, self.pool, self.settings.drain_seconds)
+        self.server = PromptServer(config, self.pool, self.settings.drain_seconds)
         await self.server.serve([self._socket])
 
     def terminate(self) -> None:
@@ -171,6 +179,7 @@ def start_server() -> Iterator[StartServer]:
         for behaviour in server.behaviours:
             behaviour.step_seconds = 0
         server.server.should_exit = True
+    for server in servers:
         server.join()
 
 
@@ -190,7 +199,8 @@ def serving_chats(folder: Path, **settings: Any) -> Iterator[Command]:
     (folder / "target" / "chat_template.jinja").write_text(THINKING)
     config = folder / "config.yaml"  # YAML takes JSON
     config.write_text(json.dumps({"fim_template": "<P>{prefix}<S>{suffix}<M>", **settings}))
-    command = Command(folder, "--draft", str(folder / "draft"), "--config", str(config))
+    flags = ("--draft", str(folder / "draft"), "--max-running", str(NUM_SEATS))
+    command = Command(folder, *flags, "--config", str(config))
     wait_until(command.answers, seconds=60)
     wait_until(command.is_ready, seconds=120)
     yield command

@@ -21,7 +21,7 @@ def error(reply: Reply, status: int) -> dict[str, Any]:
 
 
 BAD_PROMPTS: list[Any] = [
-    *([], [[]], [1, "a"], [["a"]], {}, 5, [None], [[1], []], [True]),
+    *([], [[]], [[[], 1]], [["a", 1]], [1, "a"], [["a"]], {}, 5, [None], [[1], []], [True]),
     *([-1], [10_000], [[5], [10_000]], "half a pair \ud800"),
 ]
 INVALID: list[tuple[str, Any]] = [
