@@ -37,9 +37,12 @@ UNAVAILABLE: Answers = {
 """What a route that needs the model may answer."""
 
 
-def events_of(chunk: type[BaseModel]) -> Answers:
+def events_of(*chunks: type[BaseModel]) -> Answers:
     """The answer of a route that streams such chunks where a body asks for it."""
-    schema = chunk.model_json_schema(mode="serialization", ref_template=_REFERENCE)
+    schemas = [
+        chunk.model_json_schema(mode="serialization", ref_template=_REFERENCE) for chunk in chunks
+    ]
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
     event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
     told = "The reply, whole or with `stream` as events of these chunks."

@@ -13,7 +13,9 @@ router = APIRouter(tags=["completions"])
 
 
 @router.post(
-    "/infill", response_model=InfillReply | InfillReplies, responses=events_of(InfillChunk)
+    "/infill",
+    response_model=InfillReply | InfillReplies,
+    responses=events_of(InfillChunk, InfillReply),
 )
 async def infill(body: InfillRequest, request: Request, state: AppState) -> Response:
     """Fill the gap between two halves of a file, as llama.vim and llama.vscode ask for it."""

@@ -18,6 +18,8 @@ from server.settings import Settings
 
 _SETTINGS = Settings(model="fake")
 API: dict[str, Any] = create_app(_SETTINGS, EnginePool(_SETTINGS, [])).openapi()
+ENDED_BY_DONE = ("/v1/completions", "/v1/chat/completions")
+"""Whose streams end as OpenAI's do."""
 
 RAW = {
     **{

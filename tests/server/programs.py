@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ELSEWHERE = Path(os.environ.get("STAGETREE_CLIENTS", Path(sys.executable).parent.parent)) / "bin"
+ELSEWHERE = Path(os.environ.get("TESTED_CLIENTS", Path(sys.executable).parent.parent)) / "bin"
 """Where they are looked for first; not all of them can share an environment with us."""
 
 

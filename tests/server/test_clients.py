@@ -1,7 +1,7 @@
 """Clients that people use, unmodified, each a program of its own: `pytest -m clients`.
 
 `npm install --prefix tests/server/clients`, and `pip install litellm llm guidellm` in ours or in an
-environment of Python that `STAGETREE_CLIENTS` names; what is not there is left out.
+environment of Python that `TESTED_CLIENTS` names; what is not there is left out.
 """
 
 import json

@@ -21,10 +21,15 @@ def test_a_connection_that_says_nothing_or_half_of_something_is_closed(
     server = start_server(keep_alive_seconds=1).wait_ready()
     halves = (b"", b"GET /he", REQUEST + b"Content-Length: 50\r\n\r\n{")
     with ExitStack() as open_ones:
-        for half in halves:
-            one = open_ones.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-            one.settimeout(10)
+        found = [
+            open_ones.enter_context(
+                socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            )
+            for _ in halves
+        ]
+        for one, half in zip(found, halves, strict=True):
             one.sendall(half)
+        for one in found:
             while one.recv(4096):  # a body that ends too soon may be told so
                 pass
     wait_until(lambda: not server.server.server_state.connections)
