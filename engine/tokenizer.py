@@ -5,6 +5,7 @@ checkpoint say more of its tokens. What of that counts, transformers alone knows
 once, and what it says goes on as one `tokenizer.json`.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from tokenizers.models import BPE
@@ -15,16 +16,27 @@ from engine.loading import silence, unpack
 from engine.names import resolve
 from engine.request import TokenizerState
 
+_OLDER = ("*.model", "*.tiktoken")
+"""Files that are no tokenizer.json, which transformers reads with other people's packages: those of
+SentencePiece, and tiktoken's by either name."""
+_READERS = {
+    "sentencepiece": "sentencepiece",
+    "protobuf": "google.protobuf",
+    "tiktoken": "tiktoken",
+}
+"""These packages, and the modules that they are imported as."""
+
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a Hugging Face id or a folder. Raises ModelLoadError if none is usable."""
     unpack(str(name))
+    folder = resolve(str(name))
     try:
         with silence():
-            tokenizer = _load(resolve(str(name)))
+            tokenizer = _load(folder)
     except Exception as error:  # whatever foreign files may cause
         is_missing = "instantiate the backend tokenizer" in str(error)
-        said = "it holds none" if is_missing else first_line(error)[:200]
+        said = _unread(folder) or ("it holds none" if is_missing else first_line(error)[:200])
         raise ModelLoadError(
             f"no usable tokenizer for {str(name)!r}: {said}. Name a checkpoint that comes with its "
             "tokenizer.json, or save one there with tokenizer.save_pretrained(folder)."
@@ -71,6 +83,25 @@ def _load(folder: str) -> object:
     except Exception:
         # A checkpoint's own code is not run, and one without a config.json has no class of its own.
         return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _unread(folder: str) -> str | None:
+    """What keeps from reading an older kind of file, if there is one and no tokenizer.json."""
+    path = Path(folder)
+    found = [file.name for kind in _OLDER for file in path.glob(kind)]
+    missing = [package for package, module in _READERS.items() if not _is_installed(module)]
+    if not found or (path / "tokenizer.json").is_file():
+        return None
+    if missing:
+        return f"to read its {found[0]} install what does: pip install {' '.join(missing)}"
+    return f"transformers cannot read its {found[0]} by itself"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is in
+        return False
 
 
 def _reset(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,7 +20,7 @@ from server.middleware import (
     HeadMiddleware,
     RequestIdMiddleware,
 )
-from server.protocol import ErrorReply
+from server.openapi import Application
 from server.routes import (
     anthropic,
     chat,
@@ -39,10 +38,6 @@ from server.settings import Settings
 from server.state import State
 from server.version import VERSION
 
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    kind: {"model": ErrorReply} for kind in ("4XX", "5XX")
-}
-
 
 def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     """The ASGI application; its lifespan starts and ends the engines."""
@@ -50,15 +45,16 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     metrics.add_queue(lambda: pool.queue.num_running, lambda: pool.queue.num_waiting)
     for client in pool.clients:
         _show(client, metrics)
-    app = FastAPI(
+    keys = settings.keys()
+    app = Application(
+        bool(keys),
+        ApiKeyMiddleware.OPEN,
         title="stagetree",
         version=VERSION,
         lifespan=_lifespan,
-        responses=_FAILURES,
         docs_url=None,  # pages.py has one without a content network
         redoc_url=None,
     )
-    keys = settings.keys()
     app.state.server = State(settings, pool, metrics, needs_key=bool(keys))
     writing = (chat, completions, responses, anthropic, infill)
     for family in (*writing, models, operations, load, tokens, front, pages):
@@ -77,7 +73,9 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", "x-should-retry"],
         )
-    app.add_middleware(AnswerMiddleware, observe=metrics.observe_answer)
+    app.add_middleware(
+        AnswerMiddleware, observe=metrics.observe_answer, time=metrics.observe_duration
+    )
     app.add_middleware(RequestIdMiddleware)
     return app
 

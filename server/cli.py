@@ -59,7 +59,7 @@ def complete(
     settings: Settings,
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, max=100, help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="0 keeps every token.")] = 0,
     top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="1 keeps every token.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Random if left out.")] = None,
@@ -86,7 +86,7 @@ def chat(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a reply at most; else as the window has.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.0,
+    temperature: Annotated[float, typer.Option(min=0, max=100, help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="0 keeps every token.")] = 0,
     top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="1 keeps every token.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Random if left out.")] = None,

@@ -61,6 +61,10 @@ class QueueTimeoutError(ApiError):
     """The request waited for its turn longer than allowed."""
 
 
+class TooManyConnectionsError(ApiError):
+    """There is no file descriptor left for one more."""
+
+
 class DrainingError(ApiError):
     """The server is shutting down."""
 
@@ -90,6 +94,7 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     LoadFailedError: Answer(503, _UNAVAILABLE, "model_load_failed", is_final=True),
     QueueFullError: Answer(503, _UNAVAILABLE, "queue_full"),
     QueueTimeoutError: Answer(503, _UNAVAILABLE, "queue_timeout"),
+    TooManyConnectionsError: Answer(503, _UNAVAILABLE, "too_many_connections"),
     DrainingError: Answer(503, _UNAVAILABLE, "shutting_down"),
     EngineDiedError: Answer(500, "server_error", "engine_died"),
 }
@@ -145,7 +150,7 @@ def anthropic_envelope(error: Exception) -> AnthropicError:
     )
 
 
-def error_response(error: Exception, path: str) -> JSONResponse:
+def error_response(error: Exception, path: str = "") -> JSONResponse:
     """The whole error reply: status, envelope and the headers that steer a client's retries."""
     answer = answer_for(error)
     is_anthropic = path == _ANTHROPIC_PATH or path.startswith(f"{_ANTHROPIC_PATH}/")

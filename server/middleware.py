@@ -1,10 +1,12 @@
 """What every request passes through: its id, the count of answers, its size, HEAD, the key."""
 
+import hashlib
 import logging
 import secrets
 import string
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from time import monotonic
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -47,15 +49,21 @@ class AnswerMiddleware:
 
     _METHODS = frozenset(("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"))
 
-    def __init__(self, app: ASGIApp, observe: Callable[[str, str, int], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        observe: Callable[[str, str, int], None],
+        time: Callable[[str, str, float], None],
+    ) -> None:
         self._app = app
         self._observe = observe
+        self._time = time
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request and look at how it is answered; what nobody caught is answered here."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        has_begun = False
+        has_begun, arrived_at = False, monotonic()
 
         async def send_seen(message: Message) -> None:
             nonlocal has_begun
@@ -70,11 +78,16 @@ class AnswerMiddleware:
             if not has_begun:
                 await error_response(error, scope["path"])(scope, receive, send_seen)
             raise  # to be logged
+        finally:
+            self._time(*self._names(scope), monotonic() - arrived_at)
+
+    def _names(self, scope: Scope) -> tuple[str, str]:
+        """The path and the method; those that strangers make up are one series, and no line."""
+        handler = getattr(scope.get("route"), "path", "none")
+        return handler, scope["method"] if scope["method"] in self._METHODS else "none"
 
     def _see(self, scope: Scope, status: int) -> None:
-        # Strangers choose paths and methods; what they make up is one series and no line of theirs.
-        handler = getattr(scope.get("route"), "path", "none")
-        method = scope["method"] if scope["method"] in self._METHODS else "none"
+        handler, method = self._names(scope)
         self._observe(handler, method, status)
         if status >= 400 and handler != "/ready" and (handler, status) != ("none", 404):
             request_id = scope["state"]["request_id"]
@@ -130,7 +143,8 @@ class ApiKeyMiddleware:
 
     _PROBES = ("/", "/health", "/ping", "/ready", "/version", "/metrics", "/load")
     _PAGES = ("/openapi.json", "/docs")
-    _OPEN = frozenset((*_PROBES, *_PAGES))
+    OPEN = frozenset((*_PROBES, *_PAGES))
+    """Paths that need no key."""
     # Of the page that asks for the key.
     _FILES = "/page/"
 
@@ -144,7 +158,10 @@ class ApiKeyMiddleware:
             given = [*_given_keys(Headers(scope=scope))]
             # Every one is compared, however early one fits.
             fitting = [secrets.compare_digest(one, key) for one in given for key in self._keys]
-            if not any(fitting):
+            if any(fitting):
+                one = given[fitting.index(True) // len(self._keys)]
+                scope.setdefault("state", {})["key_digest"] = hashlib.sha256(one).hexdigest()
+            else:
                 error = UnauthorizedError(
                     "The API key is missing or wrong; send `Authorization: Bearer KEY`, "
                     "or `X-Api-Key: KEY`."
@@ -153,7 +170,7 @@ class ApiKeyMiddleware:
         await self._app(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
-        return path in self._OPEN or path.startswith(self._FILES)
+        return path in self.OPEN or path.startswith(self._FILES)
 
 
 def _given_keys(headers: Headers) -> Iterator[bytes]:

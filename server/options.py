@@ -69,7 +69,12 @@ def with_settings(*names: str, argument: str | None = None) -> Callable[[Command
             flags = {name: given.pop(name) for name in names}
             with readable_errors():
                 named = {name: value for name, value in flags.items() if value is not None}
-                command(settings=load_settings(config, named), **given)
+                settings = load_settings(config, named)
+                if settings.chat_template is not None:
+                    from server.text import check_template  # slow to import, and --help needs none
+
+                    check_template(settings.chat_template)
+                command(settings=settings, **given)
 
         run.__signature__ = Signature(  # type: ignore[attr-defined]
             [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]

@@ -30,15 +30,16 @@ class RequestRecord:
     """The fold of a request's events, choice by choice; each prompt has `n` of these.
 
     Each choice has a time from its first to its last token, whatever the others do: the decode time
-    is their sum, and `num_decode_tokens` leaves the first of each out. `num_predicted_tokens` are
-    those of all choices that the request's own prediction proposed; `num_reasoning_tokens` those
-    that whoever reads them as messages has found to be reasoning.
+    is their sum, and `num_decode_tokens` leaves the first of each out. Each may have `max_tokens`.
+    `num_predicted_tokens` are those of all choices that the request's own prediction proposed;
+    `num_reasoning_tokens` those that whoever reads them as messages has found to be reasoning.
     """
 
     num_prompt_tokens: int
     arrived_at: float
     stage_names: tuple[str, ...] = ()
     n: int = 1
+    max_tokens: int = 0
     turn_at: float | None = None
     num_predicted_tokens: int = 0
     num_reasoning_tokens: int = 0

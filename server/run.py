@@ -14,9 +14,9 @@ from fastapi import FastAPI
 
 from engine import ConfigError, EngineProcess
 from server.app import create_app
+from server.connections import BoundedProtocol
 from server.engines import Engine, EnginePool
 from server.settings import Settings
-from server.text import check_template
 
 _log = logging.getLogger(__name__)
 _LAST_BYTES_SECONDS = 5
@@ -82,7 +82,6 @@ def run(settings: Settings, announce: Callable[[Settings, int], None]) -> None:
     Raises ConfigError for an address that cannot be had, and LoadFailedError once it is known that
     the model cannot be served.
     """
-    check_template(settings.chat_template)
     configs = settings.engine_configs()
     listener = _bind(settings.host, settings.port)
     announce(settings, listener.getsockname()[1])
@@ -100,6 +99,7 @@ def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn is to serve this application."""
     return uvicorn.Config(
         app,
+        http=BoundedProtocol,
         log_config=None,
         access_log=settings.log_level == "debug",
         timeout_graceful_shutdown=_LAST_BYTES_SECONDS,

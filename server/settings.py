@@ -99,6 +99,8 @@ class Settings(BaseModel):
     # Any of several keys, parted by commas, and those of a file, one a line.
     api_key: Annotated[SecretStr | None, BeforeValidator(_some_key)] = None
     api_key_file: Annotated[str, BeforeValidator(at_home)] | None = None
+    # What is remembered of texts is of use only to those who come with the same key.
+    salt_by_key: bool = False
     # Web pages that may ask, such as https://chat.example.org; "*" for all.
     allow_origin: Origins = ()
     # Connections stay open for so long between requests; proxies keep theirs for 60 s.

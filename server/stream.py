@@ -107,13 +107,14 @@ class Generation:
             self.metrics.observe_start(self.record)
 
     def _observe(self, choice: ChoiceRecord, step: Output, num_kept: int, num_prompt: int) -> None:
-        is_first = self.record.stats.num_steps == 0
+        is_first, now = self.record.stats.num_steps == 0, time.monotonic()
         if choice.first_token_at is None:
             self.metrics.observe_prompt(num_prompt, step.num_cached_tokens)
-        self.record.add_step(choice, step, num_kept, time.monotonic())
+        seconds = None if choice.first_token_at is None else now - choice.last_token_at
+        self.record.add_step(choice, step, num_kept, now)
         if is_first:
             self.metrics.observe_first_token(self.record)
-        self.metrics.observe_step(step, num_kept)
+        self.metrics.observe_step(step, num_kept, seconds)
 
     def _log(self) -> None:
         record = self.record

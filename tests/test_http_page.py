@@ -3,13 +3,16 @@
 import re
 from pathlib import Path
 
+from server.app import create_app
+from server.engines import EnginePool
 from server.protocol import CompletionRequest
 from server.protocol.foreign import ALIASES, HARMLESS, NEUTRAL
 from server.protocol.infill import InfillRequest
 from server.settings import Settings
 from server.text.infill import FAMILIES
 
-PAGE = (Path(__file__).parent.parent / "docs" / "http.md").read_text()
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "http.md").read_text()
 NAMED = set(re.findall(r"`([\w.{}/?=]+)`", PAGE))
 
 
@@ -46,6 +49,15 @@ def test_every_test_and_setting_that_it_names_exists() -> None:
     settings |= {"stream_wait_seconds", "keep_alive_seconds", "default_max_tokens"}
     assert settings <= {*Settings.names()}
     assert all(setting in PAGE for setting in settings)
+
+
+def test_every_endpoint_is_named_there_or_on_the_page_of_its_api() -> None:
+    """Red when an endpoint is added that no page tells of."""
+    settings = Settings(model="fake")  # type: ignore[call-arg]
+    told = "".join(page.read_text() for page in DOCS.glob("*.md"))
+    for path in create_app(settings, EnginePool(settings, [])).openapi()["paths"]:
+        named = path.replace("{model_id}", "{id}")
+        assert re.search(rf"[ `]{re.escape(named)}[`?]", told), path
 
 
 def test_every_family_of_fill_in_the_middle_is_there() -> None:

@@ -1,5 +1,6 @@
 """The program of the engine process: load, then run requests until told to close."""
 
+import atexit
 import contextlib
 import os
 import pickle
@@ -69,6 +70,10 @@ def main() -> None:
         socket.setsockopt(zmq.SNDTIMEO, _DEAF_PEER_MS)
         socket.connect(address)
         Worker(socket).run(config)
+    # Torch's libraries take seconds to take themselves apart, and hold nothing but memory by now.
+    atexit._run_exitfuncs()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 class Worker:

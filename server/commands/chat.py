@@ -11,7 +11,6 @@ from engine import Speculation
 from server.commands.writing import Writer
 from server.protocol import ChatRequest
 from server.settings import Settings
-from server.text import check_template
 from server.translate.conversation import plan_chat
 
 
@@ -39,7 +38,6 @@ def chat(
 
     Raises BadRequestError for a model that has no chat template.
     """
-    check_template(settings.chat_template)
     writer = Writer.load(settings, console)
     said: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     for line in _lines(console) if message is None else [message]:

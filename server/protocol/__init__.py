@@ -29,7 +29,14 @@ from server.protocol.completions import (
     UsageChunk,
 )
 from server.protocol.errors import AnthropicError, AnthropicErrorBody, ErrorBody, ErrorReply
-from server.protocol.infill import ChosenFields, InfillReply, InfillRequest, Timings
+from server.protocol.infill import (
+    ChosenFields,
+    InfillChunk,
+    InfillReplies,
+    InfillReply,
+    InfillRequest,
+    Timings,
+)
 from server.protocol.messages import Message, Tool
 from server.protocol.models import ModelCard, ModelList
 from server.protocol.prediction import Prediction
@@ -78,6 +85,8 @@ __all__ = [
     "DetokenizeRequest",
     "ErrorBody",
     "ErrorReply",
+    "InfillChunk",
+    "InfillReplies",
     "InfillReply",
     "InfillRequest",
     "Logprobs",

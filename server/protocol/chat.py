@@ -9,7 +9,7 @@ from server.protocol.foreign import refusal
 from server.protocol.messages import Messages, Tool
 from server.protocol.request import TextRequest
 from server.protocol.sampling import Whole
-from server.protocol.wire import Wire
+from server.protocol.wire import Wire, examples
 
 _OURS = ("messages", "tools", "add_generation_prompt", "continue_final_message")
 
@@ -45,6 +45,20 @@ ToolChoice = Annotated[_Choices, PlainValidator(_tool_choice, json_schema_input_
 class ChatRequest(TextRequest):
     """The body of `POST /v1/chat/completions`."""
 
+    model_config = examples(
+        {"messages": [{"role": "user", "content": "Hello!"}], "max_completion_tokens": 32},
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": [{"type": "text", "text": "Hello!"}]},
+            ],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "temperature": 0.7,
+            "seed": 7,
+        },
+    )
+
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         **TextRequest.unsupported,
         "modalities": (["text"],),
@@ -75,16 +89,27 @@ class ChatRequest(TextRequest):
     }
 
     messages: Messages
+    """The conversation, which the model's template writes out as its prompt."""
     logprobs: bool = False
+    """Whether log-probabilities of the reply's tokens are told."""
     top_logprobs: Whole = Field(default=0, ge=0)
+    """How many alternatives are told with each."""
     tools: Annotated[list[Tool], FailFast()] = Field(default_factory=list, max_length=1024)
+    """What the model may call."""
     tool_choice: ToolChoice = "auto"
+    """Whether it may call at all."""
     parallel_tool_calls: bool = True
+    """Whether more than the first call is told."""
     add_generation_prompt: bool = True
+    """Whether the template begins the assistant's message."""
     continue_final_message: bool = False
+    """Whether the last message is to be continued, in place of a new one."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict, max_length=256)
+    """Whatever else the template has names for."""
     enable_thinking: bool | None = None
+    """Whether to reason first, for templates that ask."""
     reasoning_effort: str | None = None
+    """How much to reason, for templates that ask."""
 
     @model_validator(mode="after")
     def _check_what_goes_together(self) -> Self:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, FailFast, Field, model_validator
 
 from server.protocol.foreign import refusal
+from server.protocol.prediction import TextPart
 from server.protocol.sampling import String
 from server.protocol.wire import Text, Wire
 
@@ -46,6 +47,11 @@ def _arguments(value: object) -> object:
         return value
 
 
+Content = Annotated[
+    Text | None, BeforeValidator(text_of, json_schema_input_type=str | list[TextPart] | None)
+]
+
+
 class Said(Wire):
     """What a conversation has said; other fields than ours reach the template as they are."""
 
@@ -56,25 +62,35 @@ class CalledFunction(Said):
     """A function that was called, and with what."""
 
     name: String
+    """Its name."""
     arguments: Annotated[Any, BeforeValidator(_arguments)] = Field(default_factory=dict)
+    """What it was given, as JSON text or as an object."""
 
 
 class SaidCall(Said):
     """A call that the assistant has made."""
 
     id: str | None = None
+    """The call's id."""
     type: Literal["function"] = "function"
+    """What was called."""
     function: CalledFunction
+    """Which function, and with what."""
 
 
 class Message(Said):
     """One message; nulls are left out."""
 
     role: Role
-    content: Annotated[Text | None, BeforeValidator(text_of)] = None
+    """Who says it."""
+    content: Content = None
+    """A text, or parts of type `text`."""
     tool_calls: list[SaidCall] | None = None
+    """The assistant's calls."""
     tool_call_id: str | None = None
+    """The call of which this is the result."""
     reasoning_content: Text | None = None
+    """What the assistant had reasoned."""
 
     @model_validator(mode="before")
     @classmethod
@@ -114,12 +130,17 @@ class FunctionSpec(Said):
     """A function that a model may call; `parameters` is a JSON schema."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.:/-]{1,128}$")]
+    """What the model calls it by."""
     description: str | None = None
+    """What it does."""
     parameters: dict[str, Any] | None = None
+    """A JSON schema of its arguments."""
 
 
 class Tool(Said):
     """What a model may call."""
 
     type: Literal["function"]
+    """What may be called."""
     function: FunctionSpec
+    """The function."""

@@ -9,14 +9,18 @@ class TextPart(Wire):
     """A piece of text."""
 
     type: Literal["text"]
+    """Always `text`."""
     text: Text
+    """The text."""
 
 
 class Prediction(Wire):
     """What the reply may turn out to be; it makes it faster where it does, and changes nothing."""
 
     type: Literal["content"]
+    """Always `content`."""
     content: Text | list[TextPart]
+    """What is expected, as a text or in parts."""
 
     @property
     def text(self) -> str:

@@ -30,14 +30,20 @@ def _short(stops: list[str]) -> list[str]:
     return list(dict.fromkeys(stops))
 
 
-Stops = Annotated[list[String], BeforeValidator(_list_of_one), AfterValidator(_short)]
+Stops = Annotated[
+    list[String],
+    BeforeValidator(_list_of_one, json_schema_input_type=str | list[str]),
+    AfterValidator(_short),
+]
 
 
 class StreamOptions(Wire):
     """What a streamed reply says of usage."""
 
     include_usage: bool | None = False
+    """One more chunk at the end tells the usage."""
     continuous_usage_stats: bool | None = False
+    """Every chunk does, of what has been told so far."""
 
 
 class TextRequest(SamplingFields, StructureFields):
@@ -49,21 +55,37 @@ class TextRequest(SamplingFields, StructureFields):
     harmless: ClassVar[frozenset[str]] = HARMLESS
 
     model: str | None = None
+    """What /v1/models names; whichever is served if left out."""
     max_tokens: Whole | None = Field(default=None, ge=-1)
+    """Tokens of the reply at most; -1 writes to the end of the window."""
     stop: Stops = Field(default_factory=list)
+    """Strings that end the text and are no part of it, of 4096 characters in all."""
     stop_token_ids: list[TokenId] = Field(default_factory=list, max_length=128)
+    """Token ids that end the text."""
     include_stop_str_in_output: bool = False
+    """Whether the string that ends a text is told."""
     skip_special_tokens: bool = True
+    """Whether special tokens are left out of the text."""
     ignore_eos: bool = False
+    """Whether the text goes on behind the model's own end of text."""
     n: Whole = Field(default=1, ge=1, le=128)
+    """Choices for each prompt."""
     priority: Whole = Field(default=0, ge=-(2**31), lt=2**31)
+    """Among those who wait the lowest goes first."""
     stream: bool = False
+    """Whether the reply comes as server-sent events, chunk by chunk."""
     stream_options: StreamOptions | None = None
+    """What a stream tells beside its text."""
     return_token_ids: bool = False
+    """Whether token ids are told beside text."""
     return_trace: bool = False
+    """Whether a stream tells the tree of every step."""
     speculation: Literal["auto", "always", "off"] = "auto"
+    """When a tree is grown: it changes the time and never the text."""
     prediction: Prediction | None = None
+    """What the reply may turn out to be, which makes it faster where it does."""
     cache_salt: String | None = None
+    """What is remembered of a text is of use only to texts with the same salt."""
 
     @model_validator(mode="before")
     @classmethod

@@ -31,7 +31,16 @@ def unless_none(default: Any = None) -> Any:
     return Field(default=default, exclude_if=lambda value: value is None)
 
 
-class Wire(BaseModel):
-    """Anything on the wire: exact types, and no number that JSON has not."""
+def examples(*bodies: dict[str, Any]) -> ConfigDict:
+    """The configuration of a body with these examples, which /openapi.json shows."""
+    return ConfigDict(json_schema_extra={"examples": list(bodies)})
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+class Wire(BaseModel):
+    """Anything on the wire: exact types, and no number that JSON has not.
+
+    The text below a field describes it in /openapi.json; the `examples` of a body are what a
+    test sends.
+    """
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, use_attribute_docstrings=True)

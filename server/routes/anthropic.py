@@ -4,9 +4,19 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
+from server.openapi import UNAVAILABLE, events_of
 from server.protocol.anthropic import MessagesRequest, PromptRequest
-from server.protocol.anthropic_reply import AnthropicMessage, TokenCount
-from server.replies import Events, EventStream
+from server.protocol.anthropic_reply import (
+    AnthropicMessage,
+    BlockDelta,
+    BlockStart,
+    BlockStop,
+    MessageDelta,
+    MessageStart,
+    MessageStop,
+    TokenCount,
+)
+from server.replies import Events
 from server.routes.carry import answer, planner_of
 from server.state import AppState
 from server.translate.anthropic import AnthropicReply, count_tokens, plan_message
@@ -19,14 +29,14 @@ _EVENTS = Events(waiting=b'event: ping\ndata: {"type": "ping"}\n\n')
 @router.post(
     "/v1/messages",
     response_model=AnthropicMessage,
-    responses={200: {"content": {EventStream.media_type: {}}}},
+    responses=events_of(MessageStart, BlockStart, BlockDelta, BlockStop, MessageDelta, MessageStop),
 )
 async def create_message(body: MessagesRequest, request: Request, state: AppState) -> Response:
     """Go on with a conversation of blocks; with `stream`, as server-sent events."""
     return await answer(body, request, state, plan_message, AnthropicReply, "msg", _EVENTS)
 
 
-@router.post("/v1/messages/count_tokens")
+@router.post("/v1/messages/count_tokens", responses=UNAVAILABLE)
 async def count_prompt(body: PromptRequest, state: AppState) -> TokenCount:
     """Count the tokens of the prompt that a conversation would be."""
     state.check_model(body.model)

@@ -59,10 +59,14 @@ async def begin(
     state.pool.admit()
     planner = planner_of(state)
     request_id = f"{prefix}-{request.state.request_id}"
+    if state.settings.salt_by_key:
+        digest = getattr(request.state, "key_digest", "")
+        body = body.model_copy(update={"cache_salt": f"{digest} {body.cache_salt or ''}"})
     # A long prompt takes a while to tokenise, and others are streaming on this loop.
     plan = await asyncio.to_thread(plan_of, body, request_id, planner)
     await _compile(plan, body, state)
-    record = RequestRecord(plan.num_prompt_tokens, arrived_at, planner.info.stages, plan.n)
+    most = max(sequence.max_tokens for sequence in plan.sequences)
+    record = RequestRecord(plan.num_prompt_tokens, arrived_at, planner.info.stages, plan.n, most)
     pieces = Generation(plan, record, state.pool, state.metrics).pieces()
     return Begun(plan, record, pieces, planner.info, planner.tokenizer)
 

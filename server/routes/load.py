@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from server.engines import RETRY_AFTER
+from server.openapi import UNAVAILABLE
 from server.state import AppState
 from server.version import VERSION
 
@@ -26,7 +27,7 @@ async def load(state: AppState) -> dict[str, int]:
     return {"server_load": queue.num_running + queue.num_waiting}
 
 
-@router.get("/slots")
+@router.get("/slots", responses={503: {"description": "The same, where no seat is free."}})
 async def slots(state: AppState, fail_on_no_slot: int = 0) -> Response:
     """Every seat of every engine; with `fail_on_no_slot=1` 503 where none is free.
 
@@ -52,7 +53,7 @@ async def slots(state: AppState, fail_on_no_slot: int = 0) -> Response:
     return JSONResponse(told, 503 if is_full else 200, headers)
 
 
-@router.get("/props")
+@router.get("/props", responses=UNAVAILABLE)
 async def props(state: AppState) -> dict[str, Any]:
     """What is served, as llama-server tells it."""
     info, infill = state.pool.nearest.info, state.pool.tokenizer.infill

@@ -20,7 +20,7 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready")
+@router.get("/ready", responses={503: {"description": "How far it has come, or why it failed."}})
 async def ready(state: AppState) -> JSONResponse:
     """200 when a completion could be served now, else 503 with phase and progress.
 

@@ -1,5 +1,6 @@
 """`GET /docs`: the API as a page that needs no script and nothing from elsewhere."""
 
+import json
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -12,7 +13,7 @@ router = APIRouter(include_in_schema=False)
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse}td{border-top:1px solid #8884;padding:.2em 1em .2em 0;"
-    "vertical-align:top}code{font-size:.95em}"
+    "vertical-align:top}code{font-size:.95em}pre{white-space:pre-wrap}"
 )
 
 
@@ -36,7 +37,9 @@ def _sections(whole: dict[str, Any]) -> Iterator[str]:
             yield f"<p>{escape(endpoint.get('description', ''))}</p>"
             content = endpoint.get("requestBody", {}).get("content", {}).get("application/json")
             if content and (name := content["schema"].get("$ref")):
-                yield from _fields(whole["components"]["schemas"][name.rpartition("/")[2]])
+                schema = whole["components"]["schemas"][name.rpartition("/")[2]]
+                yield from _fields(schema)
+                yield from _examples(path, schema)
 
 
 def _fields(schema: dict[str, Any]) -> Iterator[str]:
@@ -47,6 +50,15 @@ def _fields(schema: dict[str, Any]) -> Iterator[str]:
         yield f"<tr><td><code>{escape(name)}</code><td>{escape(_kind(field))}"
         yield f"<td>{escape(default)}<td>{escape(field.get('description', ''))}"
     yield "</table>"
+
+
+def _examples(path: str, schema: dict[str, Any]) -> Iterator[str]:
+    """What may be sent there, as it is typed in a terminal."""
+    for body in schema.get("examples", ()):
+        told = json.dumps(body, ensure_ascii=False).replace("'", "'\\''")
+        kind = "-H 'Content-Type: application/json'"
+        words = f"curl $URL{path} {kind} -d '{told}'"
+        yield f"<pre>{escape(words)}</pre>"
 
 
 def _plain(number: float) -> float:

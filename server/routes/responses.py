@@ -2,9 +2,17 @@
 
 from fastapi import APIRouter, Request, Response
 
+from server.openapi import events_of
 from server.protocol.responses import ResponsesRequest
+from server.protocol.responses_events import (
+    DeltaEvent,
+    DoneEvent,
+    ItemEvent,
+    PartEvent,
+    ResponseEvent,
+)
 from server.protocol.responses_reply import ResponseReply
-from server.replies import Events, EventStream
+from server.replies import Events
 from server.routes.carry import answer
 from server.state import AppState
 from server.translate.responses import ResponsesReply, plan_response
@@ -15,7 +23,7 @@ router = APIRouter(tags=["agents"])
 @router.post(
     "/v1/responses",
     response_model=ResponseReply,
-    responses={200: {"content": {EventStream.media_type: {}}}},
+    responses=events_of(ResponseEvent, ItemEvent, PartEvent, DeltaEvent, DoneEvent),
 )
 async def create_response(body: ResponsesRequest, request: Request, state: AppState) -> Response:
     """Go on with a conversation of items; with `stream`, as server-sent events."""

@@ -4,6 +4,7 @@ import asyncio
 
 from fastapi import APIRouter
 
+from server.openapi import UNAVAILABLE
 from server.protocol import (
     DetokenizeReply,
     DetokenizeRequest,
@@ -19,14 +20,14 @@ from server.translate.requests import Planner
 router = APIRouter(tags=["tokens"])
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", responses=UNAVAILABLE)
 async def tokenize(body: TokenizeRequest, state: AppState) -> TokenizeReply:
     """The token ids of a text."""
     state.check_model(body.model)
     return await asyncio.to_thread(_tokenized, body, planner_of(state))
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", responses=UNAVAILABLE)
 async def detokenize(body: DetokenizeRequest, state: AppState) -> DetokenizeReply:
     """The text of token ids."""
     state.check_model(body.model)
@@ -34,7 +35,7 @@ async def detokenize(body: DetokenizeRequest, state: AppState) -> DetokenizeRepl
     return DetokenizeReply(prompt=text, content=text)
 
 
-@router.get("/tokenizer_info")
+@router.get("/tokenizer_info", responses=UNAVAILABLE)
 async def tokenizer_info(state: AppState) -> TokenizerInfo:
     """What the model's tokenizer is like."""
     tokenizer, info = _tokenizer(state), state.pool.nearest.info

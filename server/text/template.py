@@ -120,10 +120,10 @@ def compiled(source: str) -> jinja2.Template:
     return environment.from_string(source)
 
 
-def check_template(source: str | None) -> None:
+def check_template(source: str) -> None:
     """Refuse what is named as a template and is none; raises ConfigError."""
     try:
-        compiled(source or "")
+        compiled(source)
     except jinja2.TemplateError as error:
         raise ConfigError(
             f"--chat-template: it is no Jinja template: {in_one_line(error)}. Name a file such as "

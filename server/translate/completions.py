@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from engine import EmittedToken
 from server.errors import BadRequestError
 from server.piece import Piece
 from server.plan import Plan
@@ -46,13 +47,16 @@ class CompletionReply(Reply[CompletionRequest, Plan]):
     """Says in OpenAI's words what becomes of a plan."""
 
     echoes: dict[int, Echo] = field(default_factory=dict)
+    scores: dict[int, tuple[EmittedToken, ...]] = field(default_factory=dict)
+    """Of each prompt, by its number; the first of its choices has them for all."""
 
     async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Completion]:
         """A chunk for each piece, and one of the usage if it is asked for."""
         options = self.body.stream_options
         kind = UsageChunk if options and options.include_usage else Completion
         begun, trace = set[int](), TraceWriter(self.tokenizer)
-        async with aclosing(with_figures(pieces, self.plan, self.record, options)) as told:
+        scored = self._after_scores(pieces)
+        async with aclosing(with_figures(scored, self.plan, self.record, options)) as told:
             async for piece, usage, metrics in told:
                 choices = []
                 if piece is not None:
@@ -63,9 +67,25 @@ class CompletionReply(Reply[CompletionRequest, Plan]):
 
     def whole(self, choices: Sequence[Piece]) -> Completion:
         """The reply of all choices, or of the best: they are told first to last, by prompt."""
+        for first in choices[:: self.plan.n]:
+            self.scores[first.index // self.plan.n] = first.prompt
         told = [self._choice(piece, index) for index, piece in enumerate(self._best(choices))]
         num_told = sum(len(choice.tokens) for choice in choices)
         return self._completion(told, usage_of(self.record, num_told), metrics_of(self.record))
+
+    async def _after_scores(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[Piece]:
+        """The pieces, of which those of other choices wait for the scores of their prompt."""
+        waiting: dict[int, list[Piece]] = {}
+        are_scored = self.plan.sequences[0].num_prompt_logprobs is not None
+        async with aclosing(pieces):
+            async for piece in pieces:
+                number, choice = divmod(piece.index, self.plan.n)
+                if are_scored and choice and number not in self.scores:
+                    waiting.setdefault(number, []).append(piece)
+                    continue
+                self.scores.setdefault(number, piece.prompt)
+                for each in (piece, *waiting.pop(number, ())):
+                    yield each
 
     def _best(self, choices: Sequence[Piece]) -> list[Piece]:
         """The `n` of each prompt's choices that are likeliest by the token."""
@@ -103,28 +123,31 @@ class CompletionReply(Reply[CompletionRequest, Plan]):
         sequence = self.plan.sequences[piece.index]
         wants_ids, num_scores = self.body.return_token_ids, self.body.prompt_logprobs
         echo = self._echo(piece.index) if self.body.echo else None
-        scores = LogprobWriter(self.tokenizer, num_scores or 0)
+        writer = LogprobWriter(self.tokenizer, num_scores or 0)
+        scores = self.scores.get(piece.index // self.plan.n, ()) if is_first else ()
         return Choice(
             index=index,
             text=echo.text + piece.text if echo and is_first else piece.text,
-            logprobs=None if self.body.logprobs is None else self._logprobs(piece, echo),
+            logprobs=None if self.body.logprobs is None else self._logprobs(piece, scores, echo),
             finish_reason=piece.finish_reason,
             stop_reason=piece.stop_reason,
             seed=sequence.sampling.seed,
             token_ids=[token.token_id for token in piece.tokens] if wants_ids else None,
             prompt_token_ids=[*sequence.prompt] if wants_ids and is_first else None,
-            prompt_logprobs=None if num_scores is None else scores.by_id(piece.prompt),
+            prompt_logprobs=None if num_scores is None else writer.by_id(scores),
             trace=steps,
         )
 
-    def _logprobs(self, piece: Piece, echo: Echo | None) -> Logprobs:
+    def _logprobs(
+        self, piece: Piece, scores: Sequence[EmittedToken], echo: Echo | None
+    ) -> Logprobs:
         """Those of a piece; offsets count from the beginning of a prompt that is told."""
         writer = LogprobWriter(self.tokenizer, self.body.logprobs or 0)
         if echo is None:
             return writer.lists(piece.tokens, piece.offsets)
-        places = echo.places if piece.prompt else ()
+        places = echo.places if scores else ()
         offsets = [*places, *(len(echo.text) + offset for offset in piece.offsets)]
-        return writer.lists([*piece.prompt, *piece.tokens], offsets)
+        return writer.lists([*scores, *piece.tokens], offsets)
 
     def _echo(self, index: int) -> Echo:
         """The prompt of this choice, which is spelled once."""

@@ -1,13 +1,23 @@
 """`/infill`: a gap between two halves of a file, and what stands beside it, become a plan."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
+from server.errors import envelope
 from server.piece import Piece
 from server.plan import Plan
-from server.protocol import ChosenFields, InfillReply, InfillRequest, Timings
+from server.protocol import (
+    ChosenFields,
+    InfillChunk,
+    InfillReplies,
+    InfillReply,
+    InfillRequest,
+    Timings,
+)
 from server.record import RequestRecord
 from server.text import Infill, encode_inside
 from server.translate.prompts import infill_of
@@ -82,12 +92,31 @@ class InfillWords:
     window: int
 
     def whole(self, choices: Sequence[Piece]) -> BaseModel:
-        """The reply, or the fields of it that were asked for."""
-        [choice] = choices
-        num_prompt, num_told = self.record.num_prompt_tokens, len(choice.tokens)
+        """The reply, or the fields of it that were asked for; a list where there are several."""
+        told = [self._reply(choice, len(choice.tokens)) for choice in choices]
+        return told[0] if len(told) == 1 else InfillReplies(told)
+
+    async def chunks(self, pieces: AsyncGenerator[Piece]) -> AsyncGenerator[BaseModel]:
+        """A chunk for each piece that has text, and at the end of a choice the reply without it."""
+        counts = Counter[int]()
+        async with aclosing(pieces):
+            async for piece in pieces:
+                counts[piece.index] += len(piece.tokens)
+                if piece.text:
+                    yield InfillChunk(index=piece.index, content=piece.text)
+                if piece.finish_reason is not None:
+                    yield self._reply(replace(piece, text=""), counts[piece.index])
+
+    def failure(self, error: Exception) -> BaseModel:
+        """What a stream tells of an error."""
+        return envelope(error)
+
+    def _reply(self, choice: Piece, num_told: int) -> InfillReply | ChosenFields:
+        num_prompt = self.record.num_prompt_tokens
         is_word = isinstance(choice.stop_reason, str)
         ended = "limit" if choice.finish_reason == "length" else "word" if is_word else "eos"
         reply = InfillReply(
+            index=choice.index,
             content=choice.text,
             model=self.model,
             tokens_predicted=num_told,

@@ -62,7 +62,12 @@ class Planner:
             constraint=constraint or constraint_of(body.wanted),
         )
         firsts = [self._sequence(common, prompt, body.max_tokens) for prompt in prompts]
-        choices = [(first, seed) for first in firsts for seed in seeds]
+        # A prompt is scored once, for its first choice.
+        choices = [
+            (replace(first, num_prompt_logprobs=None) if number else first, seed)
+            for first in firsts
+            for number, seed in enumerate(seeds)
+        ]
         return Plan(
             request_id=request_id,
             sequences=tuple(

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import struct
 import sys
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,3 +208,114 @@ def test_an_added_token_may_be_no_special_one(tmp_path: Path) -> None:
 
     served = Tokenizer.from_str(read_tokenizer(str(save(tmp_path, change))).json)
     assert served.decode(served.encode("a<think>b").ids) == "a<think>b"
+
+
+RANKS = [bytes([i]) for i in range(256)] + b"he ll hell hello wo wor".split() + [b" wor", b" world"]
+PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
+
+
+def tiktoken_file() -> bytes:
+    """Tokens by rank, as tiktoken keeps them."""
+    lines = (b64encode(token) + b" %d\n" % rank for rank, token in enumerate(RANKS))
+    return b"".join(lines)
+
+
+def tekken_file() -> bytes:
+    """The same as Mistral's models have them, with special tokens in front."""
+    specials = ("<unk>", "<s>", "</s>")
+    told = {
+        "config": {
+            "pattern": PATTERN,
+            "num_vocab_tokens": len(RANKS),
+            "default_vocab_size": len(RANKS) + 10,
+            "default_num_special_tokens": 10,
+            "version": "v3",
+        },
+        "vocab": [
+            {"rank": rank, "token_bytes": b64encode(token).decode(), "token_str": None}
+            for rank, token in enumerate(RANKS)
+        ],
+        "special_tokens": [
+            {"rank": rank, "token_str": name, "is_control": True}
+            for rank, name in enumerate(specials)
+        ],
+    }
+    return json.dumps(told).encode()
+
+
+def sentencepiece_file() -> bytes:
+    """A SentencePiece model of pairs, as its protocol buffer."""
+
+    def within(number: int, content: bytes) -> bytes:
+        size, rest = len(content) & 127, len(content) >> 7
+        length = bytes([size | 128, rest]) if rest else bytes([size])
+        return bytes([number << 3 | 2]) + length + content
+
+    def piece(text: str, score: float, kind: int) -> bytes:
+        figures = b"\x15" + struct.pack("<f", score) + bytes([0x18, kind])
+        return within(1, within(1, text.encode()) + figures)
+
+    pieces = [piece("<unk>", 0, 2), piece("<s>", 0, 3), piece("</s>", 0, 3)]
+    pieces += [piece(f"<0x{byte:02X}>", 0, 6) for byte in range(256)]
+    words = [
+        "▁",
+        "h",
+        "e",
+        "l",
+        "o",
+        "w",
+        "r",
+        "d",
+        "▁h",
+        "el",
+        "lo",
+        "▁hel",
+        "▁hello",
+        "▁w",
+        "or",
+        "▁wor",
+        "ld",
+        "▁world",
+    ]
+    pieces += [piece(word, -float(rank), 1) for rank, word in enumerate(words)]
+    return b"".join(pieces) + within(2, bytes([0x18, 2]))
+
+
+OLDER: dict[str, tuple[str, Callable[[], bytes], str | None]] = {
+    "tekken": ("tekken.json", tekken_file, None),
+    "tiktoken": ("tiktoken.model", tiktoken_file, "tiktoken"),
+    "tiktoken, by the other name": ("tokenizer.model", tiktoken_file, "tiktoken"),
+    "SentencePiece": ("tokenizer.model", sentencepiece_file, "sentencepiece"),
+}
+
+
+@pytest.mark.parametrize(("name", "make", "package"), OLDER.values(), ids=OLDER)
+def test_older_files_are_read_as_transformers_reads_them(
+    tmp_path: Path, name: str, make: Callable[[], bytes], package: str | None
+) -> None:
+    """Red when a checkpoint of another format than tokenizer.json cannot be served."""
+    if package is not None:
+        pytest.importorskip(package)
+        pytest.importorskip("google.protobuf")
+    folder = save_checkpoint(tmp_path)
+    (folder / name).write_bytes(make())
+    stock: Any = AutoTokenizer.from_pretrained(folder)
+    served = Tokenizer.from_str(read_tokenizer(str(folder)).json)
+    ids = stock("hello world").input_ids
+    assert served.encode("hello world").ids == ids and len(ids) < 6
+    assert served.decode(ids).strip() == "hello world"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tiktoken.model", "qwen.tiktoken"])
+@pytest.mark.parametrize("are_installed", [False, True])
+def test_what_an_older_file_needs_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, are_installed: bool
+) -> None:
+    """Red when nobody learns which package is missing, or that none would help."""
+    folder = save_checkpoint(tmp_path)
+    (folder / name).write_bytes(b"no file of tokens")
+    monkeypatch.setattr(tokenizer, "_is_installed", lambda module: are_installed)
+    told = "transformers cannot read its" if are_installed else "pip install sentencepiece protobuf"
+    with pytest.raises(ModelLoadError, match=told) as refusal:
+        read_tokenizer(str(folder))
+    assert name in str(refusal.value) and len(str(refusal.value).splitlines()) == 1

@@ -1,5 +1,6 @@
 """`stagetree serve` in a process of its own, over tiny random models, as its users run it."""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,10 +10,13 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
+from openai import AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.checkpoints import save_checkpoint
@@ -20,6 +24,8 @@ from tests.server.fakes import byte_level_tokenizer
 
 COMMAND = [sys.executable, "-c", "from server.cli import app; app()"]
 FLAGS = ["--dtype", "float32", "--threads", "1"]
+NUM_SEATS = 4
+"""Texts at once, where a test counts them."""
 PROMPT = "def hello(world):\n    return world + 1\ndef hello("
 
 
@@ -44,6 +50,7 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.model = name
         self.log: list[str] = []
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()))
         self._reader.start()
@@ -108,3 +115,28 @@ class Command:
 def mapped(pid: int) -> str:
     """The files that a process has mapped into its memory."""
     return Path(f"/proc/{pid}/maps").read_text()
+
+
+@asynccontextmanager
+async def client_of(command: Command) -> AsyncIterator[AsyncOpenAI]:
+    base = f"http://127.0.0.1:{command.port}/v1"
+    async with AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def run(command: Command, scenario: Callable[[AsyncOpenAI], Awaitable[None]]) -> None:
+    async def with_client() -> None:
+        async with client_of(command) as client:
+            await asyncio.wait_for(scenario(client), 120)
+
+    asyncio.run(with_client())
+
+
+async def stream_of(client: AsyncOpenAI, **body: Any) -> Any:
+    """A stream that has begun: its first token is there."""
+    named = {"model": "tiny", "prompt": PROMPT, "max_tokens": 100, "temperature": 0.8, **body}
+    return await client.completions.create(**named, stream=True, extra_body={"ignore_eos": True})
+
+
+async def text_of(client: AsyncOpenAI, **body: Any) -> str:
+    return "".join([chunk.choices[0].text async for chunk in await stream_of(client, **body)])

@@ -3,11 +3,14 @@
 import asyncio
 import http.client
 import json
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,8 @@ from server.app import create_app
 from server.engines import EnginePool
 from server.run import DrainingServer, config_of
 from server.settings import Settings
+from tests.chats import THINKING
+from tests.server.command import NUM_SEATS, Command, save_family
 from tests.server.fakes import Behaviour
 
 
@@ -55,6 +60,14 @@ class Stream:
         self.connection.close()
 
 
+class PromptServer(DrainingServer):
+    """The server, which looks ten times as often whether it is to stop: most tests start one."""
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            await asyncio.sleep(0.01)
+
+
 class LiveServer:
     """A server in a thread, and the few verbs that tests speak to it with.
 
@@ -79,10 +92,10 @@ class LiveServer:
         self.loop = asyncio.get_running_loop()
         spawns = [behaviour.spawn for behaviour in self.behaviours]
         self.pool = EnginePool(self.settings, spawns, backoff=0.05)
-        app = create_app(self.settings, self.pool)
-        config = config_of(app, self.settings)
+        self.app = create_app(self.settings, self.pool)
+        config = config_of(self.app, self.settings)
         config.timeout_graceful_shutdown = 2
-        self.server = DrainingServer(config, self.pool, self.settings.drain_seconds)
+        self.server = PromptServer(config, self.pool, self.settings.drain_seconds)
         await self.server.serve([self._socket])
 
     def terminate(self) -> None:
@@ -166,6 +179,7 @@ def start_server() -> Iterator[StartServer]:
         for behaviour in server.behaviours:
             behaviour.step_seconds = 0
         server.server.should_exit = True
+    for server in servers:
         server.join()
 
 
@@ -176,3 +190,25 @@ def live() -> Iterator[LiveServer]:
     yield server
     server.server.should_exit = True
     server.join()
+
+
+@contextmanager
+def serving_chats(folder: Path, **settings: Any) -> Iterator[Command]:
+    """The command serving a tiny model with a draft, a template for chats and one for gaps."""
+    folder = save_family(folder)
+    (folder / "target" / "chat_template.jinja").write_text(THINKING)
+    config = folder / "config.yaml"  # YAML takes JSON
+    config.write_text(json.dumps({"fim_template": "<P>{prefix}<S>{suffix}<M>", **settings}))
+    flags = ("--draft", str(folder / "draft"), "--max-running", str(NUM_SEATS))
+    command = Command(folder, *flags, "--config", str(config))
+    wait_until(command.answers, seconds=60)
+    wait_until(command.is_ready, seconds=120)
+    yield command
+    command.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    """One server for all who leave it as it is."""
+    with serving_chats(tmp_path_factory.mktemp("shared")) as command:
+        yield command

@@ -16,6 +16,7 @@ from server.settings import Settings
 from tests.chats import PLAIN
 from tests.server.conftest import LiveServer, StartServer, wait_until
 from tests.server.fakes import Behaviour, blocks
+from tests.server.hostile import examples
 
 SLOW = [*blocks("hello "), *blocks("world")]
 
@@ -55,6 +56,18 @@ def test_no_other_key_does(locked: LiveServer, key: str) -> None:
         for path in ("/v1/completions", "/infill", "/tokenize", "/detokenize"):
             assert locked.request("POST", path, b"{}", **headers).status == 401
     assert locked.get("/v1/models", authorization=f"Basic {key}").status == 401
+
+
+def test_what_is_remembered_follows_the_key_if_it_is_to(start_server: StartServer) -> None:
+    """Red when one client learns by the time that a reply takes what another has asked."""
+    server = start_server(api_key="first,second", salt_by_key=True).wait_ready()
+    for body in (b'{"prompt": "a"}', b'{"prompt": "a", "cache_salt": "s"}'):
+        for key in ("first", "first", "second"):
+            headers = {"content_type": "application/json", "x_api_key": key}
+            assert server.request("POST", "/v1/completions", body, **headers).status == 200
+    salts = [request.cache_salt for request in server.behaviour.requests]
+    assert [salts.index(salt) for salt in salts] == [0, 0, 2, 3, 3, 5]
+    assert not any("first" in str(salt) for salt in salts)
 
 
 def test_probes_need_no_key(locked: LiveServer) -> None:
@@ -170,6 +183,7 @@ def test_a_client_that_leaves_while_it_waits_is_forgotten(start_server: StartSer
 def test_the_page_of_the_api_needs_nothing_from_elsewhere(locked: LiveServer) -> None:
     """Red when it is blank without a network, or a parameter is not on it."""
     page = locked.get("/docs").body.decode()
+    assert page.count("<pre>curl $URL/v1/completions ") == len(examples("/v1/completions"))
     assert "http://" not in page and "https://" not in page and "<script" not in page
     for path in ("/v1/completions", "/infill", "/tokenize", "/metrics"):
         assert f"{path}</code></h2>" in page

@@ -1,5 +1,6 @@
 """The command itself, with a real engine process decoding a tiny random model."""
 
+import asyncio
 import json
 import os
 import signal
@@ -12,18 +13,30 @@ from pathlib import Path
 import openai
 import pytest
 import typer
+from openai import AsyncOpenAI
 from tokenizers import Tokenizer as RawTokenizer
 from typer.testing import CliRunner
 
 from server.cli import app
-from tests.server.command import COMMAND, PROMPT, Command, mapped, save_family
+from tests.server.command import (
+    COMMAND,
+    NUM_SEATS,
+    PROMPT,
+    Command,
+    mapped,
+    run,
+    save_family,
+    stream_of,
+    text_of,
+)
 from tests.server.conftest import wait_until
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     folder = save_family(tmp_path_factory.mktemp("tiny"))
-    command = Command(folder, "--draft", str(folder / "draft"))
+    flags = ("--draft", str(folder / "draft"), "--max-running", str(NUM_SEATS))
+    command = Command(folder, *flags)
     yield command
     if command.process.poll() is None:
         command.stop(signal.SIGKILL)
@@ -87,22 +100,27 @@ def test_a_client_that_leaves_frees_the_real_engine_at_once(command: Command) ->
     assert command.figures()["vllm:generation_tokens_total", ""] - before < 400
 
 
-def test_a_killed_engine_is_told_in_the_stream_and_replaced(command: Command) -> None:
-    """Red when a crash ends a stream without a word, or is not mended."""
+def test_a_killed_engine_costs_what_ran_and_nothing_that_waited(command: Command) -> None:
+    """Red when a crash ends a stream without a word, takes the queue with it, or is not mended."""
     if not Path("/proc/self/task").exists():
         pytest.skip("needs /proc")
-    stream = command.client.completions.create(
-        model="tiny",
-        prompt=PROMPT,
-        max_tokens=400,
-        stream=True,
-        extra_body={"ignore_eos": True},
-    )
-    next(iter(stream))
-    for pid in command.engines():
-        os.kill(pid, signal.SIGKILL)
-    with pytest.raises(openai.APIError, match="engine process ended"):
-        list(stream)
+
+    async def scenario(client: AsyncOpenAI) -> None:
+        alone = [await text_of(client, seed=seed, max_tokens=20) for seed in range(6)]
+        running = [await stream_of(client, seed=9, max_tokens=450) for _ in range(NUM_SEATS)]
+        waiting = [
+            asyncio.create_task(text_of(client, seed=seed, max_tokens=20)) for seed in range(6)
+        ]
+        await asyncio.sleep(0.05)
+        for pid in command.engines():
+            os.kill(pid, signal.SIGKILL)
+        for stream in running:
+            with pytest.raises(openai.APIError, match="engine process ended"):
+                async for _ in stream:
+                    pass
+        assert await asyncio.gather(*waiting) == alone
+
+    run(command, scenario)
     wait_until(command.is_ready, seconds=60)
 
 

@@ -1,5 +1,6 @@
 """Fill-in-the-middle: by tokenizers built like those of code models, as editors ask for it."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -215,6 +216,25 @@ def test_infill_is_what_llama_vim_and_llama_vscode_speak(
     # A ring buffer's warming, which writes nothing.
     warm = infill(server, input_prefix="", input_suffix="", prompt="", **{**VIM, "n_predict": 0})
     assert (warm["content"], warm["tokens_predicted"]) == ("", 0)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_gap_is_filled_piece_by_piece_and_several_times(
+    start_server: StartServer, n: int
+) -> None:
+    """Red when a stream ends as OpenAI's do, or its pieces are not the whole."""
+    server = start_server(Behaviour(tokenizer=FAMILIES["Qwen2.5-Coder"][0])).wait_ready()
+    body = {"input_prefix": "a", "input_suffix": "b", **VIM, "n_cmpl": n}
+    found = infill(server, **body)
+    whole = found if n > 1 else [found]
+    assert [each["index"] for each in whole] == [*range(n)]
+    sent = json.dumps({**body, "stream": True}).encode()
+    events = server.request("POST", "/infill", sent, content_type="application/json").events()
+    for choice in whole:
+        *pieces, last = [each for each in events if each["index"] == choice["index"]]
+        assert "".join(each["content"] for each in pieces) == choice["content"] != ""
+        assert not any(each["stop"] for each in pieces) and last["stop"] is True
+        assert (last["content"], last["tokens_predicted"]) == ("", choice["tokens_predicted"])
 
 
 def test_other_files_stand_before_the_gap_with_their_names(start_server: StartServer) -> None:

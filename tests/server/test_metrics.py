@@ -19,7 +19,7 @@ def scrape(server: LiveServer) -> Samples:
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = dict(sample.labels)
-            assert labels.pop("model_name") == "fake"
+            assert labels.pop("model_name", "fake") == "fake"
             found[sample.name, ",".join(labels.values())] = sample.value
     return found
 
@@ -48,6 +48,16 @@ def test_a_scripted_request_moves_every_figure_exactly(start_server: StartServer
         ("vllm:request_time_per_output_token_seconds_count", ""): 1,
         ("vllm:e2e_request_latency_seconds_count", ""): 1,
         ("vllm:request_queue_time_seconds_count", ""): 1,
+        ("vllm:request_inference_time_seconds_count", ""): 1,
+        ("vllm:request_prefill_time_seconds_count", ""): 1,
+        ("vllm:request_decode_time_seconds_count", ""): 1,
+        ("vllm:inter_token_latency_seconds_count", ""): 1,
+        ("vllm:request_prompt_tokens_sum", ""): 4,
+        ("vllm:request_generation_tokens_sum", ""): 6,
+        ("vllm:request_max_num_generation_tokens_sum", ""): 6,
+        ("vllm:request_params_n_sum", ""): 1,
+        ("vllm:request_params_max_tokens_sum", ""): 6,
+        ("http_request_duration_seconds_count", "/v1/completions,POST"): 1,
         ("stagetree_time_to_first_token_seconds_count", ""): 1,
         ("stagetree_time_per_output_token_seconds_count", ""): 1,
         ("stagetree_request_seconds_count", ""): 1,
@@ -70,6 +80,7 @@ def test_a_scripted_request_moves_every_figure_exactly(start_server: StartServer
     assert abs(moved["stagetree_stage_seconds_total", "draft"] - 0.002) < 1e-9
     assert after["vllm:num_requests_running", ""] == after["vllm:num_requests_waiting", ""] == 0
     assert after["vllm:kv_cache_usage_perc", "0"] == 0
+    assert after["process_open_fds", ""] > 0 and after["process_resident_memory_bytes", ""] > 0
 
 
 def test_the_room_of_an_engine_is_filled_by_all_its_texts(start_server: StartServer) -> None:

@@ -1,6 +1,7 @@
 """The flags of the command, which come from the settings."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,3 +59,20 @@ def test_what_is_given_wins_and_what_is_not_is_left_to_other_sources(
     [(word, settings)] = seen
     assert (word, settings.engine.model, settings.port) == ("w", "gpt2", 2)
     assert settings.engine.threads == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "chat", "bench", "doctor", "fit"])
+def test_a_template_that_is_none_is_told_before_anything_is_loaded(
+    command: str, tmp_path: Path
+) -> None:
+    """Red when a command loads a model first, or ends in a traceback."""
+    (tmp_path / "broken.jinja").write_text("{% if %}")
+    words = [command, *(["gpt2"] if command in ("serve", "fit") else ["--model", "gpt2"])]
+    found = CliRunner().invoke(app, [*words, "--chat-template", str(tmp_path / "broken.jinja")])
+    assert found.exit_code == 2 and "it is no Jinja template" in found.stderr
+
+
+@pytest.mark.parametrize("command", ["complete", "chat"])
+def test_a_temperature_is_as_high_as_over_http(command: str) -> None:
+    """Red when the terminal refuses what the server takes."""
+    assert "0<=x<=100" in re.sub(r"\s", "", shown(command))

@@ -1,27 +1,16 @@
 """Predicted outputs, from OpenAI's client through a real engine process and back."""
 
-import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.server.command import Command, save_family
-from tests.server.conftest import LiveServer, wait_until
+from tests.server.command import Command
+from tests.server.conftest import LiveServer
 from tests.server.fakes import byte_level_tokenizer
 
 TOKENIZER = byte_level_tokenizer()
 DIGITS = TOKENIZER.encode("0123456789")
 """No two of these tokens make another: a text of them is tokenised as it was written."""
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    command = Command(save_family(tmp_path_factory.mktemp("predicted")))
-    wait_until(command.answers, seconds=60)
-    wait_until(command.is_ready, seconds=60)
-    yield command
-    command.stop(signal.SIGKILL)
 
 
 def complete(command: Command, prediction: object = None, **body: Any) -> tuple[str, Any, Any]:

@@ -1,31 +1,16 @@
 """Echo and prompt log-probabilities as evaluations ask for them: a real engine, a real client."""
 
 import math
-import signal
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.server.command import PROMPT, Command, save_family
-from tests.server.conftest import wait_until
+from tests.server.command import PROMPT, Command
 from tests.server.fakes import byte_level_tokenizer
 
 TOKENIZER = byte_level_tokenizer()
 IDS = TOKENIZER.encode(PROMPT)
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    folder = save_family(tmp_path_factory.mktemp("tiny"))
-    command = Command(folder, "--draft", str(folder / "draft"))
-    wait_until(command.answers, seconds=60)
-    wait_until(command.is_ready, seconds=120)
-    yield command
-    command.stop(signal.SIGKILL)
 
 
 def created(command: Command, **body: Any) -> Any:
@@ -144,6 +129,27 @@ def test_the_best_of_several_is_the_likeliest_by_the_token(command: Command) -> 
             created(command, **wrong)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_is_scored_once_for_all_of_its_choices(command: Command, stream: bool) -> None:
+    """Red when each choice reads it anew, or is told without its scores."""
+    asked: dict[str, Any] = {"prompt": [IDS, IDS[:9]], "n": 3, "echo": True, "logprobs": 1}
+    before = command.figures()["vllm:prefix_cache_hits_total", ""]
+    reply = created(command, **asked, max_tokens=2, stream=stream)
+    found: dict[int, list[float | None]] = {}
+    for each in reply if stream else [reply]:
+        for choice in each.choices:
+            found.setdefault(choice.index, []).extend(choice.logprobs.token_logprobs)
+    alone = [
+        created(command, **{**asked, "prompt": ids, "n": 1}, max_tokens=0)
+        for ids in asked["prompt"]
+    ]
+    for index in range(6):
+        scores = alone[index // 3].choices[0].logprobs.token_logprobs
+        assert found[index][: len(scores)] == scores and len(found[index]) == len(scores) + 2
+    # What is scored is read anew, whatever is known of it: of six prompts two.
+    assert command.figures()["vllm:prefix_cache_hits_total", ""] > before
+
+
 def test_a_prompt_is_cut_from_its_beginning(command: Command) -> None:
     """Red when the end of a prompt is lost, or more is refused than must be."""
     extra: dict[str, Any] = {"truncate_prompt_tokens": 5, "return_token_ids": True}
@@ -160,54 +166,3 @@ def test_more_scores_than_a_reply_can_hold_are_refused(command: Command) -> None
     """Red when one request may ask for gigabytes."""
     with pytest.raises(openai.BadRequestError, match="log-probabilities in a request"):
         created(command, prompt=[[5] * 500] * 110, max_tokens=0, logprobs=20, echo=True)
-
-
-@st.composite
-def bodies(draw: st.DrawFn) -> dict[str, Any]:
-    """Any of a completion's parameters together that can be asked for together."""
-    stops = st.lists(st.text("elo hwrd_(:\n", min_size=1, max_size=3), max_size=14)
-    n = draw(st.integers(1, 2))
-    body: dict[str, Any] = {
-        "prompt": draw(st.sampled_from([PROMPT, IDS, [IDS[:7], IDS], "", ["hello", "world"]])),
-        "n": n,
-        "best_of": draw(st.sampled_from([None, n, n + 1])),
-        "max_tokens": draw(st.sampled_from([0, 1, 5, 24])),
-        "temperature": draw(st.sampled_from([0, 0.8, 3.0])),
-        "seed": draw(st.integers(-(2**63), 2**64 - 1)),
-        "logprobs": draw(st.sampled_from([None, 0, 2])),
-        "echo": draw(st.booleans()),
-        "stop": draw(stops) or None,
-        "frequency_penalty": draw(st.sampled_from([0, 0.7])),
-    }
-    extra: dict[str, Any] = {
-        "include_stop_str_in_output": draw(st.booleans()),
-        "skip_special_tokens": draw(st.booleans()),
-        "ignore_eos": draw(st.booleans()),
-        "truncate_prompt_tokens": draw(st.sampled_from([None, 3, -1])),
-        "prompt_logprobs": draw(st.sampled_from([None, 1])),
-        "repeat_penalty": draw(st.sampled_from([None, 1.2])),
-        "return_token_ids": True,
-    }
-    return {**body, "extra_body": extra}
-
-
-@settings(max_examples=20)
-@given(bodies())
-def test_speculation_changes_nothing_of_a_reply_whatever_is_asked_for_together(
-    command: Command, body: dict[str, Any]
-) -> None:
-    """Red when a parameter sees the block that a token came in."""
-
-    def told(speculation: str) -> list[Any]:
-        extra = {**body["extra_body"], "speculation": speculation}
-        choices = created(command, **{**body, "extra_body": extra}).choices
-        return [
-            (
-                *(choice.text, choice.finish_reason, choice.model_extra["stop_reason"]),
-                *(choice.model_extra["token_ids"], choice.model_extra["prompt_token_ids"]),
-                choice.logprobs and (choice.logprobs.tokens, choice.logprobs.text_offset),
-            )
-            for choice in choices
-        ]
-
-    assert told("off") == told("always") == told("auto")

@@ -1,13 +1,10 @@
 """Penalties, bans and samplers through the official client, down to a real engine and back."""
 
-import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.server.command import PROMPT, Command, save_family
-from tests.server.conftest import wait_until
+from tests.server.command import PROMPT, Command
 
 NUM_TOKENS = 40
 ASKED: dict[str, dict[str, Any]] = {
@@ -35,16 +32,6 @@ ASKED: dict[str, dict[str, Any]] = {
         }
     },
 }
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
-    folder = save_family(tmp_path_factory.mktemp("tiny"))
-    command = Command(folder, "--draft", str(folder / "draft"))
-    wait_until(command.answers, seconds=60)
-    wait_until(command.is_ready, seconds=120)
-    yield command
-    command.stop(signal.SIGKILL)
 
 
 def written(command: Command, speculation: str = "off", **asked: Any) -> list[int]:
