@@ -189,6 +189,15 @@ def test_a_folder_with_one_file_is_that_file(tmp_path: Path) -> None:
     assert find_gguf(str(folder)) is None
 
 
+def test_what_identifies_the_weights_knows_how_they_were_rounded(tmp_path: Path) -> None:
+    """Red when a reply of four bits says that it is of the model in eight."""
+    kinds = ("Q8_0", "Q4_0", "Q4_1")
+    files = [
+        gguf_files.write(tmp_path / f"{kind}.gguf", make_network(**SHAPE), kind) for kind in kinds
+    ]
+    assert len({loaded(file, "auto").fingerprint for file in files}) == len(kinds)
+
+
 def test_another_file_at_the_same_place_is_read_anew(tmp_path: Path) -> None:
     """Red when the model of last week's file is served from the cache."""
     file = gguf_files.write(tmp_path / "model.gguf", make_network(**SHAPE))
