@@ -30,12 +30,12 @@ class Codes(NamedTuple):
     def plain(self) -> Tensor:
         """The weights (out, in) in float32, which holds them exactly but for a last bit."""
         size = self.values.shape[-1]
-        scales, minima = (
-            None if part is None else part.float().repeat_interleave(GROUP, -1)[..., :size]
-            for part in self[1:]
-        )
-        assert scales is not None
-        return self.values * scales if minima is None else self.values * scales + minima
+        missing = -size % GROUP
+        values = torch.nn.functional.pad(self.values, (0, missing)) if missing else self.values
+        groups = values.unflatten(-1, (-1, GROUP)) * self.scales.float().unsqueeze(-1)
+        if self.minima is not None:
+            groups = groups + self.minima.float().unsqueeze(-1)
+        return groups.flatten(-2)[..., :size]
 
 
 def quantise(weight: Tensor, bits: int) -> Codes:
