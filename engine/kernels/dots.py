@@ -32,7 +32,8 @@ class Codes(NamedTuple):
         size = self.values.shape[-1]
         missing = -size % GROUP
         values = torch.nn.functional.pad(self.values, (0, missing)) if missing else self.values
-        groups = values.unflatten(-1, (-1, GROUP)) * self.scales.float().unsqueeze(-1)
+        groups = values.reshape(*values.shape[:-1], -1, GROUP)
+        groups = groups * self.scales.float().unsqueeze(-1)
         if self.minima is not None:
             groups = groups + self.minima.float().unsqueeze(-1)
         return groups.flatten(-2)[..., :size]
