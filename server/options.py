@@ -15,7 +15,7 @@ from server.sources import load_settings
 from server.terminal import path_option, readable_errors
 
 HELP: Mapping[str, str] = {
-    "model": "A Hugging Face id, a folder, embedded/target or smollm2.",
+    "model": "A Hugging Face id, a folder, a GGUF file, embedded/target or smollm2.",
     "draft": "A draft model for the model.",
     "dtype": "Precision of the weights.",
     "device": "auto, cpu, cuda, mps.",

@@ -39,7 +39,9 @@ _SHAPES["gemma2"] = {
 }
 
 ARCHITECTURES = tuple(_SHAPES)
-_SHAPES["mixtral"] = _SHAPES["llama"]  # without a window, and only where experts are asked for
+# Only where they are asked for: experts, without a window, and what GGUF files hold.
+_SHAPES["mixtral"] = _SHAPES["qwen2"] = _SHAPES["phi3"] = _SHAPES["llama"]
+_SHAPES["gemma3_text"] = {**_SHAPES["qwen3"], "sliding_window": 6}
 
 
 def make_network(architecture: str = "llama", seed: int = 0, **shape: int) -> PreTrainedModel:

@@ -2,13 +2,18 @@
 
 import hashlib
 
+import torch
 from torch import nn
+
+_CODES = (torch.int8, torch.uint8)
+"""Of weights that were rounded as they were read."""
 
 
 def fingerprint(network: nn.Module, num_sampled: int = 64) -> str:
     """A digest of samples of all weights, by name: another training has another."""
     digest = hashlib.sha256()
-    for name, weights in network.named_parameters():
+    codes = [(name, part) for name, part in network.named_buffers() if part.dtype in _CODES]
+    for name, weights in (*network.named_parameters(), *codes):
         flat = weights.detach().reshape(-1)
         sampled = flat[:: max(1, len(flat) // num_sampled)].float().cpu()
         digest.update(f"{name} {list(weights.shape)}".encode())

@@ -16,14 +16,14 @@ Compile = Literal["background", "wait", "cached", "never"]
 class EngineConfig(Section):
     """What to load and how to decode with it.
 
-    `model` and a stage's `model` or `table` are a Hugging Face id, a folder, `embedded/...` for
-    the family that ships with the engine, or `smollm2`, which comes as a package. `stages` run from
-    the one nearest the target downwards; none is plain decoding. `alternatives` are drafters that
-    only a benchmark loads, each in the place of the first stage. `threads` 0 leaves the number of
-    CPU threads to torch, and takes its part of that number where `num_engines` processes share the
-    machine. So many texts are written at once as `max_running` says; by default the device and its
-    memory do. Prompts are read in chunks of `prefill_chunk` tokens, or as many fewer as others wait
-    for, `prefill_stall_ms` at most.
+    `model` and a stage's `model` or `table` are a Hugging Face id, a folder, a GGUF file,
+    `embedded/...` for the family that ships with the engine, or `smollm2`, which comes as a
+    package. `stages` run from the one nearest the target downwards; none is plain decoding.
+    `alternatives` are drafters that only a benchmark loads, each in the place of the first stage.
+    `threads` 0 leaves the number of CPU threads to torch, and takes its part of that number where
+    `num_engines` processes share the machine. So many texts are written at once as `max_running`
+    says; by default the device and its memory do. Prompts are read in chunks of `prefill_chunk`
+    tokens, or as many fewer as others wait for, `prefill_stall_ms` at most.
 
     `compile` says where a CPU's compiled passes come from: they are made in the `background` and
     taken over when they are ready, made before loading ends (`wait`), taken only if an earlier

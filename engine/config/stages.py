@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from engine.config.section import Positive, Section
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
 """A precision: a format of weights and the arithmetic over it. `auto` goes by the machine."""
 
 
@@ -90,7 +90,7 @@ class HeadStageConfig(ModelStageConfig):
     """A head that reads the target's hidden states (EAGLE-3); it grows its tree like a draft model.
 
     It can only be the first stage, right below the target. Its numbers are the target's, its
-    weights in int8 if `dtype` says so.
+    weights in int8 or int4 if `dtype` says so.
     """
 
     name: ClassVar[str] = "head"

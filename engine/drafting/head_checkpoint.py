@@ -25,7 +25,7 @@ from engine.errors import ConfigError, ModelLoadError, first_line
 from engine.loading import unpack
 from engine.model import Model
 from engine.names import find_folder, resolve
-from engine.weights import INT8, Precision, quantise
+from engine.weights import BITS, Precision, quantise
 
 _FILES = ("*.json", "*.safetensors", "pytorch_model*.bin")
 # Speculators numbers the one layer and names the table of ids in full.
@@ -47,8 +47,8 @@ def load_head(name: str, target: Model, chunk: int, dtype: str = "auto") -> Head
     """Load a head for this target. Raises ModelLoadError if it cannot be found or does not fit.
 
     What a checkpoint leaves out, the embedding or the output matrix, it shares with its target.
-    Its numbers are the target's, and its weights are rounded if `dtype` is int8; another precision
-    raises ConfigError.
+    Its numbers are the target's, and its weights are rounded if `dtype` is int8 or int4; another
+    precision raises ConfigError.
     """
     _check_precision(name, target, dtype)
     try:
@@ -68,21 +68,21 @@ def load_head(name: str, target: Model, chunk: int, dtype: str = "auto") -> Head
         )
     network = build_head(name, config, weights, target)
     network.requires_grad_(False)
-    if dtype == INT8:
-        quantise(network)
+    if dtype in BITS:
+        quantise(network, dtype)
     head = HeadModel(network.eval(), target, chunk)
-    if dtype == INT8:
-        head.precision = Precision(INT8, head.dtype)
+    if dtype in BITS:
+        head.precision = Precision(dtype, head.dtype)
     return head
 
 
 def _check_precision(name: str, target: Model, dtype: str) -> None:
     own = str(target.dtype).removeprefix("torch.")
     is_roundable = target.device.type == "cpu" and own == "float32"
-    if dtype not in ("auto", own) and not (dtype == INT8 and is_roundable):
+    if dtype not in ("auto", own) and not (dtype in BITS and is_roundable):
         raise ConfigError(
             f"the head {name!r} reads its target's states and computes in their {own}: leave its "
-            "dtype out" + (f", or set it to {INT8}." if is_roundable else "."),
+            "dtype out" + (f", or set it to {' or '.join(BITS)}." if is_roundable else "."),
             "dtype",
         )
 

@@ -1,7 +1,8 @@
-// Products of few rows in dot products of int8 or bfloat16, as torch calls them; see dots.h.
+// Products of few rows in dot products of integers or bfloat16, as torch calls them; see dots.h.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -11,19 +12,28 @@
 #include <optional>
 #include <vector>
 
-#include "dots.h"
+#include "bfloat16.h"
+#include "integers.h"
 
 namespace {
 
 using at::Tensor;
 using namespace stagetree;
 
-// `finish(row, first output, figures, how many)` takes what comes out.
+// One of several products of the same inputs.
+template <typename Dots>
+struct Product {
+  typename Dots::Weights weights;
+  int64_t num_panels;
+};
+
+// `finish(product, row, first output, figures, how many)` takes what comes out.
 template <typename Dots, typename Input, typename Finish>
 void multiply(
-    const Input* input, int64_t rows, int64_t in, const Tensor& panels, const Finish& finish) {
+    const Input* input, int64_t rows, int64_t in, const std::vector<Product<Dots>>& products,
+    const Finish& finish) {
   const int64_t blocks = (rows + Dots::MAX_ROWS - 1) / Dots::MAX_ROWS;
-  const int64_t num_words = Dots::num_words(in), num_panels = panels.size(0);
+  const int64_t num_words = Dots::num_words(in);
   const auto top = [&](int64_t block) { return rows * block / blocks; };
   std::vector<int32_t> words(rows * num_words);
   at::parallel_for(0, blocks, blocks < 4 ? blocks : 1, [&](int64_t begin, int64_t end) {
@@ -33,27 +43,31 @@ void multiply(
             input + row * in, in, top(block + 1) - top(block), row - top(block),
             words.data() + top(block) * num_words);
   });
+  int64_t num_panels = 0;
+  for (const auto& each : products) num_panels += each.num_panels;
   // A thread is worth waking for some 200,000 products; a chunk of panels stays in the first caches.
   const int64_t grain = 200000 / (rows * in * OUTPUTS) + 1, chunk = blocks > 1 ? 8 : num_panels;
-  const auto* weights = static_cast<const uint8_t*>(panels.const_data_ptr());
   at::parallel_for(0, num_panels, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t first = begin; first < end; first += chunk)
-      for (int64_t block = 0; block < blocks; ++block)
-        multiply_rows<Dots>(
-            top(block + 1) - top(block), words.data() + top(block) * num_words, in, weights, first,
-            std::min(first + chunk, end),
-            [&](int64_t row, int64_t output, const float* figures, int64_t count) {
-              finish(top(block) + row, output, figures, count);
-            });
+    for (size_t place = 0; place < products.size(); ++place) {
+      const auto& [weights, count] = products[place];
+      const int64_t last = std::min(end, count);
+      for (int64_t first = std::max<int64_t>(begin, 0); first < last; first += chunk)
+        for (int64_t block = 0; block < blocks; ++block)
+          multiply_rows<Dots>(
+              top(block + 1) - top(block), words.data() + top(block) * num_words, in, weights, first,
+              std::min(first + chunk, last),
+              [&](int64_t row, int64_t output, const float* figures, int64_t many) {
+                finish(place, top(block) + row, output, figures, many);
+              });
+      begin -= count, end -= count;
+    }
   });
 }
 
-template <typename Dots>
-void check(const Tensor& panels, int64_t in, int64_t out) {
+void check(const Tensor& part, int64_t out, int64_t steps, int64_t bytes, int64_t in) {
   TORCH_CHECK(
-      panels.dim() == 3 && panels.size(0) == (out + OUTPUTS - 1) / OUTPUTS &&
-          panels.size(1) == Dots::num_steps(in) && panels.size(2) * panels.element_size() == STEP &&
-          panels.is_contiguous(),
+      part.dim() == 3 && part.size(0) == (out + OUTPUTS - 1) / OUTPUTS && part.size(1) == steps &&
+          part.size(2) * part.element_size() == bytes && part.is_contiguous(),
       "these panels were not packed for ", in, " inputs and ", out, " outputs");
 }
 
@@ -79,12 +93,29 @@ Tensor unpack(const Tensor& panels, int64_t out, int64_t in, int64_t per_word) {
   return whole.narrow(0, 0, out).narrow(1, 0, in).contiguous();
 }
 
-Tensor pack_int8(const Tensor& weight) {
-  return pack(weight.to(at::kShort).add(128), Int8::num_steps(weight.size(1)), 4).to(at::kByte);
+// Codes of 8 bits, -127 to 127 (int8), to (panels, steps, STEP) of unsigned ones.
+Tensor pack_int8(const Tensor& codes) {
+  return pack(codes.to(at::kShort).add(128), Integers<8>::num_loads(codes.size(1)), 4).to(at::kByte);
 }
 
 Tensor unpack_int8(const Tensor& panels, int64_t out, int64_t in) {
   return unpack(panels, out, in, 4).to(at::kShort).sub(128).to(at::kChar);
+}
+
+// Codes of 4 bits, 0 to 15 (uint8), to (panels, groups * LOADS, STEP): two halves of a group in one.
+Tensor pack_int4(const Tensor& codes) {
+  const int64_t groups = Integers<4>::num_groups(codes.size(1)), loads = Integers<4>::LOADS;
+  const Tensor steps = pack(codes, groups * 2 * loads, 4);
+  const Tensor halves = steps.view({steps.size(0), groups, 2, loads, STEP});
+  const Tensor both = halves.select(2, 0).bitwise_or(halves.select(2, 1).mul(16));
+  return both.reshape({steps.size(0), groups * loads, STEP}).contiguous();
+}
+
+Tensor unpack_int4(const Tensor& panels, int64_t out, int64_t in) {
+  const int64_t loads = Integers<4>::LOADS, groups = panels.size(1) / loads;
+  const Tensor both = panels.view({panels.size(0), groups, 1, loads, STEP});
+  const Tensor halves = at::cat({both.bitwise_and(15), both.div(16, "floor")}, 2);
+  return unpack(halves.reshape({panels.size(0), groups * 2 * loads, STEP}), out, in, 4);
 }
 
 Tensor pack_bfloat16(const Tensor& weight) {
@@ -95,22 +126,39 @@ Tensor unpack_bfloat16(const Tensor& panels, int64_t out, int64_t in) {
   return unpack(panels, out, in, 2);
 }
 
-Tensor linear_int8(
-    const Tensor& given, const Tensor& panels, const Tensor& scales,
-    const std::optional<Tensor>& bias, int64_t out) {
+// The products of one input with several matrices: its rows are rounded once, threads woken once.
+template <int BITS>
+std::vector<Tensor> products_of_integers(
+    const Tensor& given, at::TensorList panels, at::TensorList scales, at::IntArrayRef outs) {
+  using Dots = Integers<BITS>;
   const Tensor input = given.to(at::kFloat).contiguous();
   const int64_t in = input.size(-1), rows = input.numel() / std::max<int64_t>(in, 1);
-  check<Int8>(panels, in, out);
-  Tensor output = outputs_of(input, out);
-  const float* by_output = scales.const_data_ptr<float>();
-  float* to = output.mutable_data_ptr<float>();
+  std::vector<Product<Dots>> products;
+  std::vector<Tensor> outputs;
+  std::vector<float*> to;
+  for (size_t place = 0; place < panels.size(); ++place) {
+    check(panels[place], outs[place], Dots::num_loads(in), STEP, in);
+    check(scales[place], outs[place], Dots::num_groups(in), Dots::HALVES * 2, in);
+    const auto* halves = static_cast<const uint16_t*>(scales[place].const_data_ptr());
+    products.push_back({{panels[place].const_data_ptr<uint8_t>(), halves}, panels[place].size(0)});
+    outputs.push_back(outputs_of(input, outs[place]));
+    to.push_back(outputs.back().mutable_data_ptr<float>());
+  }
   if (rows)
-    multiply<Int8>(
-        input.const_data_ptr<float>(), rows, in, panels,
-        [&](int64_t row, int64_t first, const float* figures, int64_t count) {
-          for (int64_t each = 0; each < std::min(count, out - first); ++each)
-            to[row * out + first + each] = figures[each] * by_output[first + each];
+    multiply<Dots>(
+        input.const_data_ptr<float>(), rows, in, products,
+        [&](size_t place, int64_t row, int64_t first, const float* figures, int64_t count) {
+          const int64_t out = outs[place];
+          std::copy_n(figures, std::min(count, out - first), to[place] + row * out + first);
         });
+  return outputs;
+}
+
+template <int BITS>
+Tensor linear_integers(
+    const Tensor& given, const Tensor& panels, const Tensor& scales, const std::optional<Tensor>& bias,
+    int64_t out) {
+  Tensor output = products_of_integers<BITS>(given, panels, scales, out)[0];
   if (bias) output += *bias;
   return output.to(given.scalar_type());
 }
@@ -119,13 +167,14 @@ Tensor linear_bfloat16(
     const Tensor& given, const Tensor& panels, const std::optional<Tensor>& bias, int64_t out) {
   const Tensor input = given.to(at::kBFloat16).contiguous();
   const int64_t in = input.size(-1), rows = input.numel() / std::max<int64_t>(in, 1);
-  check<BFloat16Dots>(panels, in, out);
+  check(panels, out, BFloat16Dots::num_steps(in), STEP, in);
+  const BFloat16Dots::Weights weights{static_cast<const uint8_t*>(panels.const_data_ptr())};
   const auto run = [&]<typename Output>(Tensor output) {
     Output* to = output.mutable_data_ptr<Output>();
     if (rows)
       multiply<BFloat16Dots>(
-          static_cast<const uint16_t*>(input.const_data_ptr()), rows, in, panels,
-          [&](int64_t row, int64_t first, const float* figures, int64_t count) {
+          static_cast<const uint16_t*>(input.const_data_ptr()), rows, in, {{weights, panels.size(0)}},
+          [&](size_t, int64_t row, int64_t first, const float* figures, int64_t count) {
             for (int64_t each = 0; each < std::min(count, out - first); ++each)
               to[row * out + first + each] = Output(figures[each]);
           });
@@ -141,9 +190,14 @@ Tensor linear_bfloat16(
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(stagetree, library) {
-  library.def("pack_int8(Tensor weight) -> Tensor");
+  library.def("pack_int8(Tensor codes) -> Tensor");
   library.def("unpack_int8(Tensor panels, int out, int inputs) -> Tensor");
   library.def("linear_int8(Tensor input, Tensor panels, Tensor scales, Tensor? bias, int out) -> Tensor");
+  library.def("products_int8(Tensor input, Tensor[] panels, Tensor[] scales, int[] outs) -> Tensor[]");
+  library.def("pack_int4(Tensor codes) -> Tensor");
+  library.def("unpack_int4(Tensor panels, int out, int inputs) -> Tensor");
+  library.def("linear_int4(Tensor input, Tensor panels, Tensor scales, Tensor? bias, int out) -> Tensor");
+  library.def("products_int4(Tensor input, Tensor[] panels, Tensor[] scales, int[] outs) -> Tensor[]");
   library.def("pack_bfloat16(Tensor weight) -> Tensor");
   library.def("unpack_bfloat16(Tensor panels, int out, int inputs) -> Tensor");
   library.def("linear_bfloat16(Tensor input, Tensor panels, Tensor? bias, int out) -> Tensor");
@@ -152,7 +206,12 @@ TORCH_LIBRARY_FRAGMENT(stagetree, library) {
 TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
   library.impl("pack_int8", pack_int8);
   library.impl("unpack_int8", unpack_int8);
-  library.impl("linear_int8", linear_int8);
+  library.impl("linear_int8", linear_integers<8>);
+  library.impl("products_int8", products_of_integers<8>);
+  library.impl("pack_int4", pack_int4);
+  library.impl("unpack_int4", unpack_int4);
+  library.impl("linear_int4", linear_integers<4>);
+  library.impl("products_int4", products_of_integers<4>);
   library.impl("pack_bfloat16", pack_bfloat16);
   library.impl("unpack_bfloat16", unpack_bfloat16);
   library.impl("linear_bfloat16", linear_bfloat16);

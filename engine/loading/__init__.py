@@ -1,6 +1,9 @@
 """From a name to a `Model`: checkpoints on disk or on the Hugging Face hub, dtype and device.
 
-`embedded/...` names a part of the family that ships with the engine.
+`embedded/...` names a part of the family that ships with the engine. A GGUF file is described
+once in Hugging Face's layout, in a folder of the cache (`unpacking.py`); its weights are read
+where they are, tensor by tensor (`gguf_weights.py`), in the blocks that they have
+(`gguf_blocks.py`).
 """
 
 from engine.loading.checkpoint import Checkpoint, load_model, random_model

@@ -12,16 +12,18 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from engine import attention
 from engine.checkpoint import check_configuration, check_files, fingerprint
 from engine.errors import EngineError, ModelLoadError
+from engine.loading.gguf_blocks import precision_of
+from engine.loading.gguf_weights import load_gguf
 from engine.loading.limits import eos_token_ids, read_limits
 from engine.loading.network import load_network, unfit, unloadable
 from engine.loading.precision import choose_device, choose_precision, dtype_of_loading
 from engine.loading.quiet import silence
-from engine.loading.unpacking import unpack
+from engine.loading.unpacking import contents, unpack
 from engine.model import CausalPass, Model
-from engine.names import resolve
+from engine.names import find_gguf, resolve
 from engine.scorer import ModelLimits
 from engine.strips import plan_seats
-from engine.weights import Precision, quantise, unpacked
+from engine.weights import Precision, num_weights, quantise, unpacked
 
 _LONGEST_WINDOW = 8192
 """Tokens, where nobody has said how long texts may be."""
@@ -63,11 +65,9 @@ class Checkpoint:
         lacks.
         """
         place = choose_device(device)
-        check_files(self.name)
         with _named(self.name):
-            wanted = choose_precision(dtype, place, self.config, num_engines)
-            dtype_read = dtype_of_loading(wanted, self.config)
-            network = load_network(self.name, self.config, dtype_read, place, num_engines)
+            wanted = choose_precision(dtype, place, self.config, num_engines, self._blocks())
+            network = self._network(wanted, place, num_engines, vocab_size)
             eos = eos_token_ids(self.config, network.generation_config)
             limits = replace(self.limits, eos_token_ids=eos)
             if vocab_size > limits.vocab_size:
@@ -77,6 +77,23 @@ class Checkpoint:
             model = _model_of(network, limits, wanted, max_model_len, chunk, num_seats, num_engines)
         model.fingerprint = whose
         return model
+
+    def _blocks(self) -> str | None:
+        """The precision that a file's blocks are for, if it has such."""
+        file = find_gguf(self.name)
+        return None if file is None else precision_of(contents(file).num_weights())
+
+    def _network(
+        self, precision: Precision, place: torch.device, num_engines: int, vocab_size: int
+    ) -> PreTrainedModel:
+        """With its weights, of a GGUF file rounded already but for tokens that are to grow."""
+        if (file := find_gguf(self.name)) is not None:
+            grows = vocab_size > self.limits.vocab_size
+            given = (self.name, file, self.config, precision, place, num_engines)
+            return load_gguf(*given, keeps_ends=grows)
+        check_files(self.name)
+        dtype = dtype_of_loading(precision, self.config)
+        return load_network(self.name, self.config, dtype, place, num_engines)
 
 
 def load_model(
@@ -130,9 +147,9 @@ def _model_of(
     num_engines: int = 1,
 ) -> Model:
     """A network in its precision, with a cache of as many rows as are wanted or fit."""
-    num_parameters = sum(weight.numel() for weight in network.parameters())
+    num_parameters = num_weights(network)
     if precision.is_quantised:
-        quantise(network)
+        quantise(network, precision.name)
     probe = CausalPass(network, limits.window, ()).probe
     longest = min(limits.max_positions, _LONGEST_WINDOW)
     seating = plan_seats(probe, max_model_len, longest, num_seats, num_engines)
@@ -168,7 +185,8 @@ def _read_config(name: str) -> PretrainedConfig:
             )
     except Exception as error:  # whatever a foreign configuration may cause
         remedy = (
-            " Give a Hugging Face id, a folder with config.json and weights, or embedded/target."
+            " Give a Hugging Face id, a folder with config.json and weights, a GGUF file, or "
+            "embedded/target."
         )
         raise unloadable(name, error, remedy) from error
     return config

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from engine.errors import ConfigError, first_line
 from engine.loading.quiet import silence
 from engine.memory import total_bytes
-from engine.weights import INT8, Precision
+from engine.weights import BITS, Precision
 
 _BYTES_IN_FLOAT32 = 6
 """What a weight takes while it is loaded and then packed for our kernels."""
@@ -39,7 +39,11 @@ def choose_device(device: str) -> torch.device:
 
 
 def choose_precision(
-    dtype: str, device: torch.device, config: PretrainedConfig, num_engines: int = 1
+    dtype: str,
+    device: torch.device,
+    config: PretrainedConfig,
+    num_engines: int = 1,
+    blocks: str | None = None,
 ) -> Precision:
     """The precision by its name; `auto` goes by the device, the checkpoint and the memory there is.
 
@@ -47,21 +51,24 @@ def choose_precision(
     bfloat16: our kernels compute in float32 whatever they are given, and keep weights in bfloat16
     where that is exact, so the text is better for the same reading. Only weights of bfloat16 that
     would not fit the memory in float32 keep their own; engines of one machine have equal parts.
+    What a file has in `blocks` for a precision is computed in that.
     Raises ConfigError for what the device has no products for.
     """
-    if dtype == INT8 and device.type != "cpu":
+    if dtype in BITS and device.type != "cpu":
         raise ConfigError(
-            f"dtype {INT8} is for CPUs, and this is {device.type}: choose bfloat16 or auto.",
+            f"dtype {dtype} is for CPUs, and this is {device.type}: choose bfloat16 or auto.",
             "dtype",
         )
-    if dtype == INT8:
-        return Precision(INT8, torch.float32, "as asked for")
+    if dtype in BITS:
+        return Precision(dtype, torch.float32, "as asked for")
     if dtype != "auto":
         return Precision.of(_DTYPES[dtype], "as asked for")
     stored = getattr(config, "dtype", None)
     if device.type != "cpu":
         own = stored if isinstance(stored, torch.dtype) else torch.float32
         return Precision.of(own, "that of the checkpoint")
+    if blocks is not None:
+        return Precision(blocks, torch.float32, "that of the file's blocks")
     room = total_bytes()
     if stored == torch.bfloat16 and room is not None:
         needed = _BYTES_IN_FLOAT32 * num_parameters(config)

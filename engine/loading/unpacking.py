@@ -1,33 +1,42 @@
-"""A checkpoint in Hugging Face's layout, made once of the GGUF file of a packaged model.
+"""What a GGUF file says of its model, written once in Hugging Face's layout: all but the weights.
 
-Its blocks become float32, in which every value that they stand for has room. It is kept as compiled
-code is: in a folder that nobody else can write to, with digests that tell that it is whole.
+Whoever reads a checkpoint's configuration or tokenizer then reads this one like any other. It is
+kept as compiled code is: in a folder that nobody else can write to, with digests that tell that it
+is whole. The weights stay where they are; `gguf_weights.py` reads them.
 """
 
+import json
 from contextlib import redirect_stderr
 from functools import cache
 from io import StringIO
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoTokenizer
 
+from engine.checkpoint import read_json
 from engine.code_cache import is_usable, make_private, publish_folder
-from engine.errors import ModelLoadError, first_line
+from engine.errors import EngineError, ModelLoadError, first_line
+from engine.loading.gguf_file import Contents, read
 from engine.loading.quiet import silence
-from engine.packaged import PACKAGED
+from engine.names import described, find_gguf
 from engine.scratch import Scratch
 
 _FIRST = "config.json"
+_TABLE = "gguf.json"
 
 
 def unpack(name: str) -> None:
-    """Have the folder of a packaged model hold its checkpoint; other names are not looked at.
+    """Have the folder of a GGUF file hold what the file says; other names are not looked at.
 
-    It takes a quarter of a minute the first time. Raises ModelLoadError if it cannot be made.
+    It takes seconds the first time. Raises ModelLoadError if it cannot be made.
     """
-    if (model := PACKAGED.get(name)) is not None:
-        _unpack(name, model.file(), model.folder())
+    if (file := find_gguf(name)) is not None:
+        _unpack(name, file, described(file))
+
+
+def contents(file: Path) -> Contents:
+    """Where the tensors of a file that has been unpacked lie."""
+    return Contents.from_json(read_json(described(file) / _TABLE))
 
 
 @cache
@@ -39,8 +48,10 @@ def _unpack(name: str, file: Path, folder: Path) -> None:
         # Reading GGUF shows a progress bar, whatever transformers was told.
         with Scratch(folder.parent) as scratch, silence(), redirect_stderr(StringIO()):
             (draft := scratch / folder.name).mkdir(mode=0o700)
-            _write_checkpoint(file, draft)
+            _write(file, draft)
             publish_folder(draft, folder / _FIRST)
+    except EngineError:
+        raise
     except OSError as error:
         raise ModelLoadError(
             f"{name!r} cannot be unpacked to {str(folder)!r}: {first_line(error)}. Make room for "
@@ -48,21 +59,16 @@ def _unpack(name: str, file: Path, folder: Path) -> None:
         ) from error
     except Exception as error:  # whatever a foreign file may cause
         raise ModelLoadError(
-            f"{name!r} cannot be read from {str(file)!r}: {first_line(error)}. Install its package "
-            "again."
+            f"{name!r} cannot be read from {str(file)!r}: {first_line(error)}. It is no GGUF file, "
+            "damaged or cut short: download it, or install its package, again."
         ) from error
 
 
-def _write_checkpoint(file: Path, folder: Path) -> None:
-    """The weights, the tokenizer with its chat template, and what ends a text."""
-    network = AutoModelForCausalLM.from_pretrained(
-        str(file.parent),
-        gguf_file=file.name,
-        trust_remote_code=False,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-    )
-    network.save_pretrained(folder)
+def _write(file: Path, folder: Path) -> None:
+    """The configuration, the table of tensors, and the tokenizer with its chat template."""
+    config, table = read(file)
+    config.save_pretrained(folder)
+    (folder / _TABLE).write_text(json.dumps(table.to_json()))
     tokenizer = AutoTokenizer.from_pretrained(
         str(file.parent), gguf_file=file.name, trust_remote_code=False
     )

@@ -22,7 +22,9 @@ from torch import Tensor
 from engine import attention, kernels, kv_cache
 from engine.code_cache import publish
 from engine.geometry import MAX_WIDTH
+from engine.passes import merging
 from engine.passes.function import Example, Form, PassFunction, PassInputs
+from engine.passes.merging import merge_products
 from engine.scratch import Scratch
 from engine.threads import THREADS
 from engine.weights import PackedLinear
@@ -83,6 +85,7 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
         program = torch.export.export(
             function, (*inputs, *extra, *rows), dynamic_shapes=shapes, strict=False
         )
+        merge_products(program)
         archive = torch._inductor.aoti_compile_and_package(
             program, package_path=str(folder / "package.pt2"), inductor_configs=_OPTIONS
         )
@@ -121,7 +124,7 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         *((tuple(tensor.shape), tensor.dtype) for tensor in rows),
         *(inspect.getsource(room) for room in (attention, kv_cache)),
         *(inspect.getsource(kind) for kind in kinds),
-        inspect.getsource(compile_package),
+        *(inspect.getsource(each) for each in (compile_package, merging)),
     ]
     return _digest(facts)
 

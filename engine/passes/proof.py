@@ -40,6 +40,9 @@ _PERIOD = 61
 _FACTOR = 4.0
 _LARGEST = 0.25
 """Of an error that is still called rounding: more could not be told from a mistake."""
+_OWN, _LARGEST_OWN = 1.5, 0.5
+"""Of what the function is off by itself, where that is more, as in a deep network whose products
+round what they are given to 8 bits."""
 _CHOICES = (torch.ops.aten.topk, torch.ops.aten.sort, torch.ops.aten.argmax)
 """Operations by which a network chooses among its parts, as among experts."""
 _MOST, _HALF = 3 / 4, 1 / 2
@@ -100,7 +103,7 @@ class _Trial:
         outputs = function(*given, *self._rows, extents=[Extent(len(inputs.visible), 0, length)])
         errors = self._errors(self._with_written(outputs, self._rows), _MOST)
         floor = rounding(function, self._rows)
-        self._bounds = [min(_FACTOR * max(error, floor), _LARGEST) for error in errors]
+        self._bounds = [_bound(error, floor) for error in errors]
 
     def judge(self, fast: FastPasses, width: int) -> None:
         """Raise WrongPassError unless rows come out right in passes of this width."""
@@ -146,6 +149,12 @@ class _Trial:
             distances = (output[:num_rows].to(right.dtype) - right[:num_rows]).norm(dim=1) / size
             errors.append(float(distances.quantile(share if self._has_choices else 1.0)))
         return errors
+
+
+def _bound(error: float, floor: float) -> float:
+    """What rounding explains where the function's own comes to `error`."""
+    explained = min(_FACTOR * max(error, floor), _LARGEST)
+    return max(explained, min(_OWN * error, _LARGEST_OWN))
 
 
 def rounding(function: PassFunction, rows: Sequence[Tensor]) -> float:

@@ -6,18 +6,25 @@ every call as soon as there are two rows: a pass of 2 then costs twice a pass of
 layout, or weights in fewer bits, is a further `PackedLinear` that `layout.py` knows.
 """
 
-from engine.weights.layout import lay_out, quantise
+from engine.weights.integers import IntegerEmbedding, IntegerLinear
+from engine.weights.layout import ends_of, lay_out, quantise
 from engine.weights.packed import PackedLinear, unpacked
-from engine.weights.precision import INT8, Precision
-from engine.weights.sizes import bytes_loaded, bytes_read
+from engine.weights.precision import BITS, INT4, INT8, Precision
+from engine.weights.sizes import bytes_loaded, bytes_read, num_weights
 
 __all__ = [
+    "BITS",
+    "INT4",
     "INT8",
+    "IntegerEmbedding",
+    "IntegerLinear",
     "PackedLinear",
     "Precision",
     "bytes_loaded",
     "bytes_read",
+    "ends_of",
     "lay_out",
+    "num_weights",
     "quantise",
     "unpacked",
 ]

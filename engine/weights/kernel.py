@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.kernels import dots, linear
-from engine.weights.int8 import Int8Linear
+from engine.weights.integers import IntegerLinear
 from engine.weights.packed import PackedLinear
 
 _PANELS_IN_CACHE = 8
@@ -101,32 +101,33 @@ class BFloat16KernelLinear(PanelLinear):
         return dots.multiply_bfloat16(inputs, self.panels, self.bias, self.out_features)
 
 
-class Int8KernelLinear(PanelLinear):
-    """In integers, group by group of the inputs of a row."""
+class IntegerKernelLinear(PanelLinear):
+    """In integers of 8 or 4 bits, group by group of the inputs of a row."""
 
-    scales: Tensor
+    halves: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, scales: Tensor) -> None:
-        super().__init__(weight, bias)
-        self.register_buffer("panels", dots.pack_int8(weight), persistent=False)
-        self.register_buffer("scales", scales, persistent=False)
-
-    @classmethod
-    def of(cls, plain: Int8Linear) -> "Int8KernelLinear":
-        """The same weights, laid out for our kernels."""
-        layer = cls(plain.quantised, plain.bias, plain.scales)
-        layer.dtype = plain.dtype
-        return layer
+    def __init__(self, plain: IntegerLinear) -> None:
+        """The same weights as those of another layer, laid out for our kernels."""
+        super().__init__(plain.values, plain.bias)
+        self.dtype = plain.dtype
+        panels = dots.pack(plain.codes)
+        self.register_buffer("panels", panels.codes, persistent=False)
+        self.register_buffer("halves", panels.halves, persistent=False)
 
     @staticmethod
     def suits(weight: Tensor) -> bool:
-        """Whether the weights are on a CPU, in 8 bits."""
-        return weight.device.type == "cpu" and weight.dtype == torch.int8
+        """Whether the weights are on a CPU, in codes."""
+        return weight.device.type == "cpu" and not weight.is_floating_point()
 
     @property
     def panel_size(self) -> int:
         """Whatever the processor."""
         return dots.OUTPUTS
+
+    @property
+    def num_bytes(self) -> int:
+        """What reading the weights reads."""
+        return self.panels.nbytes + self.halves.nbytes
 
     @property
     def weight(self) -> Tensor:
@@ -135,10 +136,11 @@ class Int8KernelLinear(PanelLinear):
 
     def outputs(self, start: int, end: int) -> Tensor:
         """A plain copy of the weights of these outputs, in float32."""
-        part = self.panels[start // dots.OUTPUTS : -(-end // dots.OUTPUTS)]
-        quantised = dots.unpack_int8(part, end - start, self.in_features)
-        return quantised * self.scales[start:end, None]
+        part = slice(start // dots.OUTPUTS, -(-end // dots.OUTPUTS))
+        panels = dots.Panels(self.panels[part], self.halves[part])
+        return dots.unpack(panels, end - start, self.in_features).plain()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (..., in) to outputs (..., out)."""
-        return dots.multiply_int8(inputs, self.panels, self.scales, self.bias, self.out_features)
+        panels = dots.Panels(self.panels, self.halves)
+        return dots.multiply(inputs, panels, self.bias, self.out_features)

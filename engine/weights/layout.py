@@ -5,13 +5,15 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from engine.errors import ConfigError
-from engine.weights.int8 import Int8Linear
-from engine.weights.kernel import BFloat16KernelLinear, Int8KernelLinear, KernelLinear
+from engine.kernels.dots import quantise as codes_of
+from engine.weights.integers import IntegerEmbedding, IntegerLinear
+from engine.weights.kernel import BFloat16KernelLinear, IntegerKernelLinear, KernelLinear
 from engine.weights.library import LibraryLinear
-from engine.weights.precision import INT8
+from engine.weights.precision import BITS
 
 _Change = Callable[[nn.Module], nn.Module]
 """From a linear layer to another one, or to itself."""
@@ -25,20 +27,30 @@ def lay_out(network: nn.Module, has_kernels: bool) -> None:
     _change(network, _for_kernels if has_kernels else _for_library)
 
 
-def quantise(network: nn.Module) -> None:
-    """Round the weights of every linear layer to int8, one after another, and forget the others.
+def quantise(network: nn.Module, name: str) -> None:
+    """Round the weights of every linear layer to a precision, one after another, and forget them.
 
-    Everything else becomes float32. Raises ConfigError for weights that are in no layer of their
+    What embeds tokens and what scores them get 8 bits. Layers that are rounded already stay so, and
+    everything else becomes float32. Raises ConfigError for weights that are in no layer of their
     own, as those of experts.
     """
     if any(weight.dim() > 2 for weight in network.parameters()):
         raise ConfigError(
-            f"{INT8} is for linear layers, and {type(network).__name__} keeps the weights of its "
+            f"{name} is for linear layers, and {type(network).__name__} keeps the weights of its "
             "experts together: choose bfloat16 or auto.",
             "dtype",
         )
-    _change(network, _in_int8)
-    network.float()
+    ends = ends_of(network)
+    _change(network, lambda layer: _rounded(layer, 8 if layer in ends else BITS[name], ends))
+    for weight in network.parameters():  # and no buffers: scales are of half precision
+        weight.data = weight.data.float()
+
+
+def ends_of(network: nn.Module) -> tuple[object, ...]:
+    """What embeds tokens and what scores them, as far as a network has them."""
+    if isinstance(network, PreTrainedModel):
+        return network.get_input_embeddings(), network.get_output_embeddings()
+    return (getattr(network, "lm_head", None),)
 
 
 @torch.no_grad()
@@ -51,8 +63,8 @@ def _change(module: nn.Module, change: _Change) -> None:
 
 
 def _for_kernels(layer: nn.Module) -> nn.Module:
-    if isinstance(layer, Int8Linear):
-        return Int8KernelLinear.of(layer)
+    if isinstance(layer, IntegerLinear):
+        return IntegerKernelLinear(layer)
     if type(layer) in (nn.Linear, Conv1D, LibraryLinear):
         weight = _weight(layer)
         for layout in (BFloat16KernelLinear, KernelLinear):
@@ -67,9 +79,12 @@ def _for_library(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def _in_int8(layer: nn.Module) -> nn.Module:
+def _rounded(layer: nn.Module, bits: int, ends: tuple[object, ...]) -> nn.Module:
     if type(layer) in (nn.Linear, Conv1D):
-        return Int8Linear(_weight(layer), _bias(layer))
+        weight = _weight(layer)
+        return IntegerLinear(codes_of(weight, bits), _bias(layer), weight.dtype)
+    if type(layer) is nn.Embedding and layer in ends:
+        return IntegerEmbedding(codes_of(layer.weight.detach(), bits))
     return layer
 
 

@@ -24,7 +24,7 @@ class Precision(NamedTuple):
     @property
     def is_quantised(self) -> bool:
         """Whether weights are kept in fewer bits than any number of torch's has."""
-        return self.name == INT8
+        return self.name in BITS
 
     @property
     def rounds_inputs(self) -> bool:
@@ -32,5 +32,7 @@ class Precision(NamedTuple):
         return self.is_quantised or self.dtype != torch.float32
 
 
-INT8 = "int8"
-"""Weights in 8 bits; all else, and the sums of groups, in float32."""
+INT8, INT4 = "int8", "int4"
+BITS = {INT8: 8, INT4: 4}
+"""Of weights; all else, and the sums of groups, are in float32. The output matrix has no less than
+8, nor have the weights of a GGUF file that has 5 or 6 of them."""

@@ -1,15 +1,32 @@
 """What a network's weights take, and what of them a pass reads."""
 
-from torch import nn
+from torch import Tensor, nn
 
+from engine.weights.integers import IntegerEmbedding
 from engine.weights.packed import PackedLinear
+
+
+def num_weights(network: nn.Module) -> int:
+    """How many weights there are, in whatever they are kept."""
+    packed = (each.in_features * each.out_features for each in _packed(network))
+    return sum(each.numel() for each in _plain(network)) + sum(packed)
 
 
 def bytes_loaded(network: nn.Module) -> int:
     """What all weights take as they are loaded, before they are laid out."""
-    layers = [each for each in network.modules() if isinstance(each, PackedLinear)]
+    layers = _packed(network)
     packed = (each.in_features * each.out_features * each.dtype.itemsize for each in layers)
-    return sum(weight.nbytes for weight in network.parameters()) + sum(packed)
+    return sum(each.nbytes for each in _plain(network)) + sum(packed)
+
+
+def _plain(network: nn.Module) -> list[Tensor]:
+    """All but those of packed layers: numbers, or an embedding's codes."""
+    rounded = (each.values for each in network.modules() if isinstance(each, IntegerEmbedding))
+    return [*network.parameters(), *rounded]
+
+
+def _packed(network: nn.Module) -> list[PackedLinear]:
+    return [each for each in network.modules() if isinstance(each, PackedLinear)]
 
 
 def bytes_read(network: nn.Module) -> int:

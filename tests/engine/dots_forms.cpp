@@ -2,13 +2,15 @@
 
 #include <vector>
 
-#include "dots.h"
+#include "bfloat16.h"
+#include "integers.h"
 
 namespace {
 
 template <typename Dots, typename Input>
 void multiply(
-    const Input* input, int64_t rows, int64_t in, const uint8_t* panels, int64_t out, float* output) {
+    const Input* input, int64_t rows, int64_t in, typename Dots::Weights weights, int64_t out,
+    float* output) {
   for (int64_t top = 0; top < rows; top += Dots::MAX_ROWS) {
     const int count = std::min<int64_t>(Dots::MAX_ROWS, rows - top);
     std::vector<int32_t> words(count * Dots::num_words(in));
@@ -20,7 +22,7 @@ void multiply(
     };
     const int64_t num_panels = stagetree::padded(out, stagetree::OUTPUTS) / stagetree::OUTPUTS;
     stagetree::multiply_rows<Dots>(
-        count, words.data(), in, panels, int64_t{0}, num_panels, take);
+        count, words.data(), in, weights, int64_t{0}, num_panels, take);
   }
 }
 
@@ -28,17 +30,24 @@ void multiply(
 
 extern "C" {
 
-const char* form_of_int8() { return stagetree::Int8::FORM; }
+const char* form_of_integers() { return stagetree::IntegerForm::FORM; }
 const char* form_of_bfloat16() { return stagetree::BFloat16Dots::FORM; }
 
 void int8(
-    const float* input, int64_t rows, int64_t in, const uint8_t* panels, int64_t out, float* output) {
-  multiply<stagetree::Int8>(input, rows, in, panels, out, output);
+    const float* input, int64_t rows, int64_t in, const uint8_t* panels, const uint16_t* scales,
+    int64_t out, float* output) {
+  multiply<stagetree::Integers<8>>(input, rows, in, {panels, scales}, out, output);
+}
+
+void int4(
+    const float* input, int64_t rows, int64_t in, const uint8_t* panels, const uint16_t* scales,
+    int64_t out, float* output) {
+  multiply<stagetree::Integers<4>>(input, rows, in, {panels, scales}, out, output);
 }
 
 void bfloat16(
-    const uint16_t* input, int64_t rows, int64_t in, const uint8_t* panels, int64_t out,
-    float* output) {
-  multiply<stagetree::BFloat16Dots>(input, rows, in, panels, out, output);
+    const uint16_t* input, int64_t rows, int64_t in, const uint8_t* panels, const uint16_t* scales,
+    int64_t out, float* output) {
+  multiply<stagetree::BFloat16Dots>(input, rows, in, {panels}, out, output);
 }
 }

@@ -204,7 +204,7 @@ def test_a_quantised_checkpoint_that_cannot_be_run_is_refused(
 ) -> None:
     """Red when an unknown method is ignored, as transformers does, or a missing package is an
     unexpected error."""
-    # Which a packaged model brings along, and FP8 is not read without.
+    # Which may be installed, and FP8 is not read without.
     monkeypatch.setattr(f"{FP8}.is_accelerate_available", lambda: False)
     configure(folder, quantization_config={"quant_method": method, "bits": 4})
     assert ("FP8 quantized" if method == "fp8" else f"quantised ({method})") in refusal(folder)

@@ -1,9 +1,10 @@
-"""Dot products of int8 and bfloat16: right, row by row, and the same by all instructions."""
+"""Dot products of integers and bfloat16: right, row by row, and the same by all instructions."""
 
 import ctypes
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,27 +25,70 @@ def weight() -> Tensor:
     return torch.randn(OUT, IN) * torch.logspace(-3, 2, OUT)[:, None]
 
 
+def integers(inputs: Tensor, codes: dots.Codes) -> Tensor:
+    return dots.multiply(inputs, dots.pack(codes), None, len(codes.values))
+
+
 def int8(inputs: Tensor, weight: Tensor) -> Tensor:
-    quantised, scales = dots.quantise(weight)
-    return dots.multiply_int8(inputs, dots.pack_int8(quantised), scales, None, len(weight))
+    return integers(inputs, dots.quantise(weight, 8))
+
+
+def int4(inputs: Tensor, weight: Tensor) -> Tensor:
+    return integers(inputs, dots.quantise(weight, 4))
 
 
 def bfloat16(inputs: Tensor, weight: Tensor) -> Tensor:
     return dots.multiply_bfloat16(inputs, dots.pack_bfloat16(weight), None, len(weight))
 
 
+@pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.2)])
 @pytest.mark.parametrize("rows", ROWS)
-def test_int8_is_what_float64_makes_of_the_rounded_figures(
-    cache: Path, weight: Tensor, rows: int
+def test_integers_are_what_float64_makes_of_the_rounded_figures(
+    cache: Path, weight: Tensor, rows: int, bits: int, error: float
 ) -> None:
-    """Red when a group has another's scale, an offset is forgotten, or a sum does not fit."""
+    """Red when a group has another's scale or minimum, an offset is forgotten, or a sum does not
+    fit."""
     inputs = torch.randn(rows, IN) * torch.logspace(-2, 3, IN)
-    quantised, scales = dots.quantise(weight)
-    expected = dots.rounded(inputs).double() @ (quantised * scales[:, None].double()).T
-    most = dots.rounded(inputs).double().abs() @ (quantised.abs() * scales[:, None].double()).T
-    assert ((int8(inputs, weight) - expected).abs() <= 1e-6 * most).all()
+    codes = dots.quantise(weight, bits)
+    near, weights = dots.rounded(inputs).double(), codes.plain().double()
+    expected, most = near @ weights.T, near.abs() @ weights.abs().T
+    found = integers(inputs, codes)
+    scale = codes.scales.double().repeat_interleave(dots.GROUP, 1)[:, :IN].abs()
+    of_codes = near.abs() @ (2**bits * scale).T  # which cancel with minima
+    assert ((found - expected).abs() <= 1e-6 * (most + of_codes)).all()
     exact = inputs.double() @ weight.double().T
-    assert (expected - exact).norm() < 0.02 * exact.norm()
+    assert (expected - exact).norm() < error * exact.norm()
+
+
+@pytest.mark.parametrize("size", [IN, 32, 5])
+def test_four_bits_hold_the_least_and_the_largest_of_a_group(size: int) -> None:
+    """Red when what pads a last group is taken for a weight, or a scale of nothing divides."""
+    weight = 3 + torch.rand(4, size)
+    weight[1] = 0
+    weight[2] = 7
+    codes = dots.quantise(weight, 4)
+    assert codes.values.max() <= 15 and codes.scales.isfinite().all()
+    step = codes.scales.float().repeat_interleave(dots.GROUP, 1)[:, :size]
+    assert ((codes.plain() - weight).abs() <= 0.51 * step + 2e-3).all()
+    assert torch.equal(codes.plain()[1:3], weight[1:3])
+
+
+def test_codes_survive_their_packing(cache: Path) -> None:
+    """Red when halves of a byte change places; scales may be negative, as those of Q4_0."""
+    torch.manual_seed(0)
+    scales, minima = torch.randn(2, OUT, 11).half()
+    for values, least in (
+        (torch.randint(-127, 128, (OUT, IN), dtype=torch.int8), None),
+        (torch.randint(0, 16, (OUT, IN), dtype=torch.uint8), minima),
+    ):
+        codes = dots.Codes(values, scales, least)
+        found = dots.unpack(dots.pack(codes), OUT, IN)
+        assert torch.equal(found.values, values) and torch.equal(found.scales, scales)
+        assert (found.minima is None) == (least is None)
+        assert torch.equal(found.plain(), codes.plain())
+        inputs = torch.randn(3, IN)
+        expected = dots.rounded(inputs) @ codes.plain().T
+        assert torch.allclose(integers(inputs, codes), expected, rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -61,14 +105,12 @@ def test_bfloat16_is_what_float64_makes_of_the_rounded_figures(
     assert torch.equal(narrow, bfloat16(inputs, weight).bfloat16())
 
 
-@pytest.mark.parametrize("multiply", [int8, bfloat16])
+@pytest.mark.parametrize("product", [int8, int4, bfloat16])
 @pytest.mark.parametrize("rows", ROWS)
 def test_rows_of_a_product_do_not_change_one_another(
-    cache: Path, weight: Tensor, rows: int, multiply: object
+    cache: Path, weight: Tensor, rows: int, product: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
     """To the bit. Red when a row's scale, or the order of a sum, depends on its neighbours."""
-    assert multiply in (int8, bfloat16)
-    product = int8 if multiply is int8 else bfloat16
     inputs = torch.randn(rows, IN) * torch.logspace(-2, 2, rows)[:, None]
     together = product(inputs, weight)
     for row in range(rows):
@@ -80,22 +122,24 @@ def test_what_is_not_finite_is_not_hidden(cache: Path, weight: Tensor, odd: floa
     """Red when a row that overflowed is rounded to something that looks like a figure."""
     inputs = torch.randn(3, IN)
     inputs[1, 40] = odd
-    output = int8(inputs, weight)
-    assert output[1].isnan().all()
-    assert output[[0, 2]].isfinite().all()
+    for product in (int8, int4):
+        output = product(inputs, weight)
+        assert output[1].isnan().all()
+        assert output[[0, 2]].isfinite().all()
 
 
 def test_inputs_of_nothing_give_nothing(cache: Path, weight: Tensor) -> None:
     """Red when a group of zeros, or of hardly more, is divided by its largest."""
     inputs = torch.zeros(2, IN)
     inputs[1] = 1e-38
-    assert not int8(inputs, weight)[0].any()
-    assert (int8(inputs, weight).abs() < 1e-30).all()
+    for product in (int8, int4):
+        assert not product(inputs, weight)[0].any()
+        assert (product(inputs, weight).abs() < 1e-30).all()
 
 
 def test_no_rows_are_a_product_too(cache: Path, weight: Tensor) -> None:
     """Red when a division by the number of rows meets none."""
-    for product in (int8, bfloat16):
+    for product in (int8, int4, bfloat16):
         assert product(torch.empty(0, IN), weight).shape == (0, OUT)
 
 
@@ -124,28 +168,31 @@ def test_every_form_gives_the_same_figures_to_the_bit(
     subprocess.run(
         [*command, f"-I{ROOT / 'engine/kernels'}", str(source), "-o", str(path)], check=True
     )
-    of_int8, of_bfloat16, needed = FORMS[architecture]
+    of_integers, of_bfloat16, needed = FORMS[architecture]
     flags = {*Path("/proc/cpuinfo").read_text().split()} if sys.platform == "linux" else set()
     if not needed <= flags:
         pytest.skip(f"compiled and not run: this processor has no {', '.join(needed - flags)}")
     library = ctypes.CDLL(str(path))
-    for name, form in (("int8", of_int8), ("bfloat16", of_bfloat16)):
+    for name, form in (("integers", of_integers), ("bfloat16", of_bfloat16)):
         told = library[f"form_of_{name}"]
         told.restype = ctypes.c_char_p
         assert form in (None, told().decode())
-    quantised, scales = dots.quantise(weight)
     for rows in (1, 5, 14, 33):
         inputs = torch.randn(rows, IN)
-        given = (inputs, dots.pack_int8(quantised))
-        assert torch.equal(run(library.int8, *given) * scales, int8(inputs, weight))
-        given = (inputs.bfloat16(), dots.pack_bfloat16(weight))
-        assert torch.equal(run(library.bfloat16, *given), bfloat16(inputs, weight))
+        for bits, function in ((8, library.int8), (4, library.int4)):
+            codes = dots.quantise(weight, bits)
+            found = run(function, inputs, *dots.pack(codes))
+            assert torch.equal(found, integers(inputs, codes))
+        panels = dots.pack_bfloat16(weight)
+        found = run(library.bfloat16, inputs.bfloat16(), panels, panels)
+        assert torch.equal(found, bfloat16(inputs, weight))
 
 
-def run(function: object, inputs: Tensor, panels: Tensor) -> Tensor:
+def run(function: object, inputs: Tensor, panels: Tensor, halves: Tensor) -> Tensor:
     """A product by one form."""
     output = torch.empty(len(inputs), OUT)
-    place = [ctypes.c_void_p(each.data_ptr()) for each in (inputs, panels, output)]
+    parts = (inputs, panels, halves, output)
+    place = [ctypes.c_void_p(each.data_ptr()) for each in parts]
     sizes = [ctypes.c_int64(each) for each in (*inputs.shape, OUT)]
-    function(place[0], *sizes[:2], place[1], sizes[2], place[2])  # type: ignore[operator]
+    function(place[0], *sizes[:2], *place[1:3], sizes[2], place[3])  # type: ignore[operator]
     return output

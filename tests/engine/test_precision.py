@@ -103,15 +103,24 @@ def test_what_is_asked_for_is_done_and_a_gpu_runs_the_checkpoints_own() -> None:
     assert choose_precision("bfloat16", CPU, SHAPE) == Precision.of(torch.bfloat16, "as asked for")
     reason = "that of the checkpoint"
     assert choose_precision("auto", gpu, SHAPE) == Precision.of(torch.bfloat16, reason)
-    with pytest.raises(ConfigError, match="dtype int8 is for CPUs"):
-        choose_precision("int8", gpu, SHAPE)
+    for dtype in ("int8", "int4"):
+        with pytest.raises(ConfigError, match=f"dtype {dtype} is for CPUs"):
+            choose_precision(dtype, gpu, SHAPE)
+
+
+def test_a_cpu_computes_in_the_bits_that_a_file_has() -> None:
+    """Red when blocks are widened to be read slowly, or a GPU gets what it has no products for."""
+    own = choose_precision("auto", CPU, SHAPE, blocks="int4")
+    assert own == Precision("int4", torch.float32, "that of the file's blocks")
+    assert choose_precision("float32", CPU, SHAPE, blocks="int4").name == "float32"
+    assert choose_precision("auto", torch.device("cuda"), SHAPE, blocks="int4").name == "bfloat16"
 
 
 def test_a_loaded_model_says_why(tmp_path: Path) -> None:
     """Red when what was chosen is not what was loaded."""
     save_checkpoint(tmp_path)
     given = {"device": "cpu", "max_model_len": 64, "chunk": 16}
-    asked = [(name, "as asked for") for name in ("bfloat16", "int8")]
+    asked = [(name, "as asked for") for name in ("bfloat16", "int8", "int4")]
     for dtype, reason in (("auto", "in which every CPU"), *asked):
         model = load_model(str(tmp_path), dtype=dtype, **given)
         expected = choose_precision(dtype, CPU, AutoConfig.from_pretrained(tmp_path))

@@ -12,19 +12,25 @@ from engine.acceleration.on_cpu import lay_out_for_kernels
 from engine.api import Engine
 from engine.config import Dtype, EngineConfig, ModelStageConfig, NgramStageConfig
 from engine.errors import ConfigError
+from engine.kernels import dots
 from engine.loading import read_limits
 from engine.model import Model
 from engine.request import Output
 from engine.rows import Tokens
 from engine.tree import TokenTree
-from engine.weights import PackedLinear, lay_out, quantise, unpacked
-from engine.weights.int8 import Int8Linear
-from engine.weights.kernel import BFloat16KernelLinear, Int8KernelLinear, KernelLinear
+from engine.weights import BITS, PackedLinear, lay_out, quantise, unpacked
+from engine.weights.integers import IntegerLinear
+from engine.weights.kernel import BFloat16KernelLinear, IntegerKernelLinear, KernelLinear
 from tests.checkpoints import VOCAB_SIZE, make_network, save_checkpoint
 from tests.engine.setups import compiling_config, random_request, token_ids
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128}
-LAYERS = {"float32": KernelLinear, "bfloat16": BFloat16KernelLinear, "int8": Int8KernelLinear}
+LAYERS = {
+    "float32": KernelLinear,
+    "bfloat16": BFloat16KernelLinear,
+    "int8": IntegerKernelLinear,
+    "int4": IntegerKernelLinear,
+}
 
 
 def model_in(precision: str, architecture: str = "llama") -> Model:
@@ -33,8 +39,8 @@ def model_in(precision: str, architecture: str = "llama") -> Model:
     Its sizes are whole vectors, as those of real models: torch's own operations treat a rest apart.
     """
     network = make_network(architecture, **SIZES)
-    if precision == "int8":
-        quantise(network)
+    if precision in BITS:
+        quantise(network, precision)
     if precision == "bfloat16":
         network.to(torch.bfloat16)
     model = Model(network, read_limits(network.config), 512, chunk=16, num_seats=2)
@@ -76,24 +82,34 @@ def test_a_node_scores_what_plain_decoding_scores_bit_for_bit(
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_int8_is_the_same_with_and_without_kernels_but_for_the_last_bits(
-    cache: Path, kind: str
+@pytest.mark.parametrize(("precision", "bits"), BITS.items())
+def test_integers_are_the_same_with_and_without_kernels_but_for_the_last_bits(
+    cache: Path, kind: str, precision: str, bits: int
 ) -> None:
     """Red when who has no compiler rounds otherwise, or weights change when laid out anew."""
     network = make_network(kind)
     layers = [each for each in network.modules() if isinstance(each, nn.Linear)]
-    plain = [Int8Linear(each.weight.detach(), each.bias) for each in layers]
-    for layer, given in zip(plain, layers, strict=True):
-        packed = Int8KernelLinear.of(layer)
+    for given in layers:
+        weight = given.weight.detach()
+        layer = IntegerLinear(dots.quantise(weight, bits), given.bias, weight.dtype)
+        packed = IntegerKernelLinear(layer)
         assert torch.equal(packed.weight, layer.weight)
-        assert (layer.weight - given.weight).abs().max() <= given.weight.abs().max() / 250
+        assert (layer.weight - weight).abs().max() <= weight.abs().max() / (0.95 * 2**bits)
         inputs = torch.randn(5, layer.in_features)
         assert torch.allclose(packed(inputs), layer(inputs), atol=1e-4)
-    quantise(network)
+    quantise(network, precision)
     lay_out(network, has_kernels=False)
     assert not any(type(each) is nn.Linear for each in network.modules())
     with unpacked(network):
         assert all(each.forward == each.product for each in _packed(network))
+
+
+def test_the_output_matrix_has_no_less_than_8_bits() -> None:
+    """Red when what ranks all tokens is rounded as what lies below it."""
+    network = make_network()
+    quantise(network, "int4")
+    assert network.lm_head.minima is None
+    assert all(each.minima is not None for each in _packed(network.model))
 
 
 def _packed(network: nn.Module) -> list[PackedLinear]:
@@ -103,7 +119,7 @@ def _packed(network: nn.Module) -> list[PackedLinear]:
 def test_every_network_says_its_precision(tmp_path: Path) -> None:
     """Red when a stage's own setting is not heard, or the target's is not a stage's by default."""
     target, draft = (save_checkpoint(tmp_path / name) for name in ("target", "draft"))
-    for own, expected in ((None, "int8"), ("bfloat16", "bfloat16")):
+    for own, expected in ((None, "int8"), ("int4", "int4"), ("bfloat16", "bfloat16")):
         stages = (ModelStageConfig(str(draft), dtype=own), NgramStageConfig())
         engine = Engine.load(EngineConfig(str(target), stages, dtype="int8"))
         assert engine.info.precisions == {"target": "int8", "draft": expected}
@@ -127,13 +143,13 @@ def test_experts_whose_weights_lie_together_are_not_rounded() -> None:
             self.gate = nn.Linear(16, 4)
             self.up = nn.Parameter(torch.randn(4, 16, 32))
 
-    with pytest.raises(ConfigError, match="int8 is for linear layers, and Experts keeps"):
-        quantise(Experts())
+    with pytest.raises(ConfigError, match="int4 is for linear layers, and Experts keeps"):
+        quantise(Experts(), "int4")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4"])
 def test_the_text_is_the_same_with_and_without_speculation(
     tmp_path: Path, precision: Dtype
 ) -> None:

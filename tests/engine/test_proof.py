@@ -188,6 +188,18 @@ def test_a_verdict_is_certain_only_where_rounding_is_small(
         assert caught.value.is_certain == is_certain
 
 
+def test_passes_may_be_off_by_what_their_function_is_off_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when a network that rounds a lot, as one in 8 bits, is refused its own figures, or may
+    make mistakes for that."""
+    monkeypatch.setattr("engine.passes.proof._LARGEST", 0.0)
+    model = small_model("llama", torch.bfloat16)
+    try_out(model, lambda inputs: inputs)
+    with pytest.raises(WrongPassError, match="of which rounding explains"):
+        try_out(model, MISTAKES["later positions"])
+
+
 def test_the_verdict_and_the_cache_do_not_touch_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -209,7 +209,7 @@ def test_what_the_tokenizers_file_keeps_cuts_no_prompt(tmp_path: Path) -> None:
 
 
 def test_a_bad_setting_ends_the_command_with_its_remedy() -> None:
-    found = subprocess.run([*COMMAND, "serve", "--dtype", "int4"], capture_output=True, text=True)
+    found = subprocess.run([*COMMAND, "serve", "--dtype", "int3"], capture_output=True, text=True)
     assert found.returncode == 2
     assert "--dtype" in found.stderr and "Traceback" not in found.stderr
 

@@ -24,7 +24,7 @@ def test_every_flag_is_a_setting_and_is_told_by_its_type_and_its_help() -> None:
         flag = "model" if name == "model" else f"--{name.replace('_', '-')}"
         assert re.search(rf"{flag} .*{re.escape(said)}", told), name
     for flag, kind in [
-        ("--dtype", r"<auto\|float32\|bfloat16\|float16\|int8>"),
+        ("--dtype", r"<auto\|float32\|bfloat16\|float16\|int8\|int4>"),
         ("--max-model-len", "<int>"),
         ("--port", "<int>"),
         ("--drain-seconds", "<float>"),

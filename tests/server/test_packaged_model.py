@@ -33,8 +33,6 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     """The server of a tiny package that stands before any that is installed."""
-    for reader in ("gguf", "accelerate"):
-        pytest.importorskip(reader)
     packages.install(tmp_path / "site")
     paths = [str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))

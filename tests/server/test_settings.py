@@ -256,7 +256,7 @@ def test_a_bad_flag_and_a_bad_variable_are_named(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="--dtype: "):
-        load_settings(config, {"dtype": "int4"})
+        load_settings(config, {"dtype": "int3"})
     monkeypatch.setenv("STAGETREE_PORT", "no")
     with pytest.raises(ConfigError, match="STAGETREE_PORT: "):
         load_settings(config, {})
@@ -277,7 +277,7 @@ def test_a_variable_is_read_as_the_field_of_the_engine_that_it_means(
     ("name", "value", "message"),
     [
         ("THREADS", "x", "^STAGETREE_THREADS: threads must be a whole number, .* it is 'x'"),
-        ("DTYPE", "int4", "^STAGETREE_DTYPE: dtype must be one of auto, float32"),
+        ("DTYPE", "int3", "^STAGETREE_DTYPE: dtype must be one of auto, float32"),
         ("STAGES", "[{", "^STAGETREE_STAGES: stages must be a list of stages"),
         ("STAGES", "[" * 100_000, "^STAGETREE_STAGES: stages must be a list of stages"),
         ("STAGES", '[{"kind": "ngrm"}]', r"^STAGETREE_STAGES: stages\[0\].kind: .*'ngram'"),

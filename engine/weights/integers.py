@@ -1,0 +1,69 @@
+"""Weights in 8 or 4 bits: linear layers before there are kernels for them, and embeddings."""
+
+import torch
+from torch import Tensor, nn
+
+from engine.kernels.dots import Codes, rounded
+from engine.weights.packed import PackedLinear
+
+
+class IntegerLinear(PackedLinear):
+    """Weights and inputs rounded by groups of a row; by torch's own product, of them widened."""
+
+    values: Tensor
+    scales: Tensor
+    minima: Tensor | None
+
+    def __init__(self, codes: Codes, bias: Tensor | None, dtype: torch.dtype) -> None:
+        """`dtype` is that of the weights as they were loaded."""
+        super().__init__(codes.values, bias)
+        self.dtype = dtype
+        for name, part in zip(Codes._fields, codes, strict=True):
+            self.register_buffer(name, part, persistent=False)
+
+    @staticmethod
+    def suits(weight: Tensor) -> bool:
+        """Whether the weights are on a CPU: they may have any precision."""
+        return weight.device.type == "cpu"
+
+    @property
+    def codes(self) -> Codes:
+        """The weights as they are kept."""
+        return Codes(self.values, self.scales, self.minima)
+
+    @property
+    def weight(self) -> Tensor:
+        """What the weights have become, as plain numbers: (out, in)."""
+        return self.codes.plain()
+
+    @property
+    def num_bytes(self) -> int:
+        """What reading the weights reads."""
+        return sum(part.nbytes for part in self.codes if part is not None)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (..., in) to outputs (..., out)."""
+        return nn.functional.linear(rounded(inputs), self.weight, self.bias).to(inputs.dtype)
+
+
+class IntegerEmbedding(nn.Module):
+    """The embedding of every token, of which a pass widens those that it reads."""
+
+    values: Tensor
+    scales: Tensor
+    minima: Tensor | None
+
+    def __init__(self, codes: Codes) -> None:
+        super().__init__()
+        for name, part in zip(Codes._fields, codes, strict=True):
+            self.register_buffer(name, part, persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """What the embeddings have become, as plain numbers: (tokens, hidden)."""
+        return Codes(self.values, self.scales, self.minima).plain()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (...) to embeddings (..., hidden), in float32."""
+        minima = None if self.minima is None else self.minima[ids]
+        return Codes(self.values[ids], self.scales[ids], minima).plain()
