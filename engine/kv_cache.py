@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache as Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from engine.errors import ModelLoadError
-from engine.recurrent import KeptByLayer, PassStates, Windows
+from engine.recurrent import KeptByLayer, PassStates, StatesOfPass, Windows
 
 
 class KVCache:
@@ -68,10 +68,11 @@ class KVCache:
 
 
 class Kept(NamedTuple):
-    """What a network keeps of one token: rows (keys, values, ...) of the layers that have any, and
-    states of others, by their numbers."""
+    """What a network keeps of one token: rows (keys, values, ...) of the layers that have any, of
+    these numbers, and states by the numbers of their layers."""
 
     rows: list[Tensor]
+    numbers: list[int]
     states: Mapping[int, KeptByLayer]
 
 
@@ -84,8 +85,14 @@ def kept_by(run: Callable[[Cache], object]) -> Kept:
     probe = _Probe()
     with torch.inference_mode():
         run(probe)
-    layers = [each for each in cast(Any, probe.layers) if each.is_initialized]
-    return Kept([rows for layer in layers for rows in (layer.keys, layer.values)], probe.states)
+    layers = cast(Any, probe.layers)
+    if not any(each.is_initialized for each in layers):
+        raise ModelLoadError(
+            "no layer of it has rows by token: it takes some attention to serve it"
+        )
+    numbers = [number for number, each in enumerate(layers) if each.is_initialized]
+    rows = [rows for number in numbers for rows in (layers[number].keys, layers[number].values)]
+    return Kept(rows, numbers, probe.states)
 
 
 class _Probe(DynamicCache):
@@ -134,13 +141,15 @@ class PassRows(Cache):
     """
 
     def __init__(
-        self, rows: Sequence[Tensor], slots: Tensor, states: Mapping[int, PassStates] | None = None
+        self, rows: Sequence[Tensor], slots: Tensor, states: StatesOfPass | None = None
     ) -> None:
-        self._states = states or {}
         pairs = zip(rows[::2], rows[1::2], strict=True)
         layers: list[Any] = [_PassLayer(keys, values, slots) for keys, values in pairs]
-        for number in sorted(self._states):
-            layers.insert(number, layers[0])  # so that the others have their numbers
+        if states is not None:
+            self._states = states.by_layer
+            # Whoever has no rows asks for none.
+            numbered = dict(zip(states.with_rows, layers, strict=True))
+            layers = [numbered.get(n, layers[0]) for n in range(max(numbered) + 1)]
         super().__init__(layers=layers)
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:

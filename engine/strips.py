@@ -43,7 +43,7 @@ class Strips:
             "choose a lower max_model_len, or a lower max_running.",
         )
         self.cache = KVCache(capacity, kept.rows)
-        self.states = States(kept.states, num_seats, size) if kept.states else None
+        self.states = States(kept.states, kept.numbers, num_seats, size) if kept.states else None
         """Of layers that have no rows; None if all have."""
         states = [
             SeatState(self.states, seat) if self.states else None for seat in range(num_seats)

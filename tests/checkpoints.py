@@ -58,6 +58,14 @@ _EXPERTS = {
 }
 _HYBRIDS: dict[str, dict[str, object]] = {
     "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
+    "granitemoehybrid": {
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "num_local_experts": 0,
+        "shared_intermediate_size": 48,
+    },
     "qwen3_5_text": _DELTA,
     "qwen3_next": {**_DELTA, **_EXPERTS},
 }

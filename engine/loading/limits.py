@@ -12,7 +12,7 @@ from engine.scorer import ModelLimits
 
 _UNBOUNDED = 1 << 20
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-_RECURRENT_TYPES = {"linear_attention", "conv"}
+_RECURRENT_TYPES = {"linear_attention", "conv", "hybrid", "mlp", "moe"}
 
 
 def read_limits(config: PretrainedConfig) -> ModelLimits:
@@ -45,7 +45,7 @@ def _check_layers(config: PretrainedConfig, kinds: set[str]) -> None:
         raise ModelLoadError(
             f"{config.get_text_config().model_type} has {', '.join(sorted(unknown))} layers, whose "
             f"state cannot be rolled back to a tree's node{reason}; models of full or sliding "
-            "attention, with gated delta rules or short convolutions between, can be served."
+            "attention, with gated delta rules, Mamba2 or short convolutions, can be served."
         )
 
 

@@ -12,60 +12,25 @@ from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from engine.errors import ModelLoadError
-from engine.recurrent.states import PassStates, Windows
+from engine.recurrent.functions import convolution, gated_delta_rule, mamba2_scan, mamba2_step
 
 _CONVOLUTION = "causal_conv1d_fn"
-_RECURRENCES = ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule")
-_NEEDED = {"update_conv_state": (_CONVOLUTION,), "update_recurrent_state": _RECURRENCES}
-"""By what a layer says to the cache, the functions in which it must do that."""
-
-
-def _convolved(
-    stock: Callable[..., Tensor],
-    inputs: Tensor | Windows,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    **kwargs: Any,
-) -> Tensor:
-    """The stock convolution at the end of each row's own window: (1, channels, rows)."""
-    if not isinstance(inputs, Windows):
-        return stock(inputs, weight, bias, **kwargs)
-    activation = {name: kwargs[name] for name in ("activation",) if name in kwargs}
-    return stock(inputs.inputs, weight, bias, **activation)[..., -1].T[None]
-
-
-def _gated_delta(
-    stock: Callable[..., tuple[Tensor, Tensor | None]],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    g: Tensor,
-    beta: Tensor,
-    initial_state: Tensor | PassStates | None = None,
-    use_qk_l2norm_in_kernel: bool = False,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """The stock rule along each row's own path; no state, since the cache has it already."""
-    if isinstance(initial_state, PassStates):
-        return initial_state.gated_delta(query, key, value, g, beta, use_qk_l2norm_in_kernel), None
-    return stock(
-        query,
-        key,
-        value,
-        g=g,
-        beta=beta,
-        initial_state=initial_state,
-        use_qk_l2norm_in_kernel=use_qk_l2norm_in_kernel,
-        **kwargs,
-    )
+_DELTA = ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule")
+_MAMBA2 = ("mamba2_chunk_scan", "mamba2_selective_state_update")
+_NEEDED = {
+    "update_conv_state": [{_CONVOLUTION}],
+    "update_recurrent_state": [{*_DELTA}, {*_MAMBA2}],
+}
+"""By what a layer says to the cache, the functions, one set of them, in which it must do that."""
 
 
 _OURS: dict[str, Callable[..., Any]] = {
-    _CONVOLUTION: _convolved,
-    **dict.fromkeys(_RECURRENCES, _gated_delta),
+    _CONVOLUTION: convolution,
+    **dict.fromkeys(_DELTA, gated_delta_rule),
+    **dict(zip(_MAMBA2, (mamba2_scan, mamba2_step), strict=True)),
 }
 
 
@@ -94,9 +59,8 @@ def _is_linear(kind: type) -> bool:
     forward = _forward(kind) if issubclass(kind, nn.Module) else None
     names = set(forward.__code__.co_names) if forward is not None else set()
     kept = [name for name in _NEEDED if name in names]
-    if forward is not None and any(set(_NEEDED[name]) - names for name in kept):
-        known = {name for needed in _NEEDED.values() for name in needed}
-        called = [forward.__globals__.get(name) for name in sorted(names - known)]
+    if forward is not None and not all(any(each <= names for each in _NEEDED[n]) for n in kept):
+        called = [forward.__globals__.get(name) for name in sorted(names - {*_OURS})]
         others = [each.__name__ for each in called if inspect.isfunction(each)]
         told = f", but by {', '.join(others)}" if others else ""
         raise ModelLoadError(f"{kind.__name__} does not do that by functions known here{told}")

@@ -5,11 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.recurrent.delta import Asked, Changes, folded, gated_delta
 from engine.recurrent.descent import Descent
-
-_NORM_EPS = 1e-6
-"""As transformers and flash-linear-attention normalise queries and keys."""
+from engine.recurrent.recurrence import Asked, Changes, folded, recur
 
 
 @dataclass(slots=True)
@@ -17,7 +14,7 @@ class KeptByLayer:
     """What a layer has been seen to keep of one token.
 
     `window` (1, channels, size) is the input of its convolution, as many tokens as that sees;
-    `state` (1, heads, key size, value size) that of its recurrence, None if it has none.
+    `state` (1, heads, ...) that of its recurrence, None if it has none.
     """
 
     window: Tensor
@@ -33,8 +30,8 @@ class KeptByLayer:
         """Of what a row changes."""
         num_bytes = self.window[..., 0].nbytes
         if self.state is not None:
-            _, heads, key_size, value_size = self.state.shape
-            num_bytes += heads * (key_size + value_size + 1) * self.state.itemsize
+            _, heads, *sizes = self.state.shape
+            num_bytes += heads * (sum(sizes) + 1) * self.state.itemsize
         return num_bytes
 
 
@@ -42,7 +39,7 @@ class LinearLayer:
     """A layer's states of so many texts, each of which has its rows for one tree alone.
 
     `tails` (texts, window size - 1, channels) are the last inputs of the convolution, `states`
-    (texts, heads, key size, value size) those of the recurrence.
+    (texts, heads, key size * value size) those of the recurrence.
     """
 
     def __init__(self, kept: KeptByLayer, num_texts: int) -> None:
@@ -51,7 +48,8 @@ class LinearLayer:
         self.tails = kept.window.new_zeros(num_texts, size - 1, channels)
         self.states: Tensor | None = None
         if kept.state is not None:
-            self.states = kept.state.new_zeros(num_texts, *kept.state.shape[1:])
+            state = kept.state[0].flatten(1)
+            self.states = state.new_zeros(num_texts, *state.shape)
         self._inputs: list[Tensor | None] = [None] * num_texts
         self._changes: list[Changes | None] = [None] * num_texts
 
@@ -66,13 +64,14 @@ class LinearLayer:
         self._inputs[descent.seat] = inputs
         return torch.cat([tail, inputs])[descent.windows(self.size)].transpose(1, 2)
 
-    def gated_delta(self, asked: Asked, descent: Descent) -> Tensor:
+    def recur(self, asked: Asked, descent: Descent) -> Tensor:
         """What each row of a text reads, (rows, heads, value size); what it changes is kept."""
         assert self.states is not None
         earlier = self._changes[descent.seat] if descent.num_earlier else None
         if earlier is not None:
             earlier = earlier.of(slice(descent.num_earlier))
-        read, changes = gated_delta(asked, self.states[descent.seat], earlier, descent.sees)
+        state = _by_key(self.states[descent.seat], asked.keys)
+        read, changes = recur(asked, state, earlier, descent.sees)
         self._changes[descent.seat] = changes if earlier is None else earlier.before(changes)
         return read
 
@@ -83,7 +82,8 @@ class LinearLayer:
         tail = torch.cat([self.tails[seat], inputs[path]])
         self.tails[seat] = tail[len(tail) - self.size + 1 :]
         if changes is not None and self.states is not None:
-            self.states[seat] = folded(self.states[seat], changes.of(path))
+            state = _by_key(self.states[seat], changes.keys)
+            state.copy_(folded(state, changes.of(path)))
 
     def drop(self, seat: int, num_rows: int | None) -> None:
         """Forget the first rows behind the committed text; None: all of them."""
@@ -98,22 +98,6 @@ class LinearLayer:
         return [self.tails[seat], *states]
 
 
-def asked(
-    query: Tensor, key: Tensor, value: Tensor, decay: Tensor, rate: Tensor, is_normalised: bool
-) -> Asked:
-    """What the function of a layer is given, (1, rows, heads, size) and (1, rows, heads).
-
-    As transformers has it: in float32, queries and keys of norm 1 if they are to be, queries
-    scaled, each of them for as many heads of values as share it.
-    """
-    query, key, value, decay, rate = (each[0].float() for each in (query, key, value, decay, rate))
-    if is_normalised:
-        query, key = (_normalised(each) for each in (query, key))
-    query = query * query.shape[-1] ** -0.5
-    groups = value.shape[1] // key.shape[1]
-    query, key = (each.repeat_interleave(groups, dim=1) for each in (query, key))
-    return Asked(query, key, value, decay, rate)
-
-
-def _normalised(states: Tensor) -> Tensor:
-    return states * (states.square().sum(-1, keepdim=True) + _NORM_EPS).rsqrt()
+def _by_key(state: Tensor, keys: Tensor) -> Tensor:
+    """A state as (heads, key size, value size), a view."""
+    return state.view(len(state), keys.shape[2], -1)

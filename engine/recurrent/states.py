@@ -7,26 +7,34 @@ import torch
 from torch import Tensor
 
 from engine.recurrent.descent import Descent, descents
-from engine.recurrent.layer import KeptByLayer, LinearLayer, asked
+from engine.recurrent.layer import KeptByLayer, LinearLayer
+from engine.recurrent.recurrence import Asked
 
 
 class States:
     """Of `num_seats` texts, whose rows in a cache lie in strips of `strip`, and of a spare one.
 
-    `layers` are by their numbers in the network.
+    `layers` are by their numbers in the network; those `with_rows` have rows in the cache.
     """
 
-    def __init__(self, kept: Mapping[int, KeptByLayer], num_seats: int, strip: int) -> None:
-        self.strip = strip
+    def __init__(
+        self,
+        kept: Mapping[int, KeptByLayer],
+        with_rows: Sequence[int],
+        num_seats: int,
+        strip: int,
+    ) -> None:
+        self.with_rows, self.strip = with_rows, strip
         self.num_bytes = sum(layer.num_bytes for layer in kept.values())
         """Of one text's states."""
         with torch.inference_mode(False):
             self.layers = {n: LinearLayer(layer, num_seats + 1) for n, layer in kept.items()}
 
-    def of_pass(self, places: Tensor, visible: Tensor) -> "dict[int, PassStates]":
-        """What each layer sees of them in a pass; see `descents`."""
+    def of_pass(self, places: Tensor, visible: Tensor) -> "StatesOfPass":
+        """What layers see of them in a pass; see `descents`."""
         texts = descents(places, visible, self.strip)
-        return {number: PassStates(layer, texts) for number, layer in self.layers.items()}
+        by_layer = {number: PassStates(layer, texts) for number, layer in self.layers.items()}
+        return StatesOfPass(by_layer, self.with_rows)
 
     @torch.inference_mode()
     def fold(self, seat: int, path: Sequence[int]) -> None:
@@ -73,22 +81,17 @@ class PassStates(NamedTuple):
         rows = inputs[0].T
         return Windows(_joined([self.layer.windows(rows[each.own], each) for each in self.texts]))
 
-    def gated_delta(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        decay: Tensor,
-        rate: Tensor,
-        is_normalised: bool,
-    ) -> Tensor:
-        """What rows read of their ancestors: (1, rows, heads, value size); see `asked`."""
-        given = asked(query, key, value, decay, rate, is_normalised)
-        read = []
-        for each in self.texts:
-            own = type(given)(*(of_all[each.own] for of_all in given))
-            read.append(self.layer.gated_delta(own, each))
-        return _joined(read)[None].to(query.dtype)
+    def recur(self, asked: Asked) -> Tensor:
+        """What rows read of their ancestors: (1, rows, heads, value size), in float32."""
+        read = [self.layer.recur(asked.of(each.own), each) for each in self.texts]
+        return _joined(read)[None].contiguous()
+
+
+class StatesOfPass(NamedTuple):
+    """The states of layers by their numbers, and the numbers of layers that have rows."""
+
+    by_layer: Mapping[int, PassStates]
+    with_rows: Sequence[int]
 
 
 def _joined(rows: list[Tensor]) -> Tensor:

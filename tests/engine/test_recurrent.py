@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.bamba import modeling_bamba
+from transformers.models.kimi_linear import modeling_kimi_linear
 
 from engine.errors import ModelLoadError
 from engine.geometry import strip_rows
 from engine.kv_cache import kept_by
 from engine.model import Model
 from engine.passes import CompiledRunner
-from engine.recurrent import SeatState, States, binding, check_layers, delta, descent
+from engine.recurrent import SeatState, States, binding, check_layers, descent, recurrence
 from engine.recurrent.layer import KeptByLayer, LinearLayer
 from engine.seam import without_cache
 from engine.strips import plan_seats
@@ -116,13 +116,13 @@ def test_a_window_that_takes_a_sibling_is_caught(
 
 
 def test_a_decay_that_leaves_the_root_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = delta._decay
+    original = recurrence._decay
 
     def decay(decays: Tensor, sees: Tensor) -> tuple[Tensor, Tensor]:
         from_state, between = original(decays, sees)
         return from_state / decays[:, :1, None].exp(), between
 
-    monkeypatch.setattr(delta, "_decay", decay)
+    monkeypatch.setattr(recurrence, "_decay", decay)
     assert_caught()
 
 
@@ -149,18 +149,18 @@ def test_the_rule_over_a_tree_is_the_rule_along_each_path(
     def some(*shape: int) -> Tensor:
         return torch.randn(len(tree), 3, *shape, generator=generator, dtype=torch.float64)
 
-    asked = delta.Asked(some(size), some(size), some(4), -some().abs(), some().sigmoid())
+    rates = some().sigmoid() if data.draw(st.booleans()) else None
+    asked = recurrence.Asked(some(size), some(size), some(4), -some().abs(), rates)
     start = torch.randn(3, size, 4, generator=generator, dtype=torch.float64)
     sees = torch.zeros(len(tree), len(tree), dtype=torch.bool)
     for node in range(len(tree)):
         sees[node, [0, *tree.path(node)]] = True
     split = data.draw(st.integers(0, len(tree)))
-    first = delta.Asked(*(each[:split] for each in asked))
-    rest = delta.Asked(*(each[split:] for each in asked))
+    first, rest = asked.of(slice(split)), asked.of(slice(split, None))
     read, changes = [], None
     for part, rows in ((first, sees[:split, :split]), (rest, sees[split:])):
         if len(part.keys):
-            found, own = delta.gated_delta(part, start, changes, rows)
+            found, own = recurrence.recur(part, start, changes, rows)
             read.append(found)
             changes = own if changes is None else changes.before(own)
     assert changes is not None
@@ -169,18 +169,19 @@ def test_the_rule_over_a_tree_is_the_rule_along_each_path(
         for row in [0, *tree.path(node)]:
             state = state * asked.decays[row].exp()[:, None, None]
             key = asked.keys[row][..., None]
-            known = (state * key).sum(1)
-            update = asked.rates[row][:, None] * (asked.values[row] - known)
+            update = asked.values[row]
+            if rates is not None:
+                update = rates[row][:, None] * (update - (state * key).sum(1))
             state = state + key * update[:, None]
         expected = (state * asked.queries[node][..., None]).sum(1)
         assert torch.allclose(torch.cat(read)[node], expected, atol=1e-8)
         path = changes.of(torch.tensor([0, *tree.path(node)]))
-        assert torch.allclose(delta.folded(start, path), state, atol=1e-8)
+        assert torch.allclose(recurrence.folded(start, path), state, atol=1e-8)
 
 
 def fake_states() -> States:
     window = torch.zeros(1, 2, 3)
-    return States({0: KeptByLayer(window, torch.zeros(1, 1, 2, 2))}, 2, 1000)
+    return States({0: KeptByLayer(window, torch.zeros(1, 1, 2, 2))}, [1], 2, 1000)
 
 
 @settings(max_examples=60)
@@ -198,7 +199,7 @@ def test_a_text_returns_to_points_within_what_it_has_in_common(
         rows = torch.arange(len(held), len(held) + count, dtype=torch.float32)
         layer._inputs[0] = rows[:, None].expand(-1, 2)
         ones = torch.ones(count, 1, 2)
-        layer._changes[0] = delta.Changes(ones, ones, torch.zeros(count, 1))
+        layer._changes[0] = recurrence.Changes(ones, ones, torch.zeros(count, 1))
         if is_prompt:
             state.read(count)
         else:
@@ -215,7 +216,7 @@ def test_a_text_returns_to_points_within_what_it_has_in_common(
             state.cut(length)
             del held[length + 1 :]
         assert float(layer.tails[0][-1, 0]) == held[-1]
-        assert layer.states is not None and float(layer.states[0][0, 0, 0]) == len(held) - 1
+        assert layer.states is not None and float(layer.states[0][0, 0]) == len(held) - 1
         assert max(state.points, default=0) <= state.length
 
 
@@ -262,9 +263,9 @@ def test_a_prompt_begins_where_its_beginning_is_known(architecture: str) -> None
 
 
 def test_what_does_that_by_other_functions_is_refused_by_name() -> None:
-    """Red when a layer of Mamba's is taken for one of ours, or what was renamed is served."""
-    with pytest.raises(ModelLoadError, match=r"BambaMixer does not do that .* mamba2_chunk_scan"):
-        check_layers(modeling_bamba)
+    """Red when a layer that keeps a state is served whatever it does with it."""
+    with pytest.raises(ModelLoadError, match=r"KimiLinear\w+ does not do that .* chunk_kimi_delta"):
+        check_layers(modeling_kimi_linear)
     with pytest.raises(ModelLoadError, match="no layer of it is seen to keep a state"):
         check_layers(sys.modules[make_network("llama").__module__])
 
@@ -303,13 +304,13 @@ def test_a_rule_that_scales_otherwise_than_stock_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Red when trees are compared with our own chains alone, which err alike."""
-    original = delta.gated_delta
+    original = recurrence.recur
 
-    def doubled(*given: object) -> tuple[Tensor, delta.Changes]:
+    def doubled(*given: object) -> tuple[Tensor, recurrence.Changes]:
         read, changes = original(*given)  # type: ignore[arg-type]
         return 2 * read * read.abs().sqrt(), changes
 
-    monkeypatch.setattr("engine.recurrent.layer.gated_delta", doubled)
+    monkeypatch.setattr("engine.recurrent.layer.recur", doubled)
     with pytest.raises(ModelLoadError, match="does not follow the tree mask"):
         make_model("qwen3_5_text").check_seam()
 

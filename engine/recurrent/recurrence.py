@@ -1,9 +1,10 @@
-"""The gated delta rule over a tree: every node's own recurrence, by one triangular system.
+"""Gated linear recurrences over a tree: every node's own, by products under its ancestor mask.
 
-A row's state is S' = e^g S + k u', where u = beta (v - e^g S' k) and S is its parent's (Yang,
-Kautz & Hatamizadeh, "Gated Delta Networks", 2412.06464, eq. 10). Written out along the path from
-the committed state it is a sum over ancestors (their section 3.3 for a chunk, which is a chain); a
-tree is the same sum under its ancestor mask.
+A row's state is S' = e^g S + k u', where S is its parent's. In Mamba2 (Dao & Gu, "Transformers are
+SSMs", 2405.21060, section 6) u is the row's value; by the gated delta rule (Yang, Kautz &
+Hatamizadeh, "Gated Delta Networks", 2412.06464, eq. 10) it is beta (v - e^g S' k). Written out
+along the path from the committed state that is a sum over ancestors (their sections on chunks,
+which are chains), for the delta rule by a triangular system; a tree is the same under its mask.
 """
 
 from typing import NamedTuple
@@ -31,16 +32,23 @@ class Changes(NamedTuple):
 
 class Asked(NamedTuple):
     """What rows ask and bring, in float32: queries and keys (rows, heads, key size), values (rows,
-    heads, value size), logarithms of decays and the rates beta (rows, heads)."""
+    heads, value size), logarithms of decays (rows, heads) and the rates beta, if a delta rule
+    corrects what is known already."""
 
     queries: Tensor
     keys: Tensor
     values: Tensor
     decays: Tensor
-    rates: Tensor
+    rates: Tensor | None = None
+
+    def of(self, rows: slice) -> "Asked":
+        """Those of some rows."""
+        rates = None if self.rates is None else self.rates[rows]
+        queries, keys, values, decays = (each[rows] for each in self[:4])
+        return Asked(queries, keys, values, decays, rates)
 
 
-def gated_delta(
+def recur(
     asked: Asked, state: Tensor, earlier: Changes | None, sees: Tensor
 ) -> tuple[Tensor, Changes]:
     """What each row reads, (rows, heads, value size), and what it changes.
@@ -48,26 +56,25 @@ def gated_delta(
     `state` (heads, key size, value size) is that of the committed text, `earlier` are the changes
     of rows scored before, and `sees` is a descent's.
     """
-    queries, keys, values, decays, rates = (each.transpose(0, 1) for each in asked)
+    queries, keys, values, decays = (each.transpose(0, 1) for each in asked[:4])
     all_keys, all_decays = keys, decays
     if earlier is not None:
         all_keys = torch.cat([earlier.keys.transpose(0, 1), keys], dim=1)
         all_decays = torch.cat([earlier.decays.transpose(0, 1), decays], dim=1)
     from_state, between = _decay(all_decays, sees)
-    rates, reading = rates[..., None], all_keys.transpose(1, 2)
-    system = rates * (keys @ reading) * between
-    right = rates * (values - from_state * (keys @ state))
-    num_earlier = system.shape[2] - system.shape[1]
+    reading, known = all_keys.transpose(1, 2), values[:, :0]
     if earlier is not None:
-        earlier_updates = earlier.updates.transpose(0, 1)
-        right = right - system[..., :num_earlier] @ earlier_updates
-    own = system[..., num_earlier:]
-    # Of itself a row reads nothing: what lies on the diagonal counts as one.
-    updates = torch.linalg.solve_triangular(own, right, upper=False, unitriangular=True)
+        known = earlier.updates.transpose(0, 1)
+    updates, num_earlier = values, known.shape[1]
+    if asked.rates is not None:
+        rates = asked.rates.transpose(0, 1)[..., None]
+        system = rates * (keys @ reading) * between
+        right = rates * (values - from_state * (keys @ state)) - system[..., :num_earlier] @ known
+        # Of itself a row reads nothing: what lies on the diagonal counts as one.
+        own = system[..., num_earlier:]
+        updates = torch.linalg.solve_triangular(own, right, upper=False, unitriangular=True)
     weights = (queries @ reading) * between
-    read = from_state * (queries @ state) + weights[..., num_earlier:] @ updates
-    if earlier is not None:
-        read = read + weights[..., :num_earlier] @ earlier_updates
+    read = from_state * (queries @ state) + weights @ torch.cat([known, updates], dim=1)
     return read.transpose(0, 1), Changes(asked.keys, updates.transpose(0, 1), asked.decays)
 
 
