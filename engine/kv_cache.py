@@ -118,7 +118,10 @@ class _Probe(DynamicCache):
     ) -> Tensor:
         """Remember the input of a convolution."""
         if state_idx or conv_kernel_size is None:
-            raise ModelLoadError(f"layer {layer_idx} keeps more than the end of one convolution")
+            raise ModelLoadError(
+                f"layer {layer_idx} keeps more of its text than the end of one convolution, or "
+                "does not say how much that is"
+            )
         window = conv_states[..., :1].expand(-1, -1, conv_kernel_size)
         self.states[layer_idx] = KeptByLayer(window)
         return conv_states

@@ -193,7 +193,7 @@ Other checkpoints of a family are proven when they are loaded, at the end of the
 ## Layers that keep a state
 
 Short convolutions (LFM2), gated delta rules (Qwen3-Next, Qwen3.5, Olmo-Hybrid) and Mamba2 (Granite
-4 H, Nemotron-H, Falcon-H1, Bamba, Zamba2) have no rows by token but a state of the text. It is kept
+4 H, Nemotron-H, Falcon-H1, Zamba2) have no rows by token but a state of the text. It is kept
 for the committed text of each seat, the recurrence's in float32; what a node of a tree changes in
 it is a small row, for that tree alone, and what a node reads follows from the state, the rows and
 the ancestor mask. So a tree is one pass, as over attention, and no node has a state of its own.

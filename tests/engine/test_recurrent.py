@@ -3,6 +3,7 @@
 import random
 import sys
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -16,6 +17,7 @@ from transformers.models.kimi_linear import modeling_kimi_linear
 from engine.errors import ModelLoadError
 from engine.geometry import strip_rows
 from engine.kv_cache import kept_by
+from engine.loading import load_model
 from engine.model import Model
 from engine.passes import CompiledRunner
 from engine.recurrent import SeatState, States, binding, check_layers, descent, recurrence
@@ -24,7 +26,7 @@ from engine.seam import without_cache
 from engine.strips import plan_seats
 from engine.tree import TokenTree
 from tests.alone import Alone
-from tests.checkpoints import HYBRIDS, VOCAB_SIZE, make_model, make_network
+from tests.checkpoints import HYBRIDS, VOCAB_SIZE, make_model, make_network, save_checkpoint
 from tests.strategies import token_trees
 
 TEXT = [3 + (7 * i * i + 3 * i) % 57 for i in range(40)]
@@ -344,3 +346,16 @@ def test_passes_over_states_stay_eager_and_say_why() -> None:
     model = make_model("lfm2")
     model.runner_kind = CompiledRunner
     assert model.runner.refusal is not None and "keep a state" in model.runner.refusal
+
+
+@pytest.mark.parametrize("architecture", ["lfm2", "qwen3_5_text"])
+def test_int8_rounds_linear_layers_and_leaves_convolutions(
+    architecture: str, tmp_path: Path
+) -> None:
+    """Red when a convolution's weights, which have three dimensions, are taken for experts'."""
+    folder = save_checkpoint(tmp_path, architecture)
+    sizes = {"device": "cpu", "max_model_len": 128, "chunk": 16}
+    model = load_model(str(folder), dtype="int8", **sizes)  # type: ignore[arg-type]
+    assert model.precision.name == "int8"
+    convolutions = [each for each in model.network.modules() if isinstance(each, nn.Conv1d)]
+    assert [each.weight.dtype for each in convolutions] == [torch.float32] * 2
