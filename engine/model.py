@@ -164,14 +164,15 @@ class Model(TreeScorer):
         end of a long text as in stock transformers. Raises ModelLoadError: an architecture that
         ignored the mask would corrupt text silently.
         """
-        tokens = [token % self.limits.vocab_size for token in (1, 5, 9, 17, 33)]
-        context, branch = [tokens[4], tokens[0]], [tokens[0], tokens[2], tokens[3], tokens[1]]
-        tree = TokenTree.from_parents(tokens[:4], [-1, 0, 0, 2])
-        chain = TokenTree.from_parents(branch, [-1, 0, 1, 2])
+        tokens = [token % self.limits.vocab_size for token in (33, 1, 5, 9, 17, 41)]
+        first, root, sibling, *rest = tokens
+        context, branch = [first, root], [root, *rest]
+        tree = TokenTree.from_parents([root, sibling, *branch[1:3]], [-1, 0, 0, 2])
         if self.strips.states is None:
-            _, _, *straight = self._scored(context, chain)
-        else:  # where a state is kept there is another that needs no cache
-            straight = [*without_cache(self.network, [context[0], *branch])[3:]]
+            chains = [TokenTree.from_parents(branch[:n], range(-1, n - 1)) for n in (3, 4)]
+            straight = [self._scored(context, chain)[-1] for chain in chains]
+        else:  # stock transformers can tell without a cache
+            straight = [*without_cache(self.network, [first, *branch])[3:]]
         branched = self._scored(context, tree)[-1]
         in_turns = self._scored(context, tree, 2)[-1]
         text = Tokens([*context])
@@ -182,16 +183,15 @@ class Model(TreeScorer):
         # What a network that knows only of causal order would make of the tree.
         blind = self._scored(context, TokenTree.from_parents(tree.tokens, [-1, 0, 1, 2]))[-1]
         self.strips.forget()
-        straight = [each.float() for each in straight]
-        if not torch.cat(straight).isfinite().all():
+        right = torch.stack([straight[0], *straight]).float()
+        if not right.isfinite().all():
             raise ModelLoadError(
                 f"{type(self.network).__name__} scores tokens with numbers that "
                 f"{str(self.dtype).removeprefix('torch.')} cannot hold: choose another dtype, such "
                 "as float32."
             )
-        pairs = zip((branched, in_turns, accepted), (straight[0], *straight), strict=True)
-        error = max(float((ours - right).abs().max()) for ours, right in pairs)
-        blindness = float((blind - straight[0]).abs().max())
+        error = (torch.stack([branched, in_turns, accepted]) - right).abs().max()
+        blindness = (blind - right[0]).abs().max()
         if not error < 0.1 * blindness:
             raise ModelLoadError(
                 f"{type(self.network).__name__} does not follow the tree mask (error {error:.2g} "
