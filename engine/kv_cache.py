@@ -88,7 +88,8 @@ def kept_by(run: Callable[[Cache], object]) -> Kept:
     layers = cast(Any, probe.layers)
     if not any(each.is_initialized for each in layers):
         raise ModelLoadError(
-            "no layer of it has rows by token: it takes some attention to serve it"
+            "none of its layers writes keys and values to a cache: what has no attention, or keeps "
+            "its rows elsewhere, cannot be served."
         )
     numbers = [number for number, each in enumerate(layers) if each.is_initialized]
     rows = [rows for number in numbers for rows in (layers[number].keys, layers[number].values)]
