@@ -211,8 +211,8 @@ refused by name, and so is a network without any attention. Beside models of att
   `/ready` tells. A pass has at most 256 rows of a text.
 - **Figures** are those of plain decoding up to rounding, not to the bit: a state that has taken a
   row in adds in another order than a tree that has not.
-- **Memory.** Of the shape of Qwen3.5-0.8B in float32 a state is 20.2 MB and a node's row 0.74: a tree
-  of 16 nodes takes 12 MB, where a state for each would be 323.
+- **Memory.** Of the shape of Qwen3.5-0.8B in float32 a state is 20.2 MB and a node's row 0.74: a
+  tree of 16 nodes takes 12 MB, where a state for each would be 323.
 - As a draft such a model may draft for any target, and any may draft for it; so may heads and
   whatever has no network.
 
