@@ -6,14 +6,17 @@ features: the hidden states that a head reads. `PassRows` shows the rows to stoc
 transformers `Cache`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache as Cache
 from transformers.cache_utils import CacheLayerMixin
+
+from engine.errors import ModelLoadError
+from engine.recurrent import KeptByLayer, PassStates, StatesOfPass, Windows
 
 
 class KVCache:
@@ -64,28 +67,110 @@ class KVCache:
         return self._features[start:end]
 
 
-def rows_like(run: Callable[[Cache], object]) -> list[Tensor]:
-    """What a pass over one token, `run`, writes to the cache that it is given: keys, values, ...
+class Kept(NamedTuple):
+    """What a network keeps of one token: rows (keys, values, ...) of the layers that have any, of
+    these numbers, and states by the numbers of their layers."""
 
-    Only the network itself knows what each of its layers keeps.
+    rows: list[Tensor]
+    numbers: list[int]
+    states: Mapping[int, KeptByLayer]
+
+
+def kept_by(run: Callable[[Cache], object]) -> Kept:
+    """What a pass over one token, `run`, writes to the cache that it is given.
+
+    Only the network itself knows what each of its layers keeps. Raises ModelLoadError if that is
+    more than can be kept here.
     """
-    probe = DynamicCache()
+    probe = _Probe()
     with torch.inference_mode():
         run(probe)
     layers = cast(Any, probe.layers)
-    return [rows for layer in layers for rows in (layer.keys, layer.values)]
+    if not any(each.is_initialized for each in layers):
+        raise ModelLoadError(
+            "none of its layers writes keys and values to a cache: what has no attention, or keeps "
+            "its rows elsewhere, cannot be served."
+        )
+    numbers = [number for number, each in enumerate(layers) if each.is_initialized]
+    rows = [rows for number in numbers for rows in (layers[number].keys, layers[number].values)]
+    return Kept(rows, numbers, probe.states)
+
+
+class _Probe(DynamicCache):
+    """A cache that remembers what is written to it; states are those of an empty text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: dict[int, KeptByLayer] = {}
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        """There is none yet."""
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        """There is none yet."""
+
+    def update_conv_state(
+        self,
+        conv_states: Tensor,
+        layer_idx: int,
+        state_idx: int = 0,
+        conv_kernel_size: int | None = None,
+        **kwargs: object,
+    ) -> Tensor:
+        """Remember the input of a convolution."""
+        if state_idx or conv_kernel_size is None:
+            raise ModelLoadError(
+                f"layer {layer_idx} keeps more of its text than the end of one convolution, or "
+                "does not say how much that is"
+            )
+        window = conv_states[..., :1].expand(-1, -1, conv_kernel_size)
+        self.states[layer_idx] = KeptByLayer(window)
+        return conv_states
+
+    def update_recurrent_state(
+        self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: object
+    ) -> Tensor:
+        """Remember the state of a recurrence."""
+        if state_idx or layer_idx not in self.states:
+            raise ModelLoadError(f"layer {layer_idx} keeps a state without a convolution")
+        self.states[layer_idx].state = recurrent_states
+        return recurrent_states
 
 
 class PassRows(Cache):
     """A cache's rows as one forward pass sees them: it writes `slots` and may read all.
 
-    Made of tensors alone, so that a pass is a function that can be compiled. `slots` are indices of
-    rows, one for each token of the pass.
+    Made of tensors alone, so that a pass is a function that can be compiled, where no layers have
+    `states` in place of rows. `slots` are indices of rows, one for each token of the pass.
     """
 
-    def __init__(self, rows: Sequence[Tensor], slots: Tensor) -> None:
+    def __init__(
+        self, rows: Sequence[Tensor], slots: Tensor, states: StatesOfPass | None = None
+    ) -> None:
         pairs = zip(rows[::2], rows[1::2], strict=True)
-        super().__init__(layers=[_PassLayer(keys, values, slots) for keys, values in pairs])
+        layers: list[Any] = [_PassLayer(keys, values, slots) for keys, values in pairs]
+        if states is not None:
+            self._states = states.by_layer
+            # Whoever has no rows asks for none.
+            numbered = dict(zip(states.with_rows, layers, strict=True))
+            layers = [numbered.get(n, layers[0]) for n in range(max(numbered) + 1)]
+        super().__init__(layers=layers)
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        """None, or one token alone would be read in another way than several."""
+
+    def update_conv_state(  # type: ignore[override]
+        self, conv_states: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> Windows:
+        """What the convolution sees at each row."""
+        return self._states[layer_idx].windows(conv_states)
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> PassStates:  # type: ignore[override]
+        """What stands for the state where a layer's function is ours."""
+        return self._states[layer_idx]
+
+    def update_recurrent_state(self, *args: object, **kwargs: object) -> None:  # type: ignore[override]
+        """Nothing: the rows are known already, and become the state's when they are accepted."""
 
     def of_layer(self, number: int) -> "LayerRows":
         """The rows of one layer alone, for a layer of whatever number."""
@@ -136,48 +221,3 @@ class _PassLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """Rows there are."""
         return int(cast(Tensor, self.keys).shape[2])
-
-
-class RepeatedRows(Cache):
-    """A cache of `length` rows, which are those of the pass itself, over and over.
-
-    Nothing is kept, so that a long text's end costs little. Of the rows before the pass the network
-    is told that there are `told`.
-    """
-
-    def __init__(self, num_layers: int, length: int, told: int) -> None:
-        super().__init__(layers=[_RepeatedLayer(length, told) for _ in range(num_layers)])
-
-
-class _RepeatedLayer(CacheLayerMixin):
-    """One layer of repeated rows."""
-
-    is_sliding = False
-
-    def __init__(self, length: int, told: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._length, self._told = length, told
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to allocate."""
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """The pass's rows behind those that repeat them."""
-        num_rows = key_states.shape[2]
-        places = torch.arange(-self._length, num_rows, device=key_states.device) % num_rows
-        return key_states[:, :, places], value_states[:, :, places]
-
-    def get_seq_length(self) -> int:
-        """Rows before the pass, as the network is told."""
-        return self._told
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many rows a mask would cover, and from which on."""
-        return self._length + query_length, 0
-
-    def get_max_length(self) -> int:
-        """Rows there are."""
-        return self._length

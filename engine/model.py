@@ -16,9 +16,10 @@ from engine.kv_cache import Cache, PassRows
 from engine.masks import DenseMasks, Extent, PackedMasks
 from engine.parts import Part, num_logits, of_nodes, split
 from engine.passes import PassFunction, PassInputs
+from engine.recurrent import bind
 from engine.rows import Tokens
 from engine.scorer import ModelLimits, TreeScorer
-from engine.seam import check_far
+from engine.seam import check_far, without_cache
 from engine.tree import TokenTree
 
 
@@ -29,6 +30,7 @@ class CausalPass(PassFunction):
 
     def __init__(self, network: PreTrainedModel, window: int, layers: Sequence[int]) -> None:
         super().__init__()
+        bind(network)
         self.network = network
         shape = {**network.config.to_dict(), "_name_or_path": None}  # wherever it was loaded from
         self.description = f"{shape} {layers} {window}"
@@ -66,10 +68,11 @@ class CausalPass(PassFunction):
     ) -> tuple[Tensor, ...]:
         """Logits (width, vocabulary) and, of chosen layers, features (width, layers * hidden)."""
         ids, slots, positions = rows[:3, None]
+        kept = None if self.states is None else self.states.of_pass(rows[[1, 3, 4]], visible)
         output = self.network(
             input_ids=ids,
             position_ids=positions,
-            past_key_values=PassRows(rest, slots[0]),
+            past_key_values=PassRows(rest, slots[0], kept),
             use_cache=True,
             logits_to_keep=num_logits,
             tree_masks=PackedMasks(rows[2:], visible, windowed, self.window, extents),
@@ -100,6 +103,7 @@ class Model(TreeScorer):
     ) -> None:
         function = CausalPass(network, limits.window, ())
         super().__init__(function, limits, max_model_len, chunk, num_seats)
+        function.states = self.strips.states
         self.seating = "as given"
         """Why there are so many seats."""
         self.fingerprint = ""
@@ -134,6 +138,7 @@ class Model(TreeScorer):
         """
         if tuple(layers) != self.function.feature_layers:
             self.function = CausalPass(self.network, self.limits.window, layers)
+            self.function.states = self.strips.states
             self.strips.forget()
 
     def features(self, seat: int, start: int, end: int) -> Tensor:
@@ -154,27 +159,39 @@ class Model(TreeScorer):
     def check_seam(self) -> Self:
         """Prove that this model obeys masks and positions, or refuse it.
 
-        Node 3 must score the same behind its sibling-laden tree as it does in a chain of its own,
-        and the end of a long text as in stock transformers. Raises ModelLoadError: an architecture
-        that ignored the mask would corrupt text silently.
+        The end of a tree's branch must score the same behind its siblings, in one pass and in two,
+        as it does in a chain of its own; so must what follows when the branch is accepted, and the
+        end of a long text as in stock transformers. Raises ModelLoadError: an architecture that
+        ignored the mask would corrupt text silently.
         """
-        tokens = [token % self.limits.vocab_size for token in (1, 5, 9, 17, 33)]
-        tree = TokenTree.from_parents([tokens[0], tokens[1], tokens[2], tokens[3]], [-1, 0, 0, 2])
-        chain = TokenTree.from_parents([tokens[0], tokens[2], tokens[3]], [-1, 0, 1])
-        context = [tokens[4], tokens[0]]
-        branched = self._scored(context, tree)
-        straight = self._scored(context, chain)
+        tokens = [token % self.limits.vocab_size for token in (33, 1, 5, 9, 17, 41)]
+        first, root, sibling, *rest = tokens
+        context, branch = [first, root], [root, *rest]
+        tree = TokenTree.from_parents([root, sibling, *branch[1:3]], [-1, 0, 0, 2])
+        if self.strips.states is None:
+            chains = [TokenTree.from_parents(branch[:n], range(-1, n - 1)) for n in (3, 4)]
+            straight = [self._scored(context, chain)[-1] for chain in chains]
+        else:  # stock transformers can tell without a cache
+            straight = [*without_cache(self.network, [first, *branch])[3:]]
+        branched = self._scored(context, tree)[-1]
+        in_turns = self._scored(context, tree, 2)[-1]
+        text = Tokens([*context])
+        self.score([text], tree)
+        self.commit([text], tree, [[0, 2, 3]])
+        text.tokens += branch[1:]
+        accepted = self.score([text], TokenTree(branch[-1]))[0].float()
         # What a network that knows only of causal order would make of the tree.
-        blind_chain = TokenTree.from_parents(tree.tokens, [-1, 0, 1, 2])
-        blind = self._scored(context, blind_chain)
+        blind = self._scored(context, TokenTree.from_parents(tree.tokens, [-1, 0, 1, 2]))[-1]
         self.strips.forget()
-        if not straight.isfinite().all():
+        right = torch.stack([straight[0], *straight]).float()
+        if not right.isfinite().all():
             raise ModelLoadError(
                 f"{type(self.network).__name__} scores tokens with numbers that "
                 f"{str(self.dtype).removeprefix('torch.')} cannot hold: choose another dtype, such "
                 "as float32."
             )
-        error, blindness = (branched - straight).abs().max(), (blind - straight).abs().max()
+        error = (torch.stack([branched, in_turns, accepted]) - right).abs().max()
+        blindness = (blind - right[0]).abs().max()
         if not error < 0.1 * blindness:
             raise ModelLoadError(
                 f"{type(self.network).__name__} does not follow the tree mask (error {error:.2g} "
@@ -184,7 +201,10 @@ class Model(TreeScorer):
         check_far(self.network, self.limits.vocab_size, self.limits.window, self.max_model_len)
         return self
 
-    def _scored(self, context: Sequence[int], tree: TokenTree) -> Tensor:
-        """The last node's logits, in float32, from a fresh cache."""
+    def _scored(self, context: Sequence[int], tree: TokenTree, first: int = 0) -> Tensor:
+        """The nodes' logits, in float32, from a fresh cache; the `first` nodes in a pass before."""
         self.strips.forget()
-        return self.score([Tokens([*context])], tree)[-1].float()
+        text = [Tokens([*context])]
+        if first:
+            self.score(text, tree, range(first))
+        return self.score(text, tree, range(first, len(tree))).float()

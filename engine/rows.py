@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from engine.prefix import num_common
+from engine.recurrent import NoState, SeatState
 from engine.tree import TokenTree
 
 
@@ -52,6 +53,7 @@ class Rows:
     rollback. `carried` is, by node, what its row hands down to its children's beside what is in the
     cache. A text of more than `boundary` tokens with rows `is_long`: all of them are others then.
     `text` is whose they are: of a text that has ended they are kept until the place is needed.
+    Layers without rows have a `state` of the committed text.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class Rows:
         offset: int = 0,
         boundary: int | None = None,
         seat: int = 0,
+        state: SeatState | None = None,
     ) -> None:
         self.first, self.seat = first, seat
+        self.state = state or NoState()
         self.text: Seated | None = None
         self.tokens: list[int] = []
         self.nodes: list[int] = []
@@ -78,18 +82,20 @@ class Rows:
     def known(self, text: Seated) -> int:
         """How many tokens a text, but for its last, has in common with this one.
 
-        None if they are another salt's, or if it is to be read anew.
+        None if they are another salt's, or if it is to be read anew; no more than states reach.
         """
         is_shared = self.text is None or self.text.salt == text.salt
         if not is_shared or text.is_read_anew:
             return 0
-        return min(num_common(self.tokens, text.tokens), max(0, len(text.tokens) - 1))
+        count = min(num_common(self.tokens, text.tokens), max(0, len(text.tokens) - 1))
+        return self.state.reach(count)
 
     def keep(self, text: Seated) -> None:
         """Go on with this text: forget whatever it has not in common with the last one."""
         self.rollback()
         self.fit(text.tokens)
         del self.tokens[self.known(text) :]
+        self.state.cut(len(self.tokens))
         self.fit(text.tokens)
         self.text = text
 
@@ -99,6 +105,7 @@ class Rows:
         if is_long != self.is_long:
             self.is_long = is_long
             self.tokens.clear()
+            self.state.cut(0)
             self.rollback()
         if len(self.tokens) < self._offset:
             self.tokens[:] = text[: self._offset]
@@ -117,6 +124,7 @@ class Rows:
 
     def add(self, tokens: Sequence[int], nodes: Sequence[int]) -> None:
         """Count in the rows that a pass has just written, of tokens and then of nodes."""
+        self.state.read(len(tokens))
         self.tokens.extend(tokens)
         self.nodes.extend(nodes)
 
@@ -129,6 +137,7 @@ class Rows:
         start = max(0, len(self.tokens) - self._offset)
         end = max(start, count - self._offset)
         self.tokens[:], self.is_long = other.tokens[:count], other.is_long
+        self.state.copy(other.state, count)
         return range(other.first + start, other.first + end), range(
             self.first + start, self.first + end
         )
@@ -139,17 +148,20 @@ class Rows:
         All others are forgotten. Returns the rows that stay, and where they now belong.
         """
         start = self.prefix
-        sources = [start + self.nodes.index(node) for node in kept]
+        path = [self.nodes.index(node) for node in kept]
+        self.state.accept(path)
         self.tokens.extend([tree.tokens[node] for node in kept])
         self.rollback()
-        return sources, range(start, start + len(kept))
+        return [start + row for row in path], range(start, start + len(kept))
 
     def forget(self) -> None:
         """Nobody's rows, and none that are of use."""
         self.text = None
         self.tokens.clear()
+        self.state.cut(0)
         self.rollback()
 
     def rollback(self) -> None:
         """Forget the tree's rows."""
         self.nodes, self.carried = [], {}
+        self.state.drop()

@@ -4,14 +4,17 @@ What only shows there: windows that no attention is told of, blocks, factors tha
 many rows a cache says it has. Rows are made up, so a window of thousands costs one narrow pass.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin
 
 from engine import attention
 from engine.errors import ModelLoadError
-from engine.kv_cache import RepeatedRows
-from engine.masks import PackedMasks
+from engine.kv_cache import Cache
+from engine.masks import DenseMasks, PackedMasks
 from engine.parts import Part, join
 from engine.rows import Rows
 from engine.tree import TokenTree
@@ -73,3 +76,77 @@ def _logits(
     )
     logits: Tensor = output.logits[0].float()
     return logits
+
+
+@torch.inference_mode()
+def without_cache(network: PreTrainedModel, text: list[int]) -> Tensor:
+    """Logits (tokens, vocabulary) of a text alone, by the network's own functions."""
+    causal = torch.full((len(text), len(text)), -math.inf).triu(1)
+    output = network(
+        input_ids=torch.tensor([text], device=network.device),
+        use_cache=False,
+        tree_masks=DenseMasks(causal[None, None].to(network.device, network.dtype)),
+    )
+    logits: Tensor = output.logits[0]
+    return logits
+
+
+class RepeatedRows(Cache):
+    """A cache of `length` rows, which are those of the pass itself, over and over.
+
+    Nothing is kept, so that a long text's end costs little. Of the rows before the pass the network
+    is told that there are `told`.
+    """
+
+    def __init__(self, num_layers: int, length: int, told: int) -> None:
+        super().__init__(layers=[_RepeatedLayer(length, told) for _ in range(num_layers)])
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        """None: a state does not know how long its text is."""
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> None:
+        """None, too."""
+
+    def update_conv_state(self, conv_states: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """Of the pass alone."""
+        return conv_states
+
+    def update_recurrent_state(
+        self, recurrent_states: Tensor, *args: object, **kwargs: object
+    ) -> Tensor:
+        """Nothing is kept."""
+        return recurrent_states
+
+
+class _RepeatedLayer(CacheLayerMixin):
+    """One layer of repeated rows."""
+
+    is_sliding = False
+
+    def __init__(self, length: int, told: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._length, self._told = length, told
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to allocate."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """The pass's rows behind those that repeat them."""
+        num_rows = key_states.shape[2]
+        places = torch.arange(-self._length, num_rows, device=key_states.device) % num_rows
+        return key_states[:, :, places], value_states[:, :, places]
+
+    def get_seq_length(self) -> int:
+        """Rows before the pass, as the network is told."""
+        return self._told
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """How many rows a mask would cover, and from which on."""
+        return self._length + query_length, 0
+
+    def get_max_length(self) -> int:
+        """Rows there are."""
+        return self._length

@@ -1,13 +1,12 @@
 """A network's cache, parted into strips: one for each seat, and a spare one behind them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor
-
 from engine.geometry import SPARE_ROWS, strip_rows
-from engine.kv_cache import Cache, KVCache, rows_like
+from engine.kv_cache import Cache, Kept, KVCache, kept_by
 from engine.memory import num_that_fit, require
+from engine.recurrent import SeatState, States, seat_bytes
 from engine.rows import Rows, Seated
 
 LEAST_COPY = 16
@@ -35,18 +34,26 @@ class Strips:
         offset: int = 0,
         boundary: int | None = None,
     ) -> None:
-        size, like = strip_rows(max_model_len), rows_like(probe)
-        self.seats = [Rows(seat * size, size, offset, boundary, seat) for seat in range(num_seats)]
-        self.spare = Rows(num_seats * size, SPARE_ROWS, seat=num_seats)
-        """Where the rows lie that nobody reads."""
+        size, kept = strip_rows(max_model_len), kept_by(probe)
         capacity = num_seats * size + SPARE_ROWS
         require(
-            capacity * _row_bytes(like),
-            like[0].device,
+            capacity * _row_bytes(kept) + num_seats * _seat_bytes(kept),
+            kept.rows[0].device,
             f"a cache of {num_seats} x {size} rows",
             "choose a lower max_model_len, or a lower max_running.",
         )
-        self.cache = KVCache(capacity, like)
+        self.cache = KVCache(capacity, kept.rows)
+        self.states = States(kept.states, kept.numbers, num_seats, size) if kept.states else None
+        """Of layers that have no rows; None if all have."""
+        states = [
+            SeatState(self.states, seat) if self.states else None for seat in range(num_seats)
+        ]
+        self.seats = [
+            Rows(seat * size, size, offset, boundary, seat, state)
+            for seat, state in enumerate(states)
+        ]
+        self.spare = Rows(num_seats * size, SPARE_ROWS, seat=num_seats)
+        """Where the rows lie that nobody reads."""
 
     def of(self, text: Seated) -> Rows:
         """The rows of a text; when it comes to sit, whatever is known of it already."""
@@ -107,17 +114,17 @@ def plan_seats(
 
     Without a `max_model_len` texts may be as long as has room, and no longer than `longest`.
     """
-    like = rows_like(probe)
-    device, row_bytes = like[0].device, _row_bytes(like)
+    kept = kept_by(probe)
+    device, row_bytes = kept.rows[0].device, _row_bytes(kept)
     most, shrunk = num_seats or _MOST_SEATS.get(device.type, _MOST_SEATS_ELSEWHERE), ""
     window = max_model_len or longest
     if max_model_len is None:
-        wanted = strip_rows(window)
+        wanted = strip_rows(window) + _seat_bytes(kept) // row_bytes
         rows = num_that_fit(max(num_seats, 1) * row_bytes, device, wanted, num_engines)
         if rows < wanted:
             window = max(longest - (wanted - rows), min(longest, _LEAST_WINDOW))
             shrunk = f"; half of the free memory has no room for a window of {longest}"
-    num_bytes = strip_rows(window) * row_bytes
+    num_bytes = strip_rows(window) * row_bytes + _seat_bytes(kept)
     size = f"{num_bytes / 1e6:.0f} MB each for a window of {window}{shrunk}"
     if num_seats:
         return Seating(window, num_seats, f"as configured, {size}")
@@ -127,5 +134,13 @@ def plan_seats(
     return Seating(window, count, f"the default on {device.type}, {size}")
 
 
-def _row_bytes(like: Sequence[Tensor]) -> int:
-    return sum(rows.nbytes for rows in like)
+def _row_bytes(kept: Kept) -> int:
+    """Of a row in all layers that have rows."""
+    return sum(rows.nbytes for rows in kept.rows)
+
+
+def _seat_bytes(kept: Kept) -> int:
+    """Of what a seat has beside its rows."""
+    layers = kept.states.values()
+    state_bytes = sum(layer.num_bytes for layer in layers)
+    return seat_bytes(state_bytes, sum(layer.row_bytes for layer in layers)) if layers else 0

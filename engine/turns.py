@@ -22,7 +22,8 @@ def room_for(rows: Rows, widest: int | None) -> int | None:
 
     One less for a long text, whose passes may need a row of padding behind its boundary.
     """
-    return None if widest is None else widest - rows.is_long
+    rooms = [room for room in (widest, rows.state.widest) if room is not None]
+    return min(rooms) - rows.is_long if rooms else None
 
 
 def prompt_parts(
@@ -38,7 +39,7 @@ def prompt_parts(
     rows at once as these have; in float32 a wide pass of its own is faster. Each is fed before the
     next.
     """
-    room = room_for(rows, widest) if precision.rounds_inputs else None
+    room = room_for(rows, widest if precision.rounds_inputs else None)
     step = room or len(pending)
     while len(pending) > num_left:
         yield Part.of_text(rows, pending[:step], TokenTree(0), [])

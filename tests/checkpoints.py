@@ -12,7 +12,7 @@ from engine.model import Model
 
 VOCAB_SIZE = 64
 
-_SHAPES = {
+_SHAPES: dict[str, dict[str, object]] = {
     "llama": {
         "hidden_size": 32,
         "intermediate_size": 48,
@@ -42,6 +42,38 @@ ARCHITECTURES = tuple(_SHAPES)
 # Only where they are asked for: experts, without a window, and what GGUF files hold.
 _SHAPES["mixtral"] = _SHAPES["qwen2"] = _SHAPES["phi3"] = _SHAPES["llama"]
 _SHAPES["gemma3_text"] = {**_SHAPES["qwen3"], "sliding_window": 6}
+
+_MIXED = {"num_hidden_layers": 3}
+_DELTA = {
+    "head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+_HYBRIDS: dict[str, dict[str, object]] = {
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
+    "granitemoehybrid": {
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_d_state": 8,
+        "num_local_experts": 0,
+        "shared_intermediate_size": 48,
+    },
+    "qwen3_5_text": _DELTA,
+    "qwen3_next": {**_DELTA, **_EXPERTS},
+}
+HYBRIDS = tuple(_HYBRIDS)
+"""Some of their layers keep a state."""
+_SHAPES.update({name: {**_SHAPES["llama"], **_MIXED, **shape} for name, shape in _HYBRIDS.items()})
 
 
 def make_network(architecture: str = "llama", seed: int = 0, **shape: int) -> PreTrainedModel:

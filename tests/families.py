@@ -68,6 +68,7 @@ _SIZES: dict[str, Any] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 64),
     **dict.fromkeys(("linear_num_key_heads", "depth", "sliding_window_pattern"), 2),
     **{"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8},
+    **dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim"), 8),
     **{"image_size": 16, "patch_size": 8, "linear_num_value_heads": 4},
     **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
     **{"use_sliding_window": True, "is_decoder": True},
@@ -81,6 +82,7 @@ _LONGROPE = {
 }
 _MIXED = ["sliding_attention", "full_attention"] * 2
 _CONVOLUTIONS = {"layer_types": ["conv", "full_attention"] * 2}
+_LINEAR = {"layer_types": ["linear_attention", "full_attention"] * 2}
 _MSCALES = {"short_mscale": 1.1, "long_mscale": 1.3}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _DYNAMIC = {**_ROPE, "rope_type": "dynamic", "factor": 2.0}
@@ -95,6 +97,7 @@ _YARN = {
 
 # What a family asks for beside the sizes.
 _SHAPES: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1, 3]},
     "cohere_compass_text": {
         "layer_types": _MIXED,
         "rope_parameters": {kind: _ROPE for kind in _MIXED},
@@ -102,10 +105,11 @@ _SHAPES: dict[str, dict[str, Any]] = {
     "cpmant": {"prompt_length": 2, "segment_types": 2},
     "falcon_h1": {"mamba_d_ssm": 64},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "granitemoehybrid": _LINEAR,
     "lfm2": _CONVOLUTIONS,
     "lfm2_moe": _CONVOLUTIONS,
     "longcat_flash": {"zero_expert_num": 0, "expert_ffn_hidden_size": 16},
-    "mamba2": {"head_dim": 16},
+    "mamba2": {"head_dim": 16, "n_groups": 1},
     "modernbert-decoder": {"local_attention": 2 * WINDOW},
     "reformer": {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (8, 16)},
     "rwkv": {"attention_hidden_size": 32},
@@ -185,6 +189,34 @@ on a CPU, which is in float32:
 - **not tried**: no tiny checkpoint of it could be made, so nothing is known.
 
 Other checkpoints of a family are proven when they are loaded, at the end of their own window.
+
+## Layers that keep a state
+
+Short convolutions (LFM2), gated delta rules (Qwen3-Next, Qwen3.5, Olmo-Hybrid) and Mamba2 (Granite
+4 H, Nemotron-H, Falcon-H1, Zamba2) have no rows by token but a state of the text. It is kept
+for the committed text of each seat, the recurrence's in float32; what a node of a tree changes in
+it is a small row, for that tree alone, and what a node reads follows from the state, the rows and
+the ancestor mask. So a tree is one pass, as over attention, and no node has a state of its own.
+Such a layer is known by the functions that its code names, whatever its family, and is proven when
+it is loaded: on a branching tree, in one pass and in two, and after a commit, against the network's
+own functions without a cache. What keeps a state by other functions (Mamba's first form, Kimi's) is
+refused by name, and so is a network without any attention. Beside models of attention alone:
+
+- **Going back.** A state cannot be cut to any length, so a text goes on from copies: where a
+  prompt, or a chunk of it, began and ended, as many as 256 MB hold for a seat (2 to 32, those that
+  lie farthest apart). A chat that grows reads what is new alone; a prompt that shares another's
+  beginning is read from the last copy within that, which `cached_tokens` tells. The plan of memory
+  counts states, copies and a tree's rows.
+- **Passes are eager**, over our kernels for products and attention: not compiled or captured, as
+  `/ready` tells. A pass has at most 256 rows of a text.
+- **Figures** are those of plain decoding up to rounding, not to the bit: a state that has taken a
+  row in adds in another order than a tree that has not.
+- **Memory.** Of the shape of Qwen3.5-0.8B in float32 a state is 20.2 MB and a node's row 0.74: a
+  tree of 16 nodes takes 12 MB, where a state for each would be 323.
+- As a draft such a model may draft for any target, and any may draft for it; so may heads and
+  whatever has no network.
+
+## The table
 """
 
 

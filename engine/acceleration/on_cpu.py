@@ -77,12 +77,15 @@ class OnCpu(Acceleration):
         if kernels.refusal(self._compiler.folder):
             return False
         self._obstacle = self._obstacle_to_loading()
+        missing: list[str] = []
         if self._obstacle is not None:
             _log.warning("passes stay eager: %s", self._obstacle)
-            return self._compiler.start(None, [] if kernels.is_loaded() else ["kernels"])
-        runners = self.runners.values()
-        missing = [runner.name for runner in runners if runner.is_missing(self._compiler.folder)]
-        return self._compiler.start(self._config, missing)
+        else:
+            runners, folder = self.runners.values(), self._compiler.folder
+            missing = [runner.name for runner in runners if runner.is_missing(folder)]
+        if missing:
+            return self._compiler.start(self._config, missing)
+        return self._compiler.start(None, [] if kernels.is_loaded() else ["kernels"])
 
     def _obstacle_to_loading(self) -> str | None:
         """Why the weights cannot be loaded once more, if so."""

@@ -1,15 +1,18 @@
 """What the engine must know of a model, from its configuration; what it cannot keep is refused."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig
 
 from engine.errors import ModelLoadError
+from engine.recurrent import check_layers
 from engine.scorer import ModelLimits
 
 _UNBOUNDED = 1 << 20
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_RECURRENT_TYPES = {"linear_attention", "conv", "hybrid", "mlp", "moe"}
 
 
 def read_limits(config: PretrainedConfig) -> ModelLimits:
@@ -19,12 +22,7 @@ def read_limits(config: PretrainedConfig) -> ModelLimits:
         raise ModelLoadError(
             f"{text.model_type} has no vocabulary: it is no language model, and cannot be served."
         )
-    kinds = set(getattr(text, "layer_types", None) or ())
-    if unknown := kinds - _LAYER_TYPES:
-        raise ModelLoadError(
-            f"{text.model_type} has {', '.join(sorted(unknown))} layers, whose state cannot be "
-            "rolled back to a tree's node; models of full or sliding attention can be served."
-        )
+    _check_layers(config, set(getattr(text, "layer_types", None) or ()))
     return ModelLimits(
         vocab_size=text.vocab_size,
         max_positions=getattr(text, "max_position_embeddings", None) or _UNBOUNDED,
@@ -32,6 +30,23 @@ def read_limits(config: PretrainedConfig) -> ModelLimits:
         window=getattr(text, "sliding_window", None) or 0,
         rope_boundary=rope_boundary(text),
     )
+
+
+def _check_layers(config: PretrainedConfig, kinds: set[str]) -> None:
+    """Refuse layers of other kinds than can be kept. Raises ModelLoadError."""
+    unknown, reason = kinds - _LAYER_TYPES, ""
+    if unknown and unknown <= _RECURRENT_TYPES and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        network: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        try:
+            return check_layers(sys.modules[network.__module__])
+        except ModelLoadError as error:
+            reason = f" ({error})"
+    if unknown:
+        raise ModelLoadError(
+            f"{config.get_text_config().model_type} has {', '.join(sorted(unknown))} layers, whose "
+            f"state cannot be rolled back to a tree's node{reason}; models of full or sliding "
+            "attention, with gated delta rules, Mamba2 or short convolutions, can be served."
+        )
 
 
 def rope_boundary(text: PretrainedConfig) -> int | None:

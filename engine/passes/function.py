@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from engine.kv_cache import Cache
 from engine.masks import Extent
+from engine.recurrent import States
 
 Form = Literal["eager", "compiled", "captured"]
 
@@ -81,6 +82,15 @@ class PassFunction(nn.Module, ABC):
     carry_size: int = 0
     """How many figures a row hands down to its children's rows, beside those in the cache."""
     network: nn.Module
+    states: States | None = None
+    """What layers without rows keep in the cache, set by whoever makes that; None if all have."""
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why its passes can be neither compiled nor captured, if so."""
+        if self.states is None:
+            return None
+        return "layers that keep a state are not yet a function of tensors alone"
 
     @property
     @abstractmethod

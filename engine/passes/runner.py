@@ -35,7 +35,7 @@ class EagerRunner:
         self._rows = example(1, None).rows
         self._device = self._rows[0].device
         self._fast: FastPasses | None = None
-        self.refusal: str | None = None
+        self.refusal = function.obstacle
         """Why the passes stay eager in this process, if they do."""
         self.recorder: Record | None = None
         """What has recorded passes of this network, if anything has."""

@@ -34,7 +34,10 @@ def quantise(network: nn.Module, name: str) -> None:
     everything else becomes float32. Raises ConfigError for weights that are in no layer of their
     own, as those of experts.
     """
-    if any(weight.dim() > 2 for weight in network.parameters()):
+    # Short convolutions are next to nothing, and stay as they are.
+    others = [each for each in network.modules() if not isinstance(each, nn.Conv1d)]
+    weights = [weight for each in others for weight in each.parameters(recurse=False)]
+    if any(weight.dim() > 2 for weight in weights):
         raise ConfigError(
             f"{name} is for linear layers, and {type(network).__name__} keeps the weights of its "
             "experts together: choose bfloat16 or auto.",

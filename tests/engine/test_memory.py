@@ -8,7 +8,7 @@ import torch
 from engine import memory
 from engine.errors import ConfigError
 from engine.geometry import strip_rows
-from engine.kv_cache import rows_like
+from engine.kv_cache import kept_by
 from engine.strips import Seating, plan_seats
 from tests.checkpoints import make_model
 
@@ -67,7 +67,7 @@ def test_a_window_that_does_not_fit_is_made_as_long_as_fits(
 ) -> None:
     """Red when a long window is refused though nobody asked for it, or it is cut in silence."""
     probe = make_model().function.probe
-    row_bytes = sum(rows.nbytes for rows in rows_like(probe))
+    row_bytes = sum(rows.nbytes for rows in kept_by(probe).rows)
 
     def planned(rows: int, max_model_len: int | None = None, num_seats: int = 0) -> Seating:
         monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * rows * row_bytes)
