@@ -159,39 +159,31 @@ class Model(TreeScorer):
     def check_seam(self) -> Self:
         """Prove that this model obeys masks and positions, or refuse it.
 
-        The end of a tree's branch must score the same behind its siblings, in one pass and in two,
-        as it does in a chain of its own; so must what follows when the branch is accepted, and the
-        end of a long text as in stock transformers. Raises ModelLoadError: an architecture that
-        ignored the mask would corrupt text silently.
+        The end of a tree's branch must score the same behind its siblings as it does in a chain of
+        its own, and the end of a long text as in stock transformers. Where layers keep a state,
+        what is scored in two passes and behind an accepted branch must be right, too. Raises
+        ModelLoadError: an architecture that ignored the mask would corrupt text silently.
         """
         tokens = [token % self.limits.vocab_size for token in (33, 1, 5, 9, 17, 41)]
         first, root, sibling, *rest = tokens
         context, branch = [first, root], [root, *rest]
         tree = TokenTree.from_parents([root, sibling, *branch[1:3]], [-1, 0, 0, 2])
+        branched = self._scored(context, tree)
         if self.strips.states is None:
-            chains = [TokenTree.from_parents(branch[:n], range(-1, n - 1)) for n in (3, 4)]
-            straight = [self._scored(context, chain)[-1] for chain in chains]
+            straight = self._scored(context, TokenTree.from_parents(branch[:3], [-1, 0, 1]))
         else:  # stock transformers can tell without a cache
-            straight = [*without_cache(self.network, [first, *branch])[3:]]
-        branched = self._scored(context, tree)[-1]
-        in_turns = self._scored(context, tree, 2)[-1]
-        text = Tokens([*context])
-        self.score([text], tree)
-        self.commit([text], tree, [[0, 2, 3]])
-        text.tokens += branch[1:]
-        accepted = self.score([text], TokenTree(branch[-1]))[0].float()
+            straight = without_cache(self.network, [first, *branch])[[3, 3, 4]].float()
+            branched = torch.cat([branched, self._continued(context, tree, branch)])
         # What a network that knows only of causal order would make of the tree.
-        blind = self._scored(context, TokenTree.from_parents(tree.tokens, [-1, 0, 1, 2]))[-1]
+        blind = self._scored(context, TokenTree.from_parents(tree.tokens, [-1, 0, 1, 2]))
         self.strips.forget()
-        right = torch.stack([straight[0], *straight]).float()
-        if not right.isfinite().all():
+        if not straight.isfinite().all():
             raise ModelLoadError(
                 f"{type(self.network).__name__} scores tokens with numbers that "
                 f"{str(self.dtype).removeprefix('torch.')} cannot hold: choose another dtype, such "
                 "as float32."
             )
-        error = (torch.stack([branched, in_turns, accepted]) - right).abs().max()
-        blindness = (blind - right[0]).abs().max()
+        error, blindness = (branched - straight).abs().max(), (blind - straight[:1]).abs().max()
         if not error < 0.1 * blindness:
             raise ModelLoadError(
                 f"{type(self.network).__name__} does not follow the tree mask (error {error:.2g} "
@@ -201,10 +193,17 @@ class Model(TreeScorer):
         check_far(self.network, self.limits.vocab_size, self.limits.window, self.max_model_len)
         return self
 
-    def _scored(self, context: Sequence[int], tree: TokenTree, first: int = 0) -> Tensor:
-        """The nodes' logits, in float32, from a fresh cache; the `first` nodes in a pass before."""
+    def _scored(self, context: Sequence[int], tree: TokenTree) -> Tensor:
+        """The last node's logits (1, vocabulary), in float32, from a fresh cache."""
         self.strips.forget()
-        text = [Tokens([*context])]
-        if first:
-            self.score(text, tree, range(first))
-        return self.score(text, tree, range(first, len(tree))).float()
+        return self.score([Tokens([*context])], tree)[-1:].float()
+
+    def _continued(self, context: Sequence[int], tree: TokenTree, branch: Sequence[int]) -> Tensor:
+        """The last node's in a second pass, and what follows the branch when it is accepted."""
+        self.strips.forget()
+        text = Tokens([*context])
+        self.score([text], tree, range(2))
+        in_turns = self.score([text], tree, range(2, len(tree)))[-1:]
+        self.commit([text], tree, [[0, 2, 3]])
+        text.tokens += branch[1:]
+        return torch.cat([in_turns, self.score([text], TokenTree(branch[-1]))]).float()
