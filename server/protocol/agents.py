@@ -61,6 +61,7 @@ class AgentRequest(TextRequest):
     def _ask_for_one_reply(self) -> Self:
         if self.n != 1:
             raise refusal("n", "this API has one reply: leave it out")
-        if self.return_token_ids:
-            raise refusal("return_token_ids", "this API has no place for them: leave it out")
+        for name in ("return_token_ids", "return_trace"):
+            if getattr(self, name):
+                raise refusal(name, "this API has no place for them: leave it out")
         return self

@@ -10,7 +10,7 @@ from server.protocol.chat import ToolChoice
 from server.protocol.foreign import HARMLESS
 from server.protocol.messages import Said, text_of
 from server.protocol.sampling import String, Whole
-from server.protocol.wire import Text, Wire
+from server.protocol.wire import Text, Wire, examples
 
 _LONGEST_KIND = 32
 _BILLING = "x-anthropic-"
@@ -168,6 +168,9 @@ class OutputConfig(Wire):
 class PromptRequest(AgentRequest):
     """A body of which the prompt is counted."""
 
+    model_config = examples(
+        {"messages": [{"role": "user", "content": "Is it warm in Oslo?"}]},
+    )
     form_holder: ClassVar[str] = "output_config"
     form_name: ClassVar[str] = "output_config.format"
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -206,5 +209,14 @@ class PromptRequest(AgentRequest):
 class MessagesRequest(PromptRequest):
     """The body of `POST /v1/messages`."""
 
+    model_config = examples(
+        {"messages": [{"role": "user", "content": "Is it warm in Oslo?"}], "max_tokens": 8},
+        {
+            "system": "Be brief.",
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "Warm?"}]}],
+            "max_tokens": 8,
+            "stream": True,
+        },
+    )
     max_tokens: Whole = Field(ge=0)
     """Tokens of the reply at most, those that are thought too; 0 reads the prompt."""

@@ -187,6 +187,9 @@ class MessageStop(Wire):
     """What has happened."""
 
 
+EVENTS = (MessageStart, Ping, BlockStart, BlockDelta, BlockStop, MessageDelta, MessageStop)
+
+
 class TokenCount(Wire):
     """The reply of `POST /v1/messages/count_tokens`."""
 

@@ -9,7 +9,7 @@ from server.protocol.agents import MAX_TOOLS, AgentRequest, as_chats_choose
 from server.protocol.chat import ToolChoice
 from server.protocol.foreign import HARMLESS
 from server.protocol.responses_items import NOT_STORED, Items, ResponsesTool
-from server.protocol.wire import Text, Wire
+from server.protocol.wire import Text, Wire, examples
 
 
 def _not_stored(value: object) -> object:
@@ -47,6 +47,15 @@ def _includes(value: object) -> object:
 class ResponsesRequest(AgentRequest):
     """The body of `POST /v1/responses`."""
 
+    model_config = examples(
+        {"input": "Is it warm in Oslo?", "max_output_tokens": 8},
+        {
+            "instructions": "Be brief.",
+            "input": [{"role": "user", "content": [{"type": "input_text", "text": "Warm?"}]}],
+            "max_output_tokens": 8,
+            "stream": True,
+        },
+    )
     form_holder: ClassVar[str] = "text"
     form_name: ClassVar[str] = "text.format"
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {

@@ -99,3 +99,6 @@ class DoneEvent(PlacedEvent):
     """The function."""
     logprobs: list[Any] | None = unless_none()
     """Always empty, and there for text alone."""
+
+
+EVENTS = (ResponseEvent, ItemEvent, PartEvent, DeltaEvent, DoneEvent)

@@ -6,16 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.openapi import UNAVAILABLE, events_of
 from server.protocol.anthropic import MessagesRequest, PromptRequest
-from server.protocol.anthropic_reply import (
-    AnthropicMessage,
-    BlockDelta,
-    BlockStart,
-    BlockStop,
-    MessageDelta,
-    MessageStart,
-    MessageStop,
-    TokenCount,
-)
+from server.protocol.anthropic_reply import EVENTS, AnthropicMessage, TokenCount
 from server.replies import Events
 from server.routes.carry import answer, planner_of
 from server.state import AppState
@@ -26,11 +17,7 @@ router = APIRouter(tags=["agents"])
 _EVENTS = Events(waiting=b'event: ping\ndata: {"type": "ping"}\n\n')
 
 
-@router.post(
-    "/v1/messages",
-    response_model=AnthropicMessage,
-    responses=events_of(MessageStart, BlockStart, BlockDelta, BlockStop, MessageDelta, MessageStop),
-)
+@router.post("/v1/messages", response_model=AnthropicMessage, responses=events_of(*EVENTS))
 async def create_message(body: MessagesRequest, request: Request, state: AppState) -> Response:
     """Go on with a conversation of blocks; with `stream`, as server-sent events."""
     return await answer(body, request, state, plan_message, AnthropicReply, "msg", _EVENTS)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
-from server.errors import envelope
 from server.piece import Piece
 from server.plan import Plan
 from server.protocol import (
@@ -18,9 +17,9 @@ from server.protocol import (
     InfillRequest,
     Timings,
 )
-from server.record import RequestRecord
 from server.text import Infill, encode_inside
 from server.translate.prompts import infill_of
+from server.translate.reply import Reply
 from server.translate.requests import Planner
 
 _SNIPPET = "\n\n--- snippet ---\n\n"
@@ -82,14 +81,8 @@ class _Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class InfillWords:
-    """Says in llama-server's words what becomes of a plan; `record` is filled meanwhile."""
-
-    body: InfillRequest
-    plan: Plan
-    record: RequestRecord
-    model: str
-    window: int
+class InfillWords(Reply[InfillRequest, Plan]):
+    """Says in llama-server's words what becomes of a plan."""
 
     def whole(self, choices: Sequence[Piece]) -> BaseModel:
         """The reply, or the fields of it that were asked for; a list where there are several."""
@@ -107,10 +100,6 @@ class InfillWords:
                 if piece.finish_reason is not None:
                     yield self._reply(replace(piece, text=""), counts[piece.index])
 
-    def failure(self, error: Exception) -> BaseModel:
-        """What a stream tells of an error."""
-        return envelope(error)
-
     def _reply(self, choice: Piece, num_told: int) -> InfillReply | ChosenFields:
         num_prompt = self.record.num_prompt_tokens
         is_word = isinstance(choice.stop_reason, str)
@@ -125,7 +114,7 @@ class InfillWords:
             truncated=False,
             stop_type=ended,
             stopping_word=str(choice.stop_reason) if is_word else "",
-            generation_settings={"n_ctx": self.window},
+            generation_settings={"n_ctx": self.info.max_model_len},
             timings=self._timings(num_told),
         )
         if not self.body.response_fields:
