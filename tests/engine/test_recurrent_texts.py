@@ -129,7 +129,7 @@ def test_texts_in_company_are_what_they_are_alone(architecture: str) -> None:
     """At seats of their own, cancelled and begun anew, with beginnings that neighbours have read.
     Red when a state is a neighbour's, or stays behind a text that has gone."""
     rng = random.Random(architecture)
-    requests = requests_of(rng, 6)
+    requests = requests_of(rng, 8)
     decoder = Decoder(target(architecture), drafting(architecture, recycle()))
     texts, cut, most = play_together(decoder, requests, rng)
     alone = Decoder(target(architecture))
