@@ -32,6 +32,7 @@
 
 #include "vectors.h"
 
+namespace stagetree::attention {
 namespace {
 
 using at::Tensor;
@@ -671,3 +672,5 @@ TORCH_LIBRARY_FRAGMENT(stagetree, library) {
 }
 
 TORCH_LIBRARY_IMPL(stagetree, CPU, library) { library.impl("attention", attention); }
+
+}  // namespace stagetree::attention

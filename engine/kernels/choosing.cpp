@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+namespace stagetree::choosing {
 namespace {
 
 using at::Tensor;
@@ -128,3 +129,5 @@ TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
   library.impl("likeliest", likeliest);
   library.impl("random_bits", random_bits);
 }
+
+}  // namespace stagetree::choosing

@@ -15,6 +15,7 @@
 #include "bfloat16.h"
 #include "integers.h"
 
+namespace stagetree::dots {
 namespace {
 
 using at::Tensor;
@@ -216,3 +217,5 @@ TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
   library.impl("unpack_bfloat16", unpack_bfloat16);
   library.impl("linear_bfloat16", linear_bfloat16);
 }
+
+}  // namespace stagetree::dots

@@ -41,15 +41,17 @@ def build(folder: Path) -> None:
         return
     make_private(folder)
     with Scratch(folder) as scratch:
-        draft = scratch / path.name
-        command = [*_command(), "-o", str(draft)]
+        draft, whole = scratch / path.name, scratch / "kernels.cpp"
+        # One source, since torch's headers take longer than all that is ours.
+        whole.write_text("".join(f'#include "{each}"\n' for each in sorted(_HERE.glob("*.cpp"))))
+        command = [*_command(whole), "-o", str(draft)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{command[0]} cannot compile the kernels:\n{done.stderr}")
         publish([draft], path)
 
 
-def _command() -> list[str]:
+def _command(source: Path) -> list[str]:
     """What compiles and links the kernels."""
     torch_folder = Path(torch.__file__).parent
     return [
@@ -57,7 +59,7 @@ def _command() -> list[str]:
         f"-march={_architecture()}",
         # No -ffast-math: it would change how the whole process computes with tiny numbers.
         *("-shared", "-fPIC", *(["-fopenmp"] if sys.platform != "darwin" else [])),
-        *(f"-I{torch_folder / 'include'}", *map(str, sorted(_HERE.glob("*.cpp")))),
+        *(f"-I{torch_folder / 'include'}", str(source)),
         *(f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu"),
     ]
 

@@ -23,6 +23,7 @@
 
 #include "vectors.h"
 
+namespace stagetree::linear {
 namespace {
 
 using at::BFloat16;
@@ -174,3 +175,5 @@ TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
   library.impl("unpack_linear", unpack_linear);
   library.impl("linear", linear);
 }
+
+}  // namespace stagetree::linear

@@ -25,12 +25,18 @@ def calls_format(
 
     `has_arguments_mark` is whether Mistral's template has one between a name and its arguments.
     """
-    if style == "mistral" and not has_arguments_mark:
+    opening = (
+        "[TOOL_CALLS]" if style == "mistral" and not has_arguments_mark else _LISTED.get(style)
+    )
+    if opening is not None:
         calls = [_object(name, schema, "arguments") for name, schema in tools.items()]
         listed = _repeated(_either(calls), constant(", "), is_parallel)
-        return sequence(mark("[TOOL_CALLS]"), constant("["), listed, constant("]"))
+        return sequence(mark(opening), constant("["), listed, constant("]"))
     write = _WRITERS[style]
     call = _either([write(name, schema, mark) for name, schema in tools.items()])
+    if style == "deepseek":
+        some = _repeated(call, constant(""), is_parallel)
+        return sequence(mark("<｜tool▁calls▁begin｜>"), some, mark("<｜tool▁calls▁end｜>"))
     between = constant("" if style == "mistral" else "\n")
     # Of the others each is read as the whole reply.
     return _repeated(call, between, is_parallel and style in ("hermes", "qwen3coder", "mistral"))
@@ -96,6 +102,13 @@ def _mistral(name: str, schema: Mapping[str, Any], mark: Mark) -> Format:
     return sequence(mark("[TOOL_CALLS]"), constant(name), mark("[ARGS]"), _arguments(schema))
 
 
+def _deepseek(name: str, schema: Mapping[str, Any], mark: Mark) -> Format:
+    """As DeepSeek-V3.1 has it, the shorter of two forms that are read."""
+    begin, between = mark("<｜tool▁call▁begin｜>"), mark("<｜tool▁sep｜>")
+    end = mark("<｜tool▁call▁end｜>")
+    return sequence(begin, constant(name), between, _arguments(schema), end)
+
+
 def _llama3(name: str, schema: Mapping[str, Any], mark: Mark) -> Format:
     return _object(name, schema, "parameters")
 
@@ -105,10 +118,13 @@ def _fenced(name: str, schema: Mapping[str, Any], mark: Mark) -> Format:
     return sequence(constant("```json\n"), call, constant("\n```"))
 
 
+_LISTED: Mapping[str, str] = {"granite": "<|tool_call|>"}
+"""Styles in which calls are a list behind an opening."""
 _WRITERS: Mapping[str, Callable[[str, Mapping[str, Any], Mark], Format]] = {
     "hermes": _hermes,
     "qwen3coder": _qwen3coder,
     "mistral": _mistral,
+    "deepseek": _deepseek,
     "llama3": _llama3,
     "fenced": _fenced,
 }

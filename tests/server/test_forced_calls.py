@@ -56,7 +56,7 @@ def test_what_is_forced_is_read_as_calls_of_these_tools(style: str, has_mark: bo
         message = ReplyReader(style=STYLES[style], tools=tools).read(text, True)
         assert message.calls and not message.content, text
         for call in message.calls:
-            arguments = json.loads(call.arguments)
+            arguments = json.loads(call.text)
             if style != "qwen3coder":  # whose values are plain text
                 assert keeps(arguments, tools[call.name] or {"const": {}}), (number, text)
 
