@@ -17,7 +17,7 @@ from server.errors import UnauthorizedError, error_response
 _log = logging.getLogger(__name__)
 _ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 _LONGEST_ID = 128
-_MOST_ITEMS, _MOST_LISTS = 2**20 + 2**16, 2**18
+_MOST_ITEMS, _MOST_LISTS = 2**19 + 2**16, 2**16
 """Of a body: to parse many small values holds everybody up for longer than to read a long text."""
 
 

@@ -12,7 +12,7 @@ from server.protocol.trace import TracedStep
 from server.protocol.usage import ReplyHead, RequestMetrics, Usage
 from server.protocol.wire import Text, Wire, examples, is_encodable, unless_none
 
-MAX_PROMPTS, MAX_IDS = 4096, 2**20
+MAX_PROMPTS, MAX_IDS = 4096, 2**19
 """What is more than any server runs is not worth looking at."""
 
 

@@ -6,6 +6,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from server.protocol.wire import Text, Wire
 
+_MOST_CHARACTERS = 2**16
+"""Of all words of a field together."""
+
 
 def _zero_for_all(number: float) -> float:
     """-1 keeps every token, as 0 does."""
@@ -19,6 +22,13 @@ def _by_number(value: object) -> object:
     if not all(isinstance(token, str) and token.isdecimal() for token in value):
         raise ValueError("must map token ids, written in digits, to numbers from -100 to 100")
     return {int(token): bias for token, bias in value.items()}
+
+
+def _short(words: list[str]) -> list[str]:
+    """Each is spelled in tokens, and all together are to be no long text."""
+    if (size := sum(map(len, words))) > _MOST_CHARACTERS:
+        raise ValueError(f"has {size} characters in all, and {_MOST_CHARACTERS} are the most")
+    return words
 
 
 def _list_of_words(value: object) -> object:
@@ -38,7 +48,9 @@ Bias = Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeVali
 Share = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Words = Annotated[
-    list[String], BeforeValidator(_list_of_words, json_schema_input_type=str | list[str])
+    list[String],
+    BeforeValidator(_list_of_words, json_schema_input_type=str | list[str]),
+    AfterValidator(_short),
 ]
 TopK = Annotated[Whole, Field(ge=-1, lt=2**31), AfterValidator(_zero_for_all)]
 Sigmas = Annotated[float, Field(ge=-1), AfterValidator(_zero_for_all)]

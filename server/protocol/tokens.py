@@ -80,7 +80,7 @@ class DetokenizeRequest(TokensRequest):
 
     model_config = examples({"tokens": [5, 6, 7]})
 
-    tokens: list[TokenId] = Field(max_length=2**20)
+    tokens: list[TokenId] = Field(max_length=2**19)
     """Token ids."""
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.engines import RETRY_AFTER, EngineClient
@@ -45,7 +45,7 @@ async def version() -> dict[str, str]:
     return {"version": VERSION}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(state: AppState) -> Response:
     """Prometheus' text exposition."""
     return Response(state.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

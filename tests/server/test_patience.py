@@ -16,13 +16,19 @@ MOST = 8 * 2**20 - 1000
 LARGE = {
     "a prompt of 8 MiB": json.dumps({"prompt": "hello world " * (MOST // 12)}),
     "2.7 million ids": '{"prompt": [' + ",".join(["7"] * (MOST // 3)) + "]}",
+    "half a million ids": '{"prompt": [' + ",".join(["7"] * 2**19) + "]}",
+    "a million ids": '{"prompt": [' + ",".join(["7"] * 10**6) + "]}",
     "a chat of 8 MiB": json.dumps(
         {"messages": [{"role": "user", "content": "a b " * (MOST // 4)}]}
     ),
+    "lists of one": '{"prompt": [' + ",".join(["[7]"] * 60_000) + "]}",
+    "more lists of one": '{"prompt": [' + ",".join(["[7]"] * 250_000) + "]}",
     "a gap of 8 MiB": json.dumps(
         {"input_prefix": "a b " * (MOST // 8), "input_suffix": "c d " * 10**5}
     ),
     "words": json.dumps({"prompt": "a", "bad_words": ["a b " * 4000] * 500}),
+    "a stop": json.dumps({"prompt": "a", "stop": ["a"] * 2**19}),
+    "more to stop at": json.dumps({"prompt": "a", "stop": ["a"] * 10**6}),
 }
 
 

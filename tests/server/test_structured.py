@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import anthropic
 import openai
 import pytest
 from pydantic import BaseModel, Field
@@ -73,6 +74,33 @@ def test_the_official_client_parses_a_reply(command: Command, temperature: float
     with command.client.chat.completions.stream(response_format=Answer, **asked) as stream:
         streamed = stream.get_final_completion().choices[0].message.parsed
     assert streamed == reply.choices[0].message.parsed
+
+
+@pytest.mark.parametrize("speculation", ["off", "always"])
+def test_agents_may_force_a_call_and_a_form(command: Command, speculation: str) -> None:
+    """Red when what these APIs ask for in words of their own is not kept to, or by chats alone."""
+    more: Any = {"extra_body": {"speculation": speculation, "seed": 3}}
+    asked: Any = {"model": "tiny", "input": "hello(", "max_output_tokens": 300, **more}
+    responses = command.client.responses
+    parsed = responses.parse(text_format=Answer, **asked)
+    assert isinstance(parsed.output_parsed, Answer)
+    tool: Any = {"type": "function", "name": "grade", "parameters": SCHEMA, "strict": False}
+    for choice in ("required", {"type": "function", "name": "grade"}):
+        [call] = responses.create(tools=[tool], tool_choice=choice, **asked).output
+        assert call.type == "function_call" and keeps(json.loads(call.arguments), SCHEMA)
+    asked = {"model": "tiny", "messages": SAID, "max_tokens": 300, **more}
+    url = str(command.client.base_url).removesuffix("/v1/")
+    with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as client:
+        tools: Any = [{"name": "grade", "input_schema": SCHEMA}]
+        kinds: list[Any] = [{"type": "any"}, {"type": "tool", "name": "grade"}]
+        for choice in kinds:
+            reply = client.messages.create(tools=tools, tool_choice=choice, **asked)
+            [block] = reply.content
+            assert block.type == "tool_use" and keeps(block.input, SCHEMA)
+            assert reply.stop_reason == "tool_use"
+        form: Any = {"format": {"type": "json_schema", "schema": SCHEMA}}
+        [block] = client.messages.create(output_config=form, **asked).content
+        assert block.type == "text" and keeps(json.loads(block.text), SCHEMA)
 
 
 def test_instructor_gets_its_model(command: Command) -> None:

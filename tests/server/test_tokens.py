@@ -102,8 +102,8 @@ def test_before_the_model_has_loaded_they_say_so(start_server: StartServer) -> N
 @pytest.mark.parametrize(
     "prompt",
     [
-        *([5] * (2**20 + 1), [5] * (2**20 + 2**17), [[5]] * 5000, [[5]] * 300_000),
-        *([[5] * 600_000] * 2, ["a"] * 5000),
+        *([5] * (2**19 + 1), [5] * (2**19 + 2**17), [[5]] * 5000, [[5]] * 300_000),
+        *([[5] * 270_000] * 2, ["a"] * 5000),
     ],
     ids=["ids", "more ids", "lists of one", "more lists", "long lists", "texts"],
 )
