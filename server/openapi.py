@@ -37,6 +37,14 @@ UNAVAILABLE: Answers = {
 """What a route that needs the model may answer."""
 
 
+def refused_with(envelope: type[BaseModel], answers: Answers) -> Answers:
+    """Answers of a route whose API has an envelope of its own for errors."""
+    own = {"model": envelope}
+    return {
+        code: {**answer, **own} for code, answer in (REFUSALS | answers).items() if code != 200
+    } | {code: answer for code, answer in answers.items() if code == 200}
+
+
 def events_of(*chunks: type[BaseModel]) -> Answers:
     """The answer of a route that streams such chunks where a body asks for it."""
     schemas = [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import EngineError, InvalidRequestError, first_line
 from engine.grammar.formats import format_of
-from engine.grammar.limits import check_source, name_of
+from engine.grammar.limits import check_source, is_too_large, name_of
 from engine.grammar.matcher import Matcher
 from engine.grammar.vocabulary import Vocabulary
 from engine.request import Constraint
@@ -60,6 +60,8 @@ class Grammars:
         """Have a constraint compiled; whether `compiled` can tell by now what came of it."""
         known = self._known.get(constraint)
         if known is None:
+            if is_too_large(constraint):
+                return True  # nor is it kept
             known = self._known[constraint] = _Compilation(_READING_SECONDS)
             threading.Thread(target=self._compile, args=(constraint, known), daemon=True).start()
         self._known.move_to_end(constraint)
@@ -67,10 +69,11 @@ class Grammars:
 
     def compiled(self, constraint: Constraint) -> "CompiledGrammar":
         """A constraint as a grammar, waited for if need be. Raises InvalidRequestError."""
+        check_source(constraint)
         self.begin(constraint)
         known = self._known[constraint]
         try:
-            found = known.wait()
+            return known.wait()
         except TimeoutError:
             raise InvalidRequestError(
                 f"the {name_of(constraint)} takes more than {self._seconds:g} s to compile: send a "
@@ -79,8 +82,8 @@ class Grammars:
         except _BusyError:
             del self._known[constraint]
             raise
-        self._forget()
-        return found
+        finally:
+            self._forget()
 
     def matcher(self, constraint: Constraint, stop_ids: frozenset[int], num_prompt: int) -> Matcher:
         """The place of a text that has only a prompt. Raises InvalidRequestError."""
@@ -89,7 +92,6 @@ class Grammars:
     def _compile(self, constraint: Constraint, found: "_Compilation") -> None:
         """The work of a thread for which nobody waits at the end."""
         try:
-            check_source(constraint)
             tag = {"type": "structural_tag", "format": format_of(constraint)}
             compiler = self._compiler
             if not self._slots.acquire(timeout=self._seconds):
@@ -127,7 +129,7 @@ class Grammars:
 
     @property
     def _size(self) -> int:
-        return sum(each.size for each in self._known.values())
+        return sum(each.size + len(it.source) for it, each in self._known.items())
 
 
 class _BusyError(InvalidRequestError):

@@ -46,6 +46,15 @@ def check_source(constraint: Constraint) -> None:
         )
 
 
+def is_too_large(constraint: Constraint) -> bool:
+    """Whether `check_source` refuses it."""
+    try:
+        check_source(constraint)
+    except InvalidRequestError:
+        return True
+    return False
+
+
 def parsed(constraint: Constraint) -> Any:
     """The JSON of a constraint that is some; raises InvalidRequestError."""
     try:

@@ -131,8 +131,10 @@ class Worker:
                         self._read_tokenizer(model)
                     case Close():
                         return
-            for each in [each for each in self._held.values() if _is_ready(engine, each, holds)]:
-                self._begin(engine, self._held.pop(each.request_id))
+            for each in [*self._held.values()]:
+                # Asked of each in its turn: what one has let go must be compiled for the next.
+                if _is_ready(engine, each, holds):
+                    self._begin(engine, self._held.pop(each.request_id))
             self._step(engine)
 
     def _begin(self, engine: "Engine", held: GenerateRequest | Compile) -> None:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from server.message.tags import Schemas
+from server.message.tags import Schemas, choices_of, is_text
 
 Format = dict[str, Any]
 Mark = Callable[[str], Format]
@@ -73,25 +73,23 @@ def _parameters(schema: Mapping[str, Any]) -> Iterator[Format]:
     What a reference in them names is the schema's own.
     """
     known = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    required = schema.get("required", ())
-    for name, value in schema.get("properties", {}).items():
+    required, properties = schema.get("required"), schema.get("properties")
+    needed = required if isinstance(required, list) else ()
+    for name, value in properties.items() if isinstance(properties, Mapping) else ():
         end = "\n</parameter>\n"
-        if isinstance(value, Mapping) and value.get("type", "string") == "string":
+        if isinstance(value, Mapping) and is_text(value):
             content = sequence(_plain(value), constant(end))
         else:
             inner = {**value, **known} if isinstance(value, Mapping) else value
             content = sequence({"type": "json_schema", "json_schema": inner}, constant(end))
         parameter = sequence(constant(f"<parameter={name}>\n"), content)
-        is_needed = name in required
-        yield parameter if is_needed else {"type": "optional", "content": parameter}
+        yield parameter if name in needed else {"type": "optional", "content": parameter}
 
 
 def _plain(schema: Mapping[str, Any]) -> Format:
     """A text that stands for itself; up to a tag, if nothing else says what it may be."""
-    known = schema.get("enum", [schema["const"]] if "const" in schema else [])
-    if known:
-        texts = [each if isinstance(each, str) else json.dumps(each) for each in known]
-        return _either([constant(text) for text in texts])
+    if known := choices_of(schema):
+        return _either([constant(text) for text in known])
     if "pattern" in schema:
         return {"type": "regex", "pattern": schema["pattern"]}
     any_text = {"type": "any_text", "excludes": ["</parameter>"]}

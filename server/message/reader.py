@@ -42,10 +42,9 @@ class ReplyReader:
 
 
 class Telling:
-    """Tells a message while it is being written; mutable. `is_begun` is for whoever tells it."""
+    """Tells a message while it is being written; mutable."""
 
     def __init__(self, reader: ReplyReader) -> None:
-        self.is_begun = False
         self._reading = Reading(reader.is_parallel)
         self._steps = _read(reader, self._reading)
 

@@ -25,9 +25,9 @@ its arguments, where it is `named`; or in `tags`.
 
 _NO_NAME = re.compile(r"(?!)()")
 # Nothing is given back, or a text of many brackets would be read in ever more ways.
-_MISTRAL = re.compile(r"\s*+([\w.\-]++)\s*+(?:\[CALL_ID\]\s*+\w++\s*+)?+(?:\[ARGS\])?+\s*+(?=\{)")
+_MISTRAL = re.compile(r"\s*+([\w.:/\-]++)\s*+(?:\[CALL_ID\]\s*+\w++\s*+)?+(?:\[ARGS\])?+\s*+(?=\{)")
 _DEEPSEEK = re.compile(
-    r"\s*+(?:function<｜tool▁sep｜>)?+([\w.\-]++)(?:<｜tool▁sep｜>|\s*+```json)\s*+(?=\{)"
+    r"\s*+(?:function<｜tool▁sep｜>)?+([\w.:/\-]++)(?:<｜tool▁sep｜>|\s*+```json)\s*+(?=\{)"
 )
 
 

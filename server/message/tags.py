@@ -14,6 +14,8 @@ from server.message.reading import SPACE, Reading, Waits, after
 Schemas = Mapping[str, Mapping[str, Any]]
 """The JSON schema of each tool's parameters, by the tool's name."""
 
+_KINDS = frozenset(["type", "anyOf", "oneOf", "allOf", "$ref"])
+"""Keywords that say of what kind a value is."""
 _FUNCTION = re.compile(r"\s*<function=([^<>\s]+)>")
 _BEGUN = re.compile(r"<function=[^<>\s]*")
 _PARAMETER = re.compile(r"\s*<parameter=([^<>\s]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
@@ -72,10 +74,24 @@ def _read_parameter(reading: Reading, at: int) -> Waits[re.Match[str] | int | No
         yield
 
 
+def is_text(schema: object) -> bool:
+    """Whether a value of this schema is a text, which stands for itself."""
+    if not isinstance(schema, Mapping):
+        return True
+    if (known := choices_of(schema)) is not None:
+        return all(isinstance(each, str) for each in known)
+    return schema.get("type") == "string" or _KINDS.isdisjoint(schema)
+
+
+def choices_of(schema: Mapping[str, Any]) -> list[Any] | None:
+    """The only values that a schema allows, if it has a list of them."""
+    known = schema.get("enum", [schema["const"]] if "const" in schema else None)
+    return known if isinstance(known, list) else None
+
+
 def _json_of(value: str, schema: object) -> str:
     """A value as JSON: a string, unless its schema wants something else that it can be."""
-    kind = schema.get("type", "string") if isinstance(schema, Mapping) else "string"
-    if kind != "string":
+    if not is_text(schema):
         try:
             parsed = json.loads(value, parse_constant=_refuse)
             written = json.dumps(parsed, ensure_ascii=False, allow_nan=False)

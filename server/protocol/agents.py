@@ -31,6 +31,8 @@ def as_chats_choose(value: object) -> object:
     if isinstance(name := value.get("name"), str):
         return {"type": "function", "function": {"name": name}}
     kind = value.get("type")
+    if kind == "allowed_tools":
+        raise ValueError("allowed_tools are not supported: send those tools alone, and 'auto'")
     return "required" if kind == "any" else kind if kind in ("auto", "none") else value
 
 

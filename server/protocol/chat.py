@@ -18,13 +18,16 @@ class NamedFunction(Wire):
     """The name of a function."""
 
     name: str
+    """Its name."""
 
 
 class NamedTool(Wire):
     """The one tool that is to be called."""
 
     type: Literal["function"]
+    """What this is."""
     function: NamedFunction
+    """Which function."""
 
 
 def _tool_choice(value: object) -> object:

@@ -9,7 +9,7 @@ from server.protocol.agents import MAX_TOOLS, AgentRequest, as_chats_choose
 from server.protocol.chat import ToolChoice
 from server.protocol.foreign import HARMLESS
 from server.protocol.responses_items import NOT_STORED, Items, ResponsesTool
-from server.protocol.wire import Text, Wire, examples
+from server.protocol.wire import Text, Wire, examples, told_back
 
 
 def _not_stored(value: object) -> object:
@@ -74,7 +74,7 @@ class ResponsesRequest(AgentRequest):
     """A text, or the items of a conversation."""
     instructions: Text | None = None
     """What the model is told before all else."""
-    tools: Annotated[list[ResponsesTool], FailFast()] = Field(
+    tools: Annotated[list[ResponsesTool], FailFast(), BeforeValidator(told_back)] = Field(
         default_factory=list, max_length=MAX_TOOLS
     )
     """What the model may call."""
@@ -82,13 +82,13 @@ class ResponsesRequest(AgentRequest):
     """Whether it may."""
     parallel_tool_calls: bool = True
     """Whether it may make several calls at once."""
-    reasoning: Reasoning | None = None
+    reasoning: Annotated[Reasoning | None, BeforeValidator(told_back)] = None
     """How the model is to reason."""
-    text: TextSettings | None = None
+    text: Annotated[TextSettings | None, BeforeValidator(told_back)] = None
     """What the text is to be like."""
     include: Annotated[list[str], BeforeValidator(_includes)] = Field(default_factory=list)
     """What else is to be told; nothing of it is there, and a reply is whole without."""
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, str], BeforeValidator(told_back)] = Field(default_factory=dict)
     """Told back."""
     previous_response_id: Annotated[None, BeforeValidator(_not_stored)] = None
     """Refused, since nothing is stored."""

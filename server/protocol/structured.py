@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from server.protocol.foreign import refusal
-from server.protocol.wire import Text, Wire
+from server.protocol.wire import Text, Wire, is_encodable
 
 ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 """The schema of `json_object`: an object, of whatever is JSON."""
@@ -40,13 +40,21 @@ class StructureFields(Wire):
     """What clients call that of OpenAI's chats."""
 
     response_format: dict[str, Any] | None = None
+    """The form of the reply, of type text, json_object, json_schema or structural_tag."""
     structured_outputs: dict[str, Any] | None = None
+    """The same in vLLM's words: json, regex, choice, grammar, json_object or structural_tag."""
     guided_json: dict[str, Any] | Text | None = None
+    """A JSON schema that the reply keeps."""
     guided_regex: Text = ""
+    """A regular expression that the whole reply matches."""
     guided_choice: Choices | None = None
+    """Texts of which the reply is one."""
     guided_grammar: Text = ""
+    """A grammar in EBNF of which the reply is a word."""
     grammar: Text = ""
+    """The same, as llama-server has it (GBNF)."""
     json_schema: dict[str, Any] | Text | None = None
+    """A JSON schema that the reply keeps, as llama-server has it."""
 
     @model_validator(mode="after")
     def _ask_for_one_form(self) -> Self:
@@ -107,7 +115,7 @@ def _of_structured_outputs(name: str, value: Any) -> Iterator[Wanted]:
             yield Wanted(field, "json", _parsed(field, value))
         case "json_object":
             yield Wanted(field, "json", ANY_OBJECT)
-        case "regex" | "grammar" if isinstance(value, str):
+        case "regex" | "grammar" if isinstance(value, str) and is_encodable(value):
             yield Wanted(field, "regex" if name == "regex" else "grammar", value)
         case "choice" if isinstance(value, list) and all(isinstance(e, str) for e in value):
             yield Wanted(field, "choice", value)

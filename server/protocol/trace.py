@@ -12,26 +12,37 @@ class TracedNode(Wire):
     """
 
     id: int
+    """The token."""
     text: str
+    """What it adds to the text."""
     parent: int | None
+    """The place of its parent among the nodes."""
     depth: int
+    """How many tokens lie between it and the text."""
     origin: str
+    """The stage that proposed it."""
     estimate: float
+    """The probability, as believed before the pass, that the target chooses it."""
 
 
 class TracedToken(Wire):
     """A token of the reply, what it adds to the text, and who proposed it."""
 
     id: int
+    """The token."""
     text: str
+    """What it adds to the text."""
     origin: str
+    """Who proposed it."""
 
 
 class BonusToken(Wire):
     """The target's own token after the accepted path."""
 
     id: int
+    """The token."""
     text: str
+    """What it adds to the text."""
 
 
 class TracedStep(Wire):
@@ -43,16 +54,30 @@ class TracedStep(Wire):
     """
 
     step: int
+    """Its number, from 0."""
     nodes: list[TracedNode]
+    """The tree, or a part of it."""
     num_nodes: int
+    """Nodes of the whole tree."""
     num_accepted: int
+    """Of these, those that the target agreed with."""
     path: list[int]
+    """Their places."""
     bonus: BonusToken
+    """The target's own token after them."""
     tokens: list[TracedToken]
+    """What the reply has of it."""
     place: int
+    """Of this choice among the texts that shared the step."""
     nodes_by_text: list[int]
+    """Nodes of each of these."""
     step_ms: float
+    """What the step took, in milliseconds."""
     drafting_ms: float
+    """Of that, what growing the tree took."""
     target_ms: float
+    """Of that, the target's pass."""
     choosing_ms: float
+    """Of that, choosing its tokens."""
     stages: list[StageMetrics]
+    """What each stage contributed."""

@@ -22,6 +22,27 @@ def _encodable(text: str) -> str:
     return text
 
 
+_DEEPEST = 64
+
+
+def told_back(value: object) -> object:
+    """Refuse what a reply could not say again: what is no text, or lists in lists in lists."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        if not all(map(is_encodable, level)):
+            raise ValueError("holds half a surrogate pair, which is no text")
+        inner: list[object] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += [*each.keys(), *each.values()]
+            elif isinstance(each, list):
+                inner += each
+        level = inner
+    if level:
+        raise ValueError(f"is more than {_DEEPEST} lists or objects deep")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
 """A string that is text."""
 

@@ -92,8 +92,11 @@ async def _compile(plan: Plan, body: TextRequest, state: State) -> None:
     constraint = plan.sequences[0].constraint
     if constraint is None:
         return
-    param = body.wanted.field if body.wanted else "tool_choice"
+    wanted = body.wanted
+    param = wanted.field if wanted else "tool_choice"
+    is_more = wanted is not None and wanted.kind != constraint.kind == "structural_tag"
+    beside = ", with what may stand beside it, such as calls of the tools" if is_more else ""
     try:
         await state.pool.nearest.compile(constraint)
     except InvalidRequestError as error:
-        raise BadRequestError(f"{param}: {error}", param=param) from error
+        raise BadRequestError(f"{param}{beside}: {error}", param=param) from error

@@ -61,6 +61,8 @@ def _signpost(state: AppState) -> dict[str, Any]:
         "needs_key": state.needs_key,
         "completions": "/v1/completions",
         "chat": "/v1/chat/completions",
+        "responses": "/v1/responses",
+        "messages": "/v1/messages",
         "infill": "/infill",
         "models": "/v1/models",
         "ready": "/ready",

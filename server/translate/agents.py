@@ -9,8 +9,11 @@ from server.errors import BadRequestError
 from server.protocol import ChatRequest, TextRequest, Tool
 from server.protocol.agents import AgentRequest
 from server.protocol.messages import FunctionSpec
+from server.protocol.structured import StructureFields
 
 _JOINED = ("system", "user", "assistant")
+_SAID = ("content", "reasoning_content", "tool_calls")
+"""Of an assistant's message: without any of these it says nothing."""
 
 
 def chat_of(
@@ -18,12 +21,15 @@ def chat_of(
 ) -> ChatRequest:
     """The chat that a body is, checked as chats are; raises BadRequestError."""
     said = {"messages": [*messages], "tools": [*tools], **more}
-    said["response_format"] = body.response_format
+    # Of these some exclude one another.
+    said |= {name: getattr(body, name) for name in StructureFields.model_fields}
     try:
         chat = ChatRequest.model_validate(said)
     except ValidationError as invalid:
-        reason = invalid.errors()[0]["msg"]
-        raise BadRequestError(f"As a chat, this body cannot be: {reason}") from invalid
+        first = invalid.errors()[0]
+        param = first.get("ctx", {}).get("param") or ".".join(map(str, first["loc"]))
+        told = f"{param}: {first['msg']}".replace("response_format", body.form_name)
+        raise BadRequestError(told, param=param) from invalid
     return chat.model_copy(update={name: getattr(body, name) for name in TextRequest.model_fields})
 
 
@@ -44,6 +50,8 @@ def joined(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     told: list[dict[str, Any]] = []
     for message in messages:
         role = "system" if message["role"] == "developer" else message["role"]
+        if role == "assistant" and not any(message.get(name) for name in _SAID):
+            continue
         if told and told[-1]["role"] == role and role in _JOINED:
             told[-1] = _sum(told[-1], message)
         else:

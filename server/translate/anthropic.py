@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from server.errors import NotStoredError, anthropic_envelope
+from server.errors import BadRequestError, NotStoredError, anthropic_envelope
 from server.message import Part
 from server.piece import Piece
 from server.protocol import ChatRequest
@@ -71,6 +71,9 @@ def _chat_of(body: PromptRequest) -> ChatRequest:
             "thread: nothing is stored here: send all messages, and leave it out", param="thread"
         )
     messages = joined(_messages(body))
+    if not messages:
+        told = "messages: they say nothing that is told to a model"
+        raise BadRequestError(told, param="messages")
     last = messages[-1]
     is_text = bool(last.get("content")) and "tool_calls" not in last
     is_continued = last["role"] == "assistant" and is_text

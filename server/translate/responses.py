@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from server.errors import answer_for, envelope
 from server.piece import Piece
+from server.protocol.chat import NamedTool
 from server.protocol.responses import ResponsesRequest
 from server.protocol.responses_events import ResponseEvent
 from server.protocol.responses_reply import (
@@ -110,7 +111,7 @@ class ResponsesReply(Reply[ResponsesRequest, ChatPlan]):
             reasoning=asked["reasoning"] or {"effort": None, "summary": None},
             temperature=body.temperature,
             text=asked["text"] or {"format": {"type": "text"}},
-            tool_choice=body.tool_choice,
+            tool_choice=_told_choice(body.tool_choice),
             tools=asked["tools"],
             top_p=body.top_p,
             metadata=body.metadata,
@@ -125,6 +126,13 @@ class ResponsesReply(Reply[ResponsesRequest, ChatPlan]):
             output_tokens_details=OutputDetails(reasoning_tokens=record.num_reasoning_tokens),
             total_tokens=record.num_prompt_tokens + record.num_completion_tokens,
         )
+
+
+def _told_choice(choice: str | NamedTool) -> Any:
+    """A choice of tools in this API's words."""
+    if isinstance(choice, str):
+        return choice
+    return {"type": "function", "name": choice.function.name}
 
 
 _CUT = IncompleteDetails(reason="max_output_tokens")

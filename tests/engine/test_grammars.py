@@ -33,6 +33,15 @@ def tiny() -> Vocabulary:
     return Vocabulary(TOKENS, [EOS])
 
 
+def test_what_is_too_large_is_not_even_kept() -> None:
+    """Red when refused sources of megabytes stay in memory."""
+    made = Grammars(lambda: pytest.fail("a vocabulary was read"))
+    for number in range(3):
+        with pytest.raises(InvalidRequestError, match="the most"):
+            made.compiled(Constraint("regex", "a" * 2**17 + str(number)))
+    assert made.begin(Constraint("regex", "a" * 2**17)) and not made._known
+
+
 def test_what_takes_too_long_is_refused_and_keeps_nobody() -> None:
     """Red when a schema may be compiled for ever, or others wait for it."""
     known = Grammars(tiny, seconds=0.02)

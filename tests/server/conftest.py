@@ -37,7 +37,8 @@ class Reply:
 
     def events(self) -> list[Any]:
         """The data of its server-sent events, `[DONE]` as a string."""
-        data = [line[6:] for line in self.body.decode().split("\n\n") if line]
+        lines = self.body.decode().splitlines()
+        data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
         return [item if item == "[DONE]" else json.loads(item) for item in data]
 
 

@@ -23,6 +23,7 @@ TOOL: dict[str, Any] = {
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
 EVENTS: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
+HIDDEN = {"type": "redacted_thinking", "data": "x"}
 ASKED: list[Any] = [{"role": "user", "content": "Warm?"}]
 
 
@@ -387,6 +388,9 @@ def test_claude_code_is_served(live: LiveServer, script: Blocks) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "reads text alone"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
         ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": [HIDDEN]}]}, "messages: they say nothing"),
+        ({"tool_choice": {"type": "any"}, "tools": [TOOL], "guided_regex": "a"}, "another form"),
+        ({"structured_outputs": {"regex": "\ud800"}}, "structured_outputs"),
         ({"temprature": 1}, "temperature"),
         ({"n": 2}, "one reply"),
     ],

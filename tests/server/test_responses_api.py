@@ -48,6 +48,11 @@ def client(live: LiveServer) -> Iterator[openai.OpenAI]:
         yield client
 
 
+def deep(levels: int) -> dict[str, Any]:
+    """Objects in objects."""
+    return {"a": deep(levels - 1)} if levels else {}
+
+
 def ask(server: LiveServer, **body: Any) -> Reply:
     sent = json.dumps({"input": "Warm?", **body}).encode()
     return server.request("POST", "/v1/responses", sent, content_type="application/json")
@@ -358,6 +363,15 @@ def test_codex_is_served(
         ({"prompt": {"id": "p"}}, "prompt", "no prompts are kept"),
         ({"background": True}, "background", "not supported"),
         ({"text": {"format": {"type": "yaml"}}}, "text.format", "json_schema"),
+        ({"reasoning": {"effort": "\ud800"}}, "reasoning", "surrogate"),
+        ({"metadata": {"a": "\ud800"}}, "metadata", "surrogate"),
+        ({"tools": [{**TOOL, "parameters": deep(300)}]}, "tools", "deep"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "not supported"),
+        (
+            {"tools": [TOOL], "tool_choice": "required", "guided_regex": "a"},
+            "tool_choice",
+            "another form",
+        ),
         ({"include": ["message.output_text.logprobs"]}, "include", "log-probabilities"),
         ({"n": 2}, "n", "one reply"),
         ({"input": []}, "input", "at least 1"),
