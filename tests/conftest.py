@@ -52,7 +52,7 @@ MISSING = [
     for name in ("fastapi", "msgspec", "prometheus_client", "pydantic", "uvicorn", "zmq")
     if find_spec(name) is None
 ]
-collect_ignore = ["server", "engine/test_process.py"]
+collect_ignore = ["server", "engine/test_process.py", "engine/test_trace.py"]
 collect_ignore += ["test_http_page.py", "test_peers.py", "test_readme.py"]
 if not MISSING:
     collect_ignore.clear()
