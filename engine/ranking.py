@@ -147,7 +147,8 @@ def _goes_on(scores: Array, kept: Array, filters: Filters) -> bool:
     """Whether more may be kept, or tie with the last of top-k, behind the columns of any row."""
     goes_on = kept[:, -1:] > -math.inf
     if filters.top_k is not None:
-        is_tied = scores[:, -1:] >= kth(scores, filters.top_k)
+        last = scores[:, -1:]
+        is_tied = (last >= kth(scores, filters.top_k)) & (last > -math.inf)
         goes_on = goes_on | (is_tied & (filters.top_k < EVERY))
     return bool(goes_on.any())
 

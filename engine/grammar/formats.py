@@ -5,6 +5,7 @@ bounds is bounded, and names and marks are certain where they come.
 """
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from engine.errors import InvalidRequestError
@@ -30,6 +31,21 @@ def format_of(constraint: Constraint) -> Format:
             return _choice(parsed(constraint))
         case "structural_tag":
             return _tag(parsed(constraint))
+
+
+def named_tokens(constraint: Constraint) -> frozenset[int]:
+    """The ids of tokens that a constraint asks for, as marks that are no text."""
+    if constraint.kind != "structural_tag":
+        return frozenset()
+    return frozenset(_named(parsed(constraint)))
+
+
+def _named(part: Any) -> Iterator[int]:
+    if isinstance(part, dict) and part.get("type") == "token":
+        yield from [part["token"]] if isinstance(part.get("token"), int) else []
+    if isinstance(part, dict | list):
+        for each in part.values() if isinstance(part, dict) else part:
+            yield from _named(each)
 
 
 def _json(schema: Any) -> Format:
@@ -67,9 +83,9 @@ def _rewritten(part: Any) -> Any:
         return [_rewritten(each) for each in part]
     if not isinstance(part, dict):
         return part
-    if part.get("type") == "json_schema":
-        if part.get("style", "json") == "json":
-            return _json(part.get("json_schema"))
-        check_schema(part.get("json_schema"))
+    if "json_schema" in part:
+        if part.get("type") == "json_schema" and part.get("style", "json") == "json":
+            return _json(part["json_schema"])
+        check_schema(part["json_schema"])
         return part
     return {key: _rewritten(value) for key, value in part.items()}

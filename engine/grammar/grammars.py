@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from engine.errors import EngineError, InvalidRequestError, first_line
-from engine.grammar.formats import format_of
+from engine.grammar.formats import format_of, named_tokens
 from engine.grammar.limits import check_source, is_too_large, name_of
 from engine.grammar.matcher import Matcher
 from engine.grammar.vocabulary import Vocabulary
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _MOST_KEPT = 256
 _MOST_BYTES = 2**28
 """Of all that is kept; an eighth of it is what one may take."""
+_MOST_TEXT = 2**21
+"""Characters of a grammar, as formats write it out."""
 _MOST_AT_ONCE = 2
 """What takes too long cannot be stopped: it goes on, and so many at the most."""
 _LOOKING_SECONDS = 0.05
@@ -40,13 +42,15 @@ class Grammars:
     def __init__(self, read: Callable[[], Vocabulary], seconds: float = 10.0) -> None:
         self._read, self._seconds = read, seconds
         self._known: OrderedDict[Constraint, _Compilation] = OrderedDict()
+        self._reading = threading.Lock()
         self._slots = threading.Semaphore(_MOST_AT_ONCE)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The model's; raises InvalidRequestError where there is none."""
         try:
-            return self._read()
+            with self._reading:
+                return self._read()
         except EngineError as error:
             raise InvalidRequestError(f"constraints need the model's tokenizer: {error}") from error
 
@@ -87,21 +91,22 @@ class Grammars:
 
     def matcher(self, constraint: Constraint, stop_ids: frozenset[int], num_prompt: int) -> Matcher:
         """The place of a text that has only a prompt. Raises InvalidRequestError."""
-        return Matcher(self.compiled(constraint), self.vocabulary, stop_ids, num_prompt)
+        compiled, named = self.compiled(constraint), named_tokens(constraint)
+        return Matcher(compiled, self.vocabulary, stop_ids, num_prompt, named)
 
     def _compile(self, constraint: Constraint, found: "_Compilation") -> None:
         """The work of a thread for which nobody waits at the end."""
         try:
-            tag = {"type": "structural_tag", "format": format_of(constraint)}
             compiler = self._compiler
             if not self._slots.acquire(timeout=self._seconds):
                 raise _BusyError("others' constraints are being compiled: try again.")
             try:
                 found.expect(self._seconds)
-                compiled = compiler.compile_structural_tag(json.dumps(tag))
+                compiled = compiler.compile_structural_tag(_tag_of(constraint))
             finally:
                 self._slots.release()
             self._check(constraint, compiled)
+            found.size = int(compiled.memory_size_bytes)
             found.set_result(compiled)
         except InvalidRequestError as error:
             found.set_exception(error)
@@ -116,7 +121,8 @@ class Grammars:
                 f"the {name_of(constraint)} takes {size >> 20} MiB, and {_MOST_BYTES >> 23} are "
                 "the most: send a simpler one."
             )
-        [start] = Matcher(compiled, self.vocabulary).following((), [()])
+        named = named_tokens(constraint)
+        [start] = Matcher(compiled, self.vocabulary, named=named).following((), [()])
         if start.end is not None:
             raise InvalidRequestError(
                 f"the {name_of(constraint)} allows no text that this model can write."
@@ -159,9 +165,18 @@ class _Compilation(Future["CompiledGrammar"]):
         while not self.is_over:
             with contextlib.suppress(TimeoutError):
                 self.exception(_LOOKING_SECONDS)  # how long it may take is known later
-        found = self.result(0)
-        self.size = int(found.memory_size_bytes)
-        return found
+        return self.result(0)
+
+
+def _tag_of(constraint: Constraint) -> str:
+    """A constraint as a structural tag; raises InvalidRequestError for one of too much text."""
+    tag = json.dumps({"type": "structural_tag", "format": format_of(constraint)})
+    if len(tag) > _MOST_TEXT:
+        raise InvalidRequestError(
+            f"the {name_of(constraint)} takes {len(tag)} characters when it is written out, and "
+            f"{_MOST_TEXT} are the most: send a simpler one."
+        )
+    return tag
 
 
 def _said(error: Exception) -> str:

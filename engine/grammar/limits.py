@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.errors import InvalidRequestError
@@ -25,6 +25,23 @@ _NAMED = frozenset(["properties", "patternProperties", "$defs", "definitions"])
 """Keywords whose value has schemas by names of the schema's own."""
 _DATA = frozenset(["const", "enum", "default", "examples", "required", "title", "description"])
 """Keywords whose value is no schema."""
+_ANNOTATIONS = frozenset(
+    [
+        *("default", "examples", "title", "description", "$comment", "$schema", "$id"),
+        *("$defs", "definitions", "deprecated", "readOnly", "writeOnly", "discriminator"),
+    ]
+)
+"""Keywords that forbid nothing."""
+_ALONE, _LISTED = frozenset(["$ref", "anyOf", "oneOf"]), frozenset(["enum", "const"])
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "array": (list,),
+    "object": (dict,),
+}
 _ESCAPED = re.compile(r'"|\\[\\nrtfvbcux0]')
 """What a pattern cannot have, since JSON writes it in another way than the pattern does."""
 
@@ -101,14 +118,37 @@ def _keywords(schema: Any) -> Iterator[str]:
 
 def _unenforced(schema: dict[str, Any]) -> Iterator[str]:
     """What of a schema's own keywords cannot be kept together, or as it is."""
-    options = schema.get("allOf")
-    if isinstance(options, list) and (len(options) > 1 or len({*schema} - _DATA) > 1):
+    options, beside = schema.get("allOf"), {*schema} - _ANNOTATIONS
+    if isinstance(options, list) and (len(options) > 1 or len(beside) > 1):
         yield "allOf"
+    # What stands beside these is passed over.
+    yield from (keyword for keyword in _ALONE & beside if len(beside) > 1)
+    reference = schema.get("$ref", "#")
+    if isinstance(reference, str) and reference != "#" and not reference.startswith("#/"):
+        yield "$ref"
+    for keyword in _LISTED & beside:
+        values = schema[keyword] if keyword == "enum" else [schema["const"]]
+        if beside - {keyword, "type"} or not _are_of(values, schema.get("type")):
+            yield keyword
+    required, properties = schema.get("required"), schema.get("properties", {})
+    if isinstance(required, list) and isinstance(properties, dict):
+        yield from ["required"] if {*map(str, required)} - {*properties} else []
     pattern = schema.get("pattern")
     if isinstance(pattern, str) and _ESCAPED.search(pattern):
         yield "pattern"
     if not {"pattern", "format"}.isdisjoint(schema):
         yield from {"minLength", "maxLength"}.intersection(schema)
+
+
+def _are_of(values: Any, kind: Any) -> bool:
+    """Whether all values are of a schema's type, if it has one."""
+    if kind is None or not isinstance(values, list):
+        return True
+    kinds = kind if isinstance(kind, list) else [kind]
+    known = tuple(each for name in kinds for each in _TYPES.get(str(name), ()))
+    return all(
+        isinstance(each, known) and (bool in known or not isinstance(each, bool)) for each in values
+    )
 
 
 def _depth(source: str) -> int:

@@ -48,8 +48,8 @@ class Following(NamedTuple):
 class Matcher:
     """Moves along with one text, whose first `num_prompt` tokens are no part of it.
 
-    Of the text's `stop_ids` those that are no text end it, where the grammar may end; others are
-    text like any other.
+    Of special tokens, which are no text, only those that are `named` come. Of the text's `stop_ids`
+    those that are no text end it, where the grammar may end; others are text like any other.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Matcher:
         vocabulary: Vocabulary,
         stop_ids: frozenset[int] = frozenset(),
         num_prompt: int = 0,
+        named: frozenset[int] = frozenset(),
     ) -> None:
         import xgrammar
 
@@ -69,7 +70,8 @@ class Matcher:
         )
         self._num_words = -(-len(texts) // 32)
         self._ends = self._bits(ends or vocabulary.ends)
-        self._all = self._bits(range(len(texts)))
+        usable = (token for token, text in enumerate(texts) if text or token in named)
+        self._all = self._bits(usable) | self._ends
         self._may_end = bool(ends)
         self._dead = Following(np.zeros(self._num_words, np.int32), None, "length")
         self._num_read = num_prompt
@@ -148,7 +150,10 @@ class Matcher:
         text = self._texts[longest]
         if not all(self._texts[token] and text.startswith(self._texts[token]) for token in tokens):
             return None
-        certain = self._inner.find_jump_forward_string().encode()
+        try:
+            certain = self._inner.find_jump_forward_string().encode()
+        except UnicodeDecodeError as error:  # what is certain ends inside a character
+            certain = error.object
         return longest if certain.startswith(text) else None
 
     def _bits(self, tokens: Iterable[int]) -> Words:

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
 class Vocabulary:
     """The bytes of every token by its id; none of special tokens, which are no text.
 
+    To xgrammar those have names that no text spells, since a form may ask for them by their ids.
+
     A model's vocabulary may be padded beyond its tokenizer's. `ends` are ids that end a text to the
     model. Tokens are written in a `kind` of xgrammar's, by default as they are.
     """
 
     def __init__(
         self,
-        tokens: Sequence[str],
+        tokens: Sequence[str] | Sequence[bytes],
         ends: Iterable[int],
         kind: "xgrammar.VocabType | None" = None,
         adds_space: bool = False,
@@ -24,15 +26,22 @@ class Vocabulary:
         import xgrammar
 
         self.ends = frozenset(ends)
-        named = ["" if token in self.ends else text for token, text in enumerate(tokens)]
+        named: list[Any] = ["" if token in self.ends else text for token, text in enumerate(tokens)]
+        spelled = xgrammar.TokenizerInfo(
+            named, kind or xgrammar.VocabType.RAW, vocab_size=len(named), stop_token_ids=[]
+        )
+        self.texts = [bytes(text) for text in spelled.decoded_vocab]
+        names: list[bytes] = [
+            text or (b"" if token in self.ends else b"\xff\xff%d" % token)
+            for token, text in enumerate(self.texts)
+        ]
         self.info = xgrammar.TokenizerInfo(
-            named,
-            kind or xgrammar.VocabType.RAW,
-            vocab_size=len(named),
+            names,
+            xgrammar.VocabType.RAW,
+            vocab_size=len(names),
             stop_token_ids=sorted(self.ends),
             add_prefix_space=adds_space,
         )
-        self.texts = [bytes(text) for text in self.info.decoded_vocab]
 
     @classmethod
     def of(cls, tokenizer: Any, vocab_size: int, ends: Iterable[int]) -> Self:
@@ -49,8 +58,3 @@ class Vocabulary:
             if token < vocab_size and token not in special:
                 tokens[token] = text
         return cls(tokens, ends, known.vocab_type, known.add_prefix_space)
-
-    @property
-    def size(self) -> int:
-        """The number of ids."""
-        return len(self.texts)

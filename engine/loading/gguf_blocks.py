@@ -24,21 +24,21 @@ def plain(rows: NDArray[Any], kind: str) -> Tensor:
     return torch.from_numpy(np.array(values, np.float32))
 
 
-def codes_of(rows: NDArray[Any], kind: str, precision: str, is_end: bool) -> Codes:
+def codes_of(rows: NDArray[Any], kind: str, precision: str, keeps_bits: bool) -> Codes:
     """Rows of bytes (out, bytes) as codes of a precision.
 
     In 4 bits, or in 8 and not to be rounded to 4, blocks of 32 are what our groups are: nothing is
     rounded but the scales of Q4_K, to half precision. Plain numbers, and Q8_0, are rounded to the
-    bits of the precision; what has 5, 6, or fewer than 4 bits is widened to 8, and what
-    embeds or scores tokens (`is_end`) has no less.
+    bits of the precision, unless it `keeps_bits`: then to no less than 8. What has 5, 6, or fewer
+    than 4 bits is widened to 8.
     """
     if kind in _IN_4_BITS:
         return _OF_BLOCKS[kind](rows)
-    if kind == "Q8_0" and (precision == INT8 or is_end):
+    if kind == "Q8_0" and (precision == INT8 or keeps_bits):
         codes = _of_q8_0(rows)
         if int(codes.values.min()) > _LEAST:
             return codes
-    is_widened = is_end or kind not in (*_NUMBERS, "Q8_0")
+    is_widened = keeps_bits or kind not in (*_NUMBERS, "Q8_0")
     return quantise(plain(rows, kind), 8 if is_widened else BITS[precision])
 
 

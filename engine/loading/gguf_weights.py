@@ -21,7 +21,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 
 from engine import attention
 from engine.checkpoint import check_keys, check_numbers
-from engine.loading.gguf_blocks import codes_of, plain
+from engine.loading.gguf_blocks import codes_of, plain, precision_of
 from engine.loading.gguf_file import FACTORS, StoredTensor
 from engine.loading.precision import num_parameters
 from engine.loading.quiet import silence
@@ -75,6 +75,8 @@ class _Reader:
         self._kept = self._ends if keeps_ends else ()
         table = contents(file)
         self._tensors = table.tensors
+        # What a file has in more bits than most of it was not worth fewer to who made it.
+        self._is_own = precision_of(table.num_weights()) == precision.name
         self._network, self._precision = network, precision
         processor: Any = TENSOR_PROCESSORS.get(table.architecture, TensorProcessor)
         self._processor = processor(config=network.config.to_dict())
@@ -129,7 +131,8 @@ class _Reader:
         return self._precision.is_quantised and is_kind and layer not in self._kept
 
     def _rounded(self, layer: nn.Module, rows: NDArray[Any], kind: str) -> nn.Module:
-        codes = codes_of(rows, kind, self._precision.name, layer in self._ends)
+        keeps_bits = self._is_own or layer in self._ends
+        codes = codes_of(rows, kind, self._precision.name, keeps_bits)
         if isinstance(layer, nn.Linear):
             return IntegerLinear(codes, layer.bias, codes.values.dtype)
         return IntegerEmbedding(codes)

@@ -3,13 +3,22 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from logging import Handler, LogRecord
+from threading import RLock
 
 from transformers.utils import logging
+
+_LOCK = RLock()
+"""Who reads a tokenizer beside others is not to put back what they have put there."""
 
 
 @contextmanager
 def silence() -> Iterator[list[str]]:
     """Keep what transformers says to ourselves: who loads hears of faults in one line of ours."""
+    with _LOCK:
+        yield from _silenced()
+
+
+def _silenced() -> Iterator[list[str]]:
     logger, was_enabled = logging.get_logger("transformers"), logging.is_progress_bar_enabled()
     before = logger.handlers, logger.propagate
     said: list[str] = []

@@ -88,9 +88,13 @@ class LinearLayer:
     def drop(self, seat: int, num_rows: int | None) -> None:
         """Forget the first rows behind the committed text; None: all of them."""
         inputs, changes = self._inputs[seat], self._changes[seat]
+        if num_rows is None or inputs is None or len(inputs) <= num_rows:
+            # Nor is what they lie in kept: a prompt's rows are many.
+            self._inputs[seat] = self._changes[seat] = None
+            return
         rows = slice(num_rows, None)
-        self._inputs[seat] = None if num_rows is None or inputs is None else inputs[rows]
-        self._changes[seat] = None if num_rows is None or changes is None else changes.of(rows)
+        self._inputs[seat] = inputs[rows]
+        self._changes[seat] = None if changes is None else changes.of(rows)
 
     def state(self, seat: int) -> list[Tensor]:
         """The state of a text, as views."""

@@ -95,8 +95,9 @@ class SeatState(NoState):
 
     def accept(self, path: Sequence[int]) -> None:
         """Take in a path, by the numbers of its rows behind the text."""
-        self._states.fold(self._seat, path)
-        self.length += len(path)
+        if path:
+            self._states.fold(self._seat, path)
+            self.length += len(path)
 
     def drop(self) -> None:
         """Forget all rows behind the text."""

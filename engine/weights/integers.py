@@ -21,11 +21,6 @@ class IntegerLinear(PackedLinear):
         for name, part in zip(Codes._fields, codes, strict=True):
             self.register_buffer(name, part, persistent=False)
 
-    @staticmethod
-    def suits(weight: Tensor) -> bool:
-        """Whether the weights are on a CPU: they may have any precision."""
-        return weight.device.type == "cpu"
-
     @property
     def codes(self) -> Codes:
         """The weights as they are kept."""

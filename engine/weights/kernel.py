@@ -114,11 +114,6 @@ class IntegerKernelLinear(PanelLinear):
         self.register_buffer("panels", panels.codes, persistent=False)
         self.register_buffer("halves", panels.halves, persistent=False)
 
-    @staticmethod
-    def suits(weight: Tensor) -> bool:
-        """Whether the weights are on a CPU, in codes."""
-        return weight.device.type == "cpu" and not weight.is_floating_point()
-
     @property
     def panel_size(self) -> int:
         """Whatever the processor."""

@@ -16,11 +16,6 @@ class PackedLinear(nn.Module, ABC):
         self.dtype = weight.dtype
         self.bias = bias
 
-    @staticmethod
-    @abstractmethod
-    def suits(weight: Tensor) -> bool:
-        """Whether weights of this precision, on their device, can be laid out like this."""
-
     @property
     @abstractmethod
     def weight(self) -> Tensor:

@@ -90,13 +90,59 @@ def test_special_tokens_are_no_text() -> None:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.add_special_tokens(["<|end|>"])
     vocabulary = Vocabulary.of(PreTrainedTokenizerFast(tokenizer_object=inner), 400, [256])
-    assert inner.token_to_id("<|end|>") == 256 and vocabulary.size == 400
+    assert inner.token_to_id("<|end|>") == 256 and len(vocabulary.texts) == 400
     assert vocabulary.texts[256] == vocabulary.texts[399] == b""
     assert vocabulary.texts[inner.token_to_id("\u0120")] == b" "
     matcher = Grammars(lambda: vocabulary).matcher(Constraint("regex", "[^a]*"), frozenset(), 0)
     [start] = matcher.following((), [()])
     allowed = [t for t in range(416) if start.words[t >> 5] >> (t & 31) & 1]
     assert allowed and all(vocabulary.texts[token] for token in allowed)
+
+
+def test_a_mark_that_is_a_token_comes_where_it_is_named_and_nowhere_else() -> None:
+    """Red when reasoning never ends, as the token that ends it is no text, or any mark may come."""
+    names = ["a", "b", "", "", "</s>"]
+    known = Grammars(lambda: Vocabulary(names, [4]))
+    content = {"type": "any_tokens", "exclude_tokens": [3]}
+    parts = [content, {"type": "token", "token": 3}, {"type": "const_string", "value": "ab"}]
+    tag = {"type": "structural_tag", "format": {"type": "sequence", "elements": parts}}
+    matcher = known.matcher(Constraint("structural_tag", json.dumps(tag)), frozenset([4]), 0)
+    paths = [(), (0, 1), (3,), (1, 3, 0), (3, 0, 1)]
+    told = matcher.following((), paths)
+    assert [int(each.words[0]) for each in told] == [0b1011, 0b1011, 0b1, 0b10, 0b10000]
+    assert told[-1].end == "stop"
+    with pytest.raises(InvalidRequestError, match="no text"):
+        known.compiled(Constraint("regex", "c"))
+
+
+def test_what_is_certain_may_end_inside_a_character() -> None:
+    """Red when two emojis that begin with the same bytes end the engine."""
+    alphabet = [bytes([each]) for each in range(256)]
+    known = Grammars(lambda: Vocabulary([*alphabet, "👍".encode()[:2], b""], [257]))
+    matcher = known.matcher(Constraint("choice", '["👍", "👎"]'), frozenset([257]), 0)
+    [start] = matcher.following((), [()])
+    assert start.only == 256
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/n", "maxLength": 2, "$defs": {"n": {"type": "string"}}},
+        {"$ref": "#n", "$defs": {"n": {"type": "string"}}},
+        {"type": "object", "properties": {}, "anyOf": [{"required": []}]},
+        {"type": "integer", "enum": ["a", 1]},
+        {"enum": [1, 2], "minimum": 2},
+        {"const": 1, "enum": [2]},
+        {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["b"]},
+    ],
+    ids=str,
+)
+def test_what_stands_beside_what_decides_alone_is_refused(schema: object) -> None:
+    """Red when a keyword is passed over in silence, and a whole reply breaks its schema."""
+    with pytest.raises(InvalidRequestError, match="cannot be enforced"):
+        Grammars(tiny).compiled(schema_constraint(schema))
+    described = {"title": "A", "description": "b", "default": 1, "type": "integer", "enum": [1, 2]}
+    assert Grammars(tiny).compiled(schema_constraint(described))
 
 
 @pytest.mark.slow

@@ -89,6 +89,15 @@ def test_the_text_is_the_same_with_and_without_speculation(architecture: str, st
     assert right > 0 or not stages.startswith("draft over")
 
 
+@pytest.mark.parametrize("architecture", HYBRIDS)
+def test_a_prompt_may_be_read_and_nothing_written(architecture: str) -> None:
+    """Red when a path of no nodes is folded into a state."""
+    decoder = Decoder(target(architecture))
+    steps, finished = run(decoder, GenerateRequest("r", (1, 2, 3, 4), 0), "off")
+    assert finished.reason == "length" and token_ids(steps) == []
+    assert token_ids(run(decoder, GenerateRequest("s", (1, 2, 3, 4), 3), "off")[0])
+
+
 def test_a_head_reads_a_target_that_keeps_states() -> None:
     """Red when hidden states of a text that went back, or of a tree, are another row's: the text
     would be the same, so what is compared is what the head was given."""
