@@ -13,7 +13,6 @@ from server.protocol.responses import ResponsesRequest
 from tests.chats import THINKING
 from tests.server.conftest import LiveServer
 from tests.server.fakes import Behaviour
-from tests.server.test_chat_bodies import values
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +24,11 @@ def live() -> Iterator[LiveServer]:
     server.join()
 
 
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=6,
+)
 texts = st.sampled_from(["a", "", "{", '{"a": 1}', "x-anthropic-y", "\ud800"])
 
 
@@ -91,7 +95,7 @@ cases = st.tuples(st.just("/v1/responses"), bodies(ResponsesRequest, "input", it
 )
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(case=cases)
 def test_no_body_makes_the_server_fail(live: LiveServer, case: tuple[str, dict[str, Any]]) -> None:
     """Red when what nobody foresaw is our fault: the answer is a reply, or says what is wrong."""

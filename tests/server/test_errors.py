@@ -97,7 +97,9 @@ def test_nulls_and_harmless_fields_mean_the_default(live: LiveServer) -> None:
         assert live.behaviour.requests[-1].max_tokens == 16
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'"text"', b"[1]", b"\xff\xfe", b"null", b"[" * 10**5])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'"text"', b"[1]", b"\xff\xfe", b"null", b"[" * 60_000]
+)
 def test_a_body_that_is_no_json_object_is_a_400(live: LiveServer, body: bytes) -> None:
     """Red when the body is taken for granted."""
     error(live.request("POST", "/v1/completions", body, content_type="application/json"), 400)
