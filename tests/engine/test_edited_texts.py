@@ -12,7 +12,7 @@ from tests.engine.sampling_params import random_edits, random_filters
 from tests.engine.setups import STAGE_LISTS, random_request, run, target_model, token_ids
 
 CASES_PER_LIST = 12
-MANY_CASES = 120
+MANY_CASES = 48
 
 
 def play(stages: str, num_cases: int, seed: int = 0) -> tuple[int, int, int]:

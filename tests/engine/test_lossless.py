@@ -16,7 +16,7 @@ from tests.engine.setups import (
 )
 
 CASES_PER_LIST = 20
-MANY_CASES = 200
+MANY_CASES = 80
 
 
 def play(stages: str, num_cases: int, seed: int = 0) -> tuple[int, dict[str, StageStats]]:

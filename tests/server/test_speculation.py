@@ -167,7 +167,7 @@ def written(command: Command, asked: Asked, speculation: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
+@settings(max_examples=40)
 @given(st.lists(completions() | chats(), min_size=1, max_size=5))
 def test_nor_in_any_company(command: Command, asked: list[Asked]) -> None:
     """Red as above, of what is rarer."""
