@@ -17,6 +17,7 @@ from engine.config import (
 from engine.errors import (
     ConfigError,
     ContextLengthError,
+    EngineBusyError,
     EngineDiedError,
     EngineError,
     InvalidRequestError,
@@ -64,6 +65,7 @@ __all__ = [
     "ContextLengthError",
     "Dtype",
     "EmittedToken",
+    "EngineBusyError",
     "EngineConfig",
     "EngineDiedError",
     "EngineError",

@@ -5,6 +5,7 @@ EngineError
 ├── ModelLoadError         weights or tables that cannot be loaded
 ├── InvalidRequestError    a request that can never run on this engine
 │   └── ContextLengthError a prompt or a reply that its window cannot hold
+├── EngineBusyError        a request that may be sent again as it is
 └── EngineDiedError        the engine process ended while a request was running
 """
 
@@ -38,6 +39,10 @@ class InvalidRequestError(EngineError):
 
 class ContextLengthError(InvalidRequestError):
     """A prompt, or a prompt and its reply, that the model's window cannot hold."""
+
+
+class EngineBusyError(EngineError):
+    """What others have asked for must be done first; the request may be sent again as it is."""
 
 
 class EngineDiedError(EngineError):

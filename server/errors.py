@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from engine import ContextLengthError, EngineDiedError, InvalidRequestError
+from engine import ContextLengthError, EngineBusyError, EngineDiedError, InvalidRequestError
 from server.protocol import AnthropicError, AnthropicErrorBody, ErrorBody, ErrorReply
 
 
@@ -92,6 +92,7 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     ClientGoneError: Answer(499, _INVALID, "client_closed_request"),
     NotReadyError: Answer(503, _UNAVAILABLE, "model_loading"),
     LoadFailedError: Answer(503, _UNAVAILABLE, "model_load_failed", is_final=True),
+    EngineBusyError: Answer(503, _UNAVAILABLE, "engine_busy"),
     QueueFullError: Answer(503, _UNAVAILABLE, "queue_full"),
     QueueTimeoutError: Answer(503, _UNAVAILABLE, "queue_timeout"),
     TooManyConnectionsError: Answer(503, _UNAVAILABLE, "too_many_connections"),

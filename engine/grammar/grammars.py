@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from engine.errors import EngineError, InvalidRequestError, first_line
+from engine.errors import EngineBusyError, EngineError, InvalidRequestError, first_line
 from engine.grammar.formats import format_of, named_tokens
 from engine.grammar.limits import check_source, is_too_large, name_of
 from engine.grammar.matcher import Matcher
@@ -72,7 +72,11 @@ class Grammars:
         return known.is_over
 
     def compiled(self, constraint: Constraint) -> "CompiledGrammar":
-        """A constraint as a grammar, waited for if need be. Raises InvalidRequestError."""
+        """A constraint as a grammar, waited for if need be.
+
+        Raises InvalidRequestError for one that cannot be kept, EngineBusyError where nobody knows
+        yet whether it could be.
+        """
         check_source(constraint)
         self.begin(constraint)
         known = self._known[constraint]
@@ -83,14 +87,14 @@ class Grammars:
                 f"the {name_of(constraint)} takes more than {self._seconds:g} s to compile: send a "
                 "simpler one."
             ) from None
-        except _BusyError:
+        except EngineBusyError:
             del self._known[constraint]
             raise
         finally:
             self._forget()
 
     def matcher(self, constraint: Constraint, stop_ids: frozenset[int], num_prompt: int) -> Matcher:
-        """The place of a text that has only a prompt. Raises InvalidRequestError."""
+        """The place of a text that has only a prompt. Raises as `compiled` does."""
         compiled, named = self.compiled(constraint), named_tokens(constraint)
         return Matcher(compiled, self.vocabulary, stop_ids, num_prompt, named)
 
@@ -99,7 +103,7 @@ class Grammars:
         try:
             compiler = self._compiler
             if not self._slots.acquire(timeout=self._seconds):
-                raise _BusyError("others' constraints are being compiled: try again.")
+                raise EngineBusyError("others' constraints are being compiled: try again.")
             try:
                 found.expect(self._seconds)
                 compiled = compiler.compile_structural_tag(_tag_of(constraint))
@@ -108,7 +112,7 @@ class Grammars:
             self._check(constraint, compiled)
             found.size = int(compiled.memory_size_bytes)
             found.set_result(compiled)
-        except InvalidRequestError as error:
+        except (InvalidRequestError, EngineBusyError) as error:
             found.set_exception(error)
         except Exception as error:  # whatever a library may say of somebody's grammar
             told = f"the {name_of(constraint)} cannot be compiled: {_said(error)}."
@@ -136,10 +140,6 @@ class Grammars:
     @property
     def _size(self) -> int:
         return sum(each.size + len(it.source) for it, each in self._known.items())
-
-
-class _BusyError(InvalidRequestError):
-    """It was not compiled, and nobody knows whether it could be."""
 
 
 class _Compilation(Future["CompiledGrammar"]):

@@ -1,10 +1,16 @@
 """What an engine process has told so far, and who waits to be told more."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from engine.errors import EngineDiedError, EngineError, InvalidRequestError, ModelLoadError
+from engine.errors import (
+    EngineBusyError,
+    EngineDiedError,
+    EngineError,
+    InvalidRequestError,
+    ModelLoadError,
+)
 from engine.process.messages import (
     Compiled,
     Event,
@@ -18,6 +24,13 @@ from engine.process.messages import (
 from engine.request import LoadProgress, ModelInfo, TokenizerState, Update
 
 Updates = asyncio.Queue[Update | EngineError]
+
+
+_FAILURES: Mapping[str, type[EngineError]] = {
+    "invalid": InvalidRequestError,
+    "busy": EngineBusyError,
+    "broken": EngineDiedError,
+}
 
 
 class Answers:
@@ -73,9 +86,8 @@ class Answers:
             case Stepped(updates):
                 for update in updates:
                     self._deliver(update.request_id, update)
-            case Failed(request_id, message, is_invalid):
-                kind = InvalidRequestError if is_invalid else EngineDiedError
-                self._deliver(request_id, kind(message))
+            case Failed(request_id, message, why):
+                self._deliver(request_id, _FAILURES[why](message))
 
     def bury(self, code: int) -> None:
         """The process has ended with this exit code: there is nothing to wait for any more."""

@@ -1,5 +1,7 @@
 """What the two sides say to each other: the engine's nouns in tagged msgspec structs."""
 
+from typing import Literal
+
 import msgspec
 
 from engine.request import (
@@ -82,11 +84,14 @@ class Stepped(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """A request cannot run, nor any with this constraint, or the engine broke under it."""
+    """A request cannot run, nor any with this constraint; or not now; or the engine broke under it.
+
+    `why` tells which.
+    """
 
     request_id: str
     message: str
-    is_invalid: bool
+    why: Literal["invalid", "busy", "broken"]
 
 
 class Beat(Message, frozen=True):

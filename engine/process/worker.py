@@ -17,7 +17,7 @@ import zmq
 
 from engine import program
 from engine.config import EngineConfig
-from engine.errors import InvalidRequestError, ModelLoadError, in_one_line
+from engine.errors import EngineBusyError, InvalidRequestError, ModelLoadError, in_one_line
 from engine.process.messages import (
     Beat,
     Cancel,
@@ -146,7 +146,9 @@ class Worker:
                 engine.add(held)
                 self._requests.add(held.request_id)
         except InvalidRequestError as error:
-            self._tell(Failed(held.request_id, str(error), is_invalid=True))
+            self._tell(Failed(held.request_id, str(error), "invalid"))
+        except EngineBusyError as error:
+            self._tell(Failed(held.request_id, str(error), "busy"))
 
     def _cancel(self, engine: "Engine", request_id: str) -> None:
         if self._held.pop(request_id, None) is None:
@@ -166,7 +168,7 @@ class Worker:
         except Exception as error:
             message = f"the engine failed: {type(error).__name__}: {error}"
             for request_id in self._requests:
-                self._tell(Failed(request_id, message, is_invalid=False))
+                self._tell(Failed(request_id, message, "broken"))
             raise
 
     def _read_tokenizer(self, model: str) -> None:

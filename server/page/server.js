@@ -18,8 +18,9 @@ export class Server {
 
   /** Kept by this tab alone, until it is closed. */
   set key(key) {
-    this.#key = key;
-    sessionStorage.setItem(KEY, key);
+    // What is pasted may bring along what no header can carry.
+    this.#key = key.replace(/[^\x21-\x7e]/g, "");
+    sessionStorage.setItem(KEY, this.#key);
   }
 
   get hasKey() {

@@ -8,8 +8,9 @@ from typing import Generic, TypeVar
 
 from fastapi import Request, Response
 
-from engine import InvalidRequestError, ModelInfo
-from server.errors import BadRequestError
+from engine import EngineBusyError, InvalidRequestError, ModelInfo
+from server.engines import RETRY_AFTER
+from server.errors import BadRequestError, QueueFullError
 from server.piece import Piece
 from server.plan import Plan
 from server.protocol import TextRequest
@@ -100,3 +101,5 @@ async def _compile(plan: Plan, body: TextRequest, state: State) -> None:
         await state.pool.nearest.compile(constraint)
     except InvalidRequestError as error:
         raise BadRequestError(f"{param}{beside}: {error}", param=param) from error
+    except EngineBusyError as error:
+        raise QueueFullError(str(error), retry_after=RETRY_AFTER) from error

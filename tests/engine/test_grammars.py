@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from engine.api import Engine
 from engine.config import EngineConfig
-from engine.errors import InvalidRequestError, ModelLoadError
+from engine.errors import EngineBusyError, InvalidRequestError, ModelLoadError
 from engine.grammar import Grammars, Vocabulary, grammars
 from engine.request import Constraint, GenerateRequest, SamplingParams, Speculation
 from engine.tokenizer import load_tokenizer
@@ -48,6 +48,16 @@ def test_what_takes_too_long_is_refused_and_keeps_nobody() -> None:
     with pytest.raises(InvalidRequestError, match=r"more than 0\.02 s to compile"):
         known.compiled(schema_constraint(SLOW))
     assert known.begin(schema_constraint(SLOW))
+    assert known.compiled(Constraint("regex", "ab"))
+
+
+def test_who_comes_while_others_compile_may_come_again() -> None:
+    """Red when a form that nobody has looked at is refused for good, or remembered as refused."""
+    known = Grammars(tiny, seconds=0.05)
+    assert known._slots.acquire() and known._slots.acquire()
+    with pytest.raises(EngineBusyError, match="try again"):
+        known.compiled(Constraint("regex", "ab"))
+    known._slots.release()
     assert known.compiled(Constraint("regex", "ab"))
 
 
