@@ -122,10 +122,12 @@ def test_guidellm(command: Command, tmp_path: Path) -> None:
     guidellm = program("guidellm")
     report = tmp_path / "report.json"
     run(
-        *(guidellm, "benchmark", "--target", f"http://127.0.0.1:{command.port}"),
-        *("--model", "tiny", "--rate-type", "synchronous", "--max-requests", "3"),
-        *("--data", '{"prompt_tokens": 16, "output_tokens": 8}', "--output-path", str(report)),
-        *("--processor", command.model),
+        *(guidellm, "run", "--disable-console", "--profile", "kind=synchronous"),
+        *("--backend", f"kind=openai_http,target=http://127.0.0.1:{command.port},model=tiny"),
+        *("--constraint", "kind=max_requests,count=3"),
+        *("--data", "kind=synthetic_text,prompt_tokens=16,output_tokens=8"),
+        *("--tokenizer", f"kind=huggingface_auto,model={command.model}"),
+        *("--output", f"kind=json,path={report}"),
         HF_HUB_OFFLINE="1",
     )
     told = json.loads(report.read_text())
