@@ -159,6 +159,9 @@ class CompletionReply(Reply[CompletionRequest, Plan]):
 
 
 def _mean_logprob(piece: Piece) -> float:
-    """Of a choice's tokens; 0 without any."""
+    """Of a choice's tokens, to three places; 0 without any.
+
+    The last bits of figures depend on company: of equal texts the first is to be the best.
+    """
     known = [token.logprob for token in piece.tokens if token.logprob is not None]
-    return sum(map(bounded, known)) / max(1, len(known))
+    return round(sum(map(bounded, known)) / max(1, len(known)), 3)
