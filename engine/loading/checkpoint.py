@@ -185,8 +185,8 @@ def _read_config(name: str) -> PretrainedConfig:
             )
     except Exception as error:  # whatever a foreign configuration may cause
         remedy = (
-            " Give a Hugging Face id, a folder with config.json and weights, a GGUF file, or "
-            "embedded/target."
+            " Give a Hugging Face id, a folder with config.json and weights, a GGUF file, "
+            "embedded/target, or smollm2."
         )
         raise unloadable(name, error, remedy) from error
     return config

@@ -119,22 +119,18 @@ class ChatReply(Reply[ChatRequest, ChatPlan]):
         ]
 
     def _call_pieces(self, choice: int, calls: Sequence[Added]) -> list[ToolCallPiece]:
-        """Of a call that is new its name first, and then what there is of its arguments."""
-        told: list[ToolCallPiece] = []
-        for call in calls:
-            if call.is_new:
-                told.append(
-                    ToolCallPiece(
-                        index=call.rank,
-                        id=self.call_id(choice, call.rank),
-                        type="function",
-                        function=CallPiece(name=call.part.name, arguments=""),
-                    )
-                )
-            if call.part.text:
-                piece = CallPiece(arguments=call.part.text)
-                told.append(ToolCallPiece(index=call.rank, function=piece))
-        return told
+        """What each call has got: its arguments, and of one that is new its name with them."""
+        return [
+            ToolCallPiece(
+                index=call.rank,
+                id=self.call_id(choice, call.rank),
+                type="function",
+                function=CallPiece(name=call.part.name, arguments=call.part.text),
+            )
+            if call.is_new
+            else ToolCallPiece(index=call.rank, function=CallPiece(arguments=call.part.text))
+            for call in calls
+        ]
 
     def _token_ids(self, piece: Piece) -> list[int] | None:
         wants_ids = self.body.return_token_ids

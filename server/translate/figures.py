@@ -21,8 +21,12 @@ from server.version import VERSION
 
 
 def fingerprint_of(info: ModelInfo) -> str:
-    """OpenAI's fingerprint of what makes a text: weights, precision and version."""
-    made_by = f"{info.fingerprint} {info.dtype} {VERSION}"
+    """OpenAI's fingerprint of what makes a text: weights, precision and version.
+
+    Where inputs are rounded, eager and compiled passes may part at near ties: they are told apart.
+    """
+    passes = "" if info.dtype == "float32" else info.passes.get("target", "")
+    made_by = f"{info.fingerprint} {info.dtype} {passes} {VERSION}"
     return f"fp_{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
 
 
