@@ -76,27 +76,16 @@ def test_ten_thousand_of_them_are(small: Command, asked: Asked) -> None:
     check(small.port, asked)
 
 
-@pytest.mark.slow
-def test_schemathesis_finds_no_failure_and_no_reply_that_is_not_described(small: Command) -> None:
-    """Red when a reply is none that /openapi.json describes, or a body breaks the server."""
-    checks = "not_a_server_error,status_code_conformance,content_type_conformance"
+@pytest.mark.clients
+@pytest.mark.timeout(1200)
+def test_schemathesis_finds_no_failure_of_the_servers(small: Command) -> None:
+    """Red when a body that /openapi.json allows, or nearly allows, breaks the server."""
     found = subprocess.run(
         [
-            *(
-                program("schemathesis"),
-                "run",
-                f"http://127.0.0.1:{small.port}/openapi.json",
-                "--no-color",
-            ),
-            *("--checks", f"{checks},response_schema_conformance", "--max-examples", "60"),
-            *(
-                "--phases",
-                "examples,coverage,fuzzing",
-                "--seed",
-                "1",
-                "--generation-database",
-                "none",
-            ),
+            *(program("schemathesis"), "run", f"http://127.0.0.1:{small.port}/openapi.json"),
+            *("--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing"),
+            *("--max-examples", "10", "--seed", "1", "--generation-database", "none"),
+            *("--workers", "2", "--no-color"),
         ],
         capture_output=True,
         text=True,
