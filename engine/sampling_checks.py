@@ -15,6 +15,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "top_n_sigma": (0, math.inf),
     "xtc_probability": (0, 1),
     "xtc_threshold": (0, 1),
+    # Beyond these a logit that is divided by it may be no number.
+    "repetition_penalty": (0.01, 100),
     "frequency_penalty": (-2, 2),
     "presence_penalty": (-2, 2),
     "dry_multiplier": (0, math.inf),
@@ -45,9 +47,6 @@ def _numbers(params: SamplingParams, max_tokens: int) -> Iterator[Problem]:
         if not (least <= value <= most and math.isfinite(value)):
             bounds = f"from {least} to {most}" if most < math.inf else f"{least} or more"
             yield name, f"{name} is {value}: it must be {bounds}."
-    if not 0 < (penalty := params.repetition_penalty) < math.inf:
-        told = f"repetition_penalty is {penalty}: it must be above 0, and 1 is none."
-        yield "repetition_penalty", told
     if params.min_tokens > max_tokens:
         told = f"min_tokens is {params.min_tokens}, and the reply has {max_tokens} at most"
         yield "min_tokens", f"{told}: lower it, or raise max_tokens."

@@ -83,7 +83,7 @@ class SamplingFields(Wire):
     """What XTC takes for likely."""
     logit_bias: Bias = Field(default_factory=dict)
     """Added to the logits of tokens, by their ids."""
-    repetition_penalty: float = Field(default=1.0, gt=0)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100)
     """Of every token of prompt and reply: divides a logit above 0, multiplies others."""
     frequency_penalty: Penalty = 0.0
     """Subtracted for every time that a token is in the reply."""
