@@ -56,7 +56,7 @@ if [ -n "$smoke" ]; then
     part step 100 "$python" benchmarks/step.py --device cpu --shapes tiny --tokens 8 --rounds 1 \
         --trees 8/2 --prompt 16 --compile never --json "$results/step.json"
     part load 100 "$python" benchmarks/load.py --device cpu --texts 1,2 --tokens 8 --rounds 1 \
-        --json "$results/load.json"
+        --compile never --json "$results/load.json"
 else
     # Compiling kernels for every shape takes most of the time of the tests.
     at_once=()

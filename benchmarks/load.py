@@ -97,7 +97,7 @@ def measure(
             device=arguments.device,
             max_model_len=1024,
             max_running=max(arguments.texts),
-            compile="wait",
+            compile=arguments.compile,
         )
         engine = Engine.load(config)
         fixed = engines_of(engine, stages) if arguments.fixed else {}
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", choices=("wait", "cached", "never"), default="wait")
     parser.add_argument("--fixed", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
