@@ -100,8 +100,8 @@ def test_a_text_is_typed_streamed_and_looked_at_step_by_step(
     server = start_server().wait_ready()
     page = tab.open(server)
     write(page, "def f(")
+    expect_count(page.locator(".text .token"), NUM_TOKENS)  # waits for them
     assert page.locator(".text").text_content() == f"def f({TEXT}"
-    expect_count(page.locator(".text .token"), NUM_TOKENS)
     assert f"{NUM_TOKENS} tokens in {NUM_STEPS} steps" in page.locator("#status").text_content()
     expect_step(page, NUM_STEPS)
     page.locator(".text .step").nth(1).click()
