@@ -1,6 +1,6 @@
 """The page of a running server in a headless Chromium: its weight, its first paint, pictures of it.
 
-    python -m benchmarks.page --url http://127.0.0.1:8000 --out /tmp/page
+    python -m benchmarks.page --url http://127.0.0.1:8000 --out pictures
 
 Needs playwright and a Chromium; `tests/server/test_browser.py` tests the page with the same.
 """

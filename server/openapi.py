@@ -39,10 +39,10 @@ UNAVAILABLE: Answers = {
 
 def refused_with(envelope: type[BaseModel], answers: Answers) -> Answers:
     """Answers of a route whose API has an envelope of its own for errors."""
-    own = {"model": envelope}
     return {
-        code: {**answer, **own} for code, answer in (REFUSALS | answers).items() if code != 200
-    } | {code: answer for code, answer in answers.items() if code == 200}
+        code: answer if code == 200 else {**answer, "model": envelope}
+        for code, answer in (REFUSALS | answers).items()
+    }
 
 
 def events_of(*chunks: type[BaseModel]) -> Answers:

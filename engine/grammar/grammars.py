@@ -77,7 +77,8 @@ class Grammars:
         Raises InvalidRequestError for one that cannot be kept, EngineBusyError where nobody knows
         yet whether it could be.
         """
-        check_source(constraint)
+        if constraint not in self._known:  # or it has been looked at
+            check_source(constraint)
         self.begin(constraint)
         known = self._known[constraint]
         try:
