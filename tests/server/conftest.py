@@ -184,13 +184,20 @@ def start_server() -> Iterator[StartServer]:
         server.join()
 
 
-@pytest.fixture(scope="module")
-def live() -> Iterator[LiveServer]:
-    """One ready server with the default script, shared by a module's tests."""
-    server = LiveServer(Behaviour()).wait_started().wait_ready()
+@contextmanager
+def serving(behaviour: Behaviour, **settings: Any) -> Iterator[LiveServer]:
+    """A server for several tests, which has loaded its model."""
+    server = LiveServer(behaviour, **settings).wait_started().wait_ready()
     yield server
     server.server.should_exit = True
     server.join()
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[LiveServer]:
+    """One ready server with the default script, shared by a module's tests."""
+    with serving(Behaviour()) as server:
+        yield server
 
 
 @contextmanager

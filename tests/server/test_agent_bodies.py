@@ -11,17 +11,15 @@ from hypothesis import strategies as st
 from server.protocol.anthropic import MessagesRequest
 from server.protocol.responses import ResponsesRequest
 from tests.chats import THINKING
-from tests.server.conftest import LiveServer
+from tests.server.conftest import LiveServer, serving
 from tests.server.fakes import Behaviour
 
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[LiveServer]:
     behaviour = Behaviour(chat_templates={"default": THINKING}, window=2048)
-    server = LiveServer(behaviour).wait_started().wait_ready()
-    yield server
-    server.server.should_exit = True
-    server.join()
+    with serving(behaviour) as server:
+        yield server
 
 
 values = st.recursive(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from tests.chats import REFUSING, THINKING
-from tests.server.conftest import LiveServer, Reply, StartServer
+from tests.server.conftest import LiveServer, Reply, StartServer, serving
 from tests.server.fakes import Behaviour
 from tests.server.test_chat_tools import CALL, MARKS, REPLY, TOKENIZER, Blocks
 
@@ -35,10 +35,8 @@ def script() -> Blocks:
 @pytest.fixture(scope="module")
 def live(script: Blocks) -> Iterator[LiveServer]:
     behaviour = Behaviour(script, chat_templates={"default": THINKING}, window=4096)
-    server = LiveServer(behaviour).wait_started().wait_ready()
-    yield server
-    server.server.should_exit = True
-    server.join()
+    with serving(behaviour) as server:
+        yield server
 
 
 @pytest.fixture

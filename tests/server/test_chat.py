@@ -10,7 +10,7 @@ from tokenizers import processors
 
 from server.text import Tokenizer
 from tests.chats import HERMES, PLAIN, REFUSING
-from tests.server.conftest import LiveServer, StartServer
+from tests.server.conftest import LiveServer, StartServer, serving
 from tests.server.fakes import EOS, WINDOW, Behaviour, blocks, byte_level_tokenizer
 
 TOKENIZER = byte_level_tokenizer()
@@ -20,10 +20,8 @@ PROMPT = "<user>hello<|endoftext|><assistant>"
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[LiveServer]:
-    server = LiveServer(Behaviour(chat_templates={"default": PLAIN})).wait_started().wait_ready()
-    yield server
-    server.server.should_exit = True
-    server.join()
+    with serving(Behaviour(chat_templates={"default": PLAIN})) as server:
+        yield server
 
 
 def stream(server: LiveServer, **body: Any) -> list[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.chats import THINKING
-from tests.server.conftest import LiveServer
+from tests.server.conftest import LiveServer, serving
 from tests.server.fakes import Behaviour
 
 USER = {"role": "user", "content": "Hello"}
@@ -28,10 +28,8 @@ FOUND = {"role": "tool", "tool_call_id": "x", "content": [{"type": "text", "text
 @pytest.fixture(scope="module")
 def live() -> Iterator[LiveServer]:
     behaviour = Behaviour(chat_templates={"default": THINKING}, window=2048)
-    server = LiveServer(behaviour).wait_started().wait_ready()
-    yield server
-    server.server.should_exit = True
-    server.join()
+    with serving(behaviour) as server:
+        yield server
 
 
 @pytest.mark.parametrize(

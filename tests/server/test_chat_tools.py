@@ -15,7 +15,7 @@ from server.choice import ChoiceWriter
 from server.piece import Manner
 from server.text import Tokenizer
 from tests.chats import HERMES, THINKING
-from tests.server.conftest import LiveServer, StartServer
+from tests.server.conftest import LiveServer, StartServer, serving
 from tests.server.fakes import EOS, Behaviour, byte_level_tokenizer, step_stats
 from tests.server.test_chat import folded, stream, whole
 
@@ -56,10 +56,8 @@ def script() -> Blocks:
 @pytest.fixture(scope="module")
 def live(script: Blocks) -> Iterator[LiveServer]:
     behaviour = Behaviour(script, chat_templates={"default": THINKING}, window=2048)
-    server = LiveServer(behaviour).wait_started().wait_ready()
-    yield server
-    server.server.should_exit = True
-    server.join()
+    with serving(behaviour) as server:
+        yield server
 
 
 @pytest.fixture

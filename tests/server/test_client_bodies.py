@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.chats import HERMES
-from tests.server.conftest import LiveServer
+from tests.server.conftest import LiveServer, serving
 from tests.server.fakes import Behaviour
 
 FIM = "<|fim_prefix|>def add(a, b):\n    return <|fim_suffix|>\n<|fim_middle|>"
@@ -148,10 +148,8 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
 def live() -> Iterator[LiveServer]:
     behaviour = Behaviour(chat_templates={"default": HERMES}, window=2048)
     template = "<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>"
-    server = LiveServer(behaviour, fim_template=template).wait_started().wait_ready()
-    yield server
-    server.server.should_exit = True
-    server.join()
+    with serving(behaviour, fim_template=template) as server:
+        yield server
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES.values(), ids=BODIES)

@@ -14,7 +14,7 @@ from server.cli import _url
 from server.protocol import CompletionRequest, InfillRequest
 from server.settings import Settings
 from tests.chats import PLAIN
-from tests.server.conftest import LiveServer, StartServer, wait_until
+from tests.server.conftest import LiveServer, StartServer, serving, wait_until
 from tests.server.fakes import Behaviour, blocks
 from tests.server.hostile import examples
 
@@ -28,10 +28,8 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     file.write_text("# of the team\nfourth\n\nfifth\n")
     settings: dict[str, Any] = {"api_key": "first,second", "api_key_file": str(file)}
     origins = "https://chat.example.org"
-    server = LiveServer(Behaviour(), **settings, allow_origin=origins).wait_started().wait_ready()
-    yield server
-    server.server.should_exit = True
-    server.join()
+    with serving(Behaviour(), **settings, allow_origin=origins) as server:
+        yield server
 
 
 @pytest.mark.parametrize("key", ["first", "second", "fourth", "fifth"])

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from tests.chats import THINKING
-from tests.server.conftest import LiveServer, StartServer
+from tests.server.conftest import LiveServer, StartServer, serving
 from tests.server.fakes import Behaviour
 from tests.server.hostile import API, ENDED_BY_DONE, examples, posts
 
@@ -23,10 +23,8 @@ WHOLE = ("/apply-template", "/v1/messages/count_tokens")
 @pytest.fixture(scope="module")
 def live() -> Iterator[LiveServer]:
     behaviour = Behaviour(chat_templates={"default": THINKING})
-    server = LiveServer(behaviour, fim_template="{prefix}{suffix}").wait_started().wait_ready()
-    yield server
-    server.server.should_exit = True
-    server.join()
+    with serving(behaviour, fim_template="{prefix}{suffix}") as server:
+        yield server
 
 
 def test_every_field_of_every_body_is_described() -> None:
