@@ -17,9 +17,7 @@ from benchmarks.peers.contest import Entry, comparable_seconds, contest, num_agr
 from benchmarks.peers.permutation import permuted
 from benchmarks.peers.rows import OURS, PEERS, Emit, Peer, Row, Setup, Task
 from benchmarks.peers.worker import Label, Reply, environment, timed
-from engine.benchmark import read_prompts
 from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig
-from engine.errors import ConfigError
 from engine.names import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -48,13 +46,15 @@ def test_without_a_peer_ours_is_measured_and_the_peer_has_a_line(
     config = tmp_path / "plain.yaml"
     config.write_text("model: embedded/target\nstages: []\ncompile: never\n")
     few = ("--num-prompts", "1", "--tokens", "6", "--repetitions", "2", "--threads", "1")
-    done = run("--prompts", prompts, "--config", config, "--peer", "llama.cpp", *few)
+    what = ("--peer", "llama.cpp", "--bits", "32")
+    done = run("--prompts", prompts, "--config", config, *what, *few)
     assert done.returncode == 0, done.stderr
     if find_spec("llama_cpp") is None:
         skipped = "llama.cpp is skipped: no module llama_cpp"
         assert any(skipped in line and "pip install" in line for line in done.stderr.splitlines())
     assert "5 of 5" in done.stdout or "6 of 6" in done.stdout
-    assert f"--peer llama.cpp --config {config} --num-prompts 1" in done.stdout
+    asked = f"--peer llama.cpp --config={config} --bits 32 --num-prompts=1"
+    assert asked in done.stdout
     assert str(prompts) not in done.stdout
 
 
@@ -71,14 +71,10 @@ def test_wrong_arguments_are_refused_before_anything_is_loaded(
 ) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.touch()
-    with pytest.raises(ConfigError, match="at least one prompt"):
-        read_prompts(empty, 3, "embedded/target")
-    empty.write_text('{"text": "no prompt"}\n')
-    with pytest.raises(ConfigError, match="must hold one"):
-        read_prompts(empty, 3, "embedded/target")
     for words, reason in {
         ("--tokens", "1"): "must be 2 or more, but it is 1",
         ("--peer", "vapour"): "invalid choice: 'vapour'",
+        ("--bits", "5"): "invalid choice: 5",
     }.items():
         with pytest.raises(SystemExit):
             parser().parse_args(["--prompts", str(empty), *words])

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +18,18 @@ from rich.console import Console
 import benchmarks.peers
 from benchmarks.peers import report
 from benchmarks.peers.contest import Entry, Text, contest, results
-from benchmarks.peers.rows import OURS, PEERS, Peer, Setup, Task
-from benchmarks.peers.stagetree import PLAIN
+from benchmarks.peers.rows import DTYPES, OURS, PEERS, Peer, Setup, Task
 from benchmarks.peers.worker import Worker, versions
 from engine import ConfigError, EngineConfig
-from engine.benchmark import machine, read_prompts
+from engine.benchmark import machine
 from engine.benchmark.measure import length_without_loop
+from server.commands.prompts import encoded, read_prompts
 from server.sources import load_settings
+from server.text import Tokenizer
+
+_DEFAULT = Path("configs/embedded.yaml")
+_LONGEST_PROMPT = 2048
+"""Tokens of which the end is kept, as a window would."""
 
 _FILE_WIDTH = 120
 """Columns of what is written to a file or a pipe, where nobody's window limits it."""
@@ -36,8 +42,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of every peer's process
     try:
-        config = load_settings(arguments.config, {}).command_config("wait")
-        prompts = read_prompts(arguments.prompts, arguments.num_prompts, config.model)
+        config = configuration(arguments)
+        prompts = _prompts(arguments, config.model)
         with ExitStack() as stack:
             _measure(arguments, config, prompts, stack)
     except (ConfigError, RuntimeError) as error:
@@ -49,7 +55,7 @@ def _measure(
 ) -> None:
     window = max(map(len, prompts)) + arguments.tokens
     work = arguments.work or Path(stack.enter_context(TemporaryDirectory(prefix="peers-")))
-    setup = Setup(config, arguments.threads, window, work)
+    setup = Setup(config, arguments.threads, window, work, arguments.bits, arguments.ahead)
     workers = open_workers(chosen(arguments.peer), setup, stack)
     tasks, share_cut = _tasks(workers[0], prompts, arguments.tokens)
     entries = [Entry(worker, label) for worker in workers for label in worker.labels]
@@ -74,12 +80,12 @@ def _measure(
 
 
 def chosen(names: Sequence[str]) -> list[Peer]:
-    """The peers of these names that are installed, all if none is named; ours first."""
+    """The peers of these names that are installed, all if none is named."""
     wanted = [peer for peer in PEERS if not names or peer.name in names]
     for peer in wanted:
         if line := skip_line(peer):
             tell(line)
-    return [OURS, *(peer for peer in wanted if skip_line(peer) is None)]
+    return [peer for peer in wanted if skip_line(peer) is None]
 
 
 def skip_line(peer: Peer) -> str | None:
@@ -91,22 +97,42 @@ def skip_line(peer: Peer) -> str | None:
 
 
 def open_workers(peers: Sequence[Peer], setup: Setup, stack: ExitStack) -> list[Worker]:
-    """A process for each peer that loads, ours first; raises RuntimeError if ours does not."""
+    """A process for each of our precisions, then one for each peer that loads.
+
+    Raises RuntimeError if one of ours does not.
+    """
     workers: list[Worker] = []
+    for bits in setup.bits:
+        config = replace(setup.config, dtype=DTYPES[bits])
+        tell(f"loading {OURS.name} in {config.dtype}")
+        workers.append(stack.enter_context(Worker(OURS, replace(setup, config=config))))
     for peer in peers:
         tell(f"loading {peer.name}")
         try:
             workers.append(stack.enter_context(Worker(peer, setup)))
         except RuntimeError as error:
-            if peer is OURS:
-                raise
             tell(f"{peer.name} is left out: {error}")
     return workers
 
 
+def configuration(arguments: argparse.Namespace) -> EngineConfig:
+    """Ours; a model that is named without one has what `stagetree serve` gives it."""
+    flags = {} if arguments.model is None else {"model": arguments.model}
+    file = arguments.config or (None if flags else _DEFAULT)
+    return load_settings(file, flags).command_config("wait")
+
+
+def _prompts(arguments: argparse.Namespace, model: str) -> list[Text]:
+    prompts = read_prompts(arguments.prompts, arguments.num_prompts)
+    tokenizer = Tokenizer.load(model)
+    window = _LONGEST_PROMPT + arguments.tokens
+    return encoded(prompts, tokenizer, arguments.chat, None, window, arguments.tokens)
+
+
 def _tasks(ours: Worker, prompts: Sequence[Text], num_tokens: int) -> tuple[list[Task], float]:
     """As much of each prompt's continuation as does not repeat itself, and the share cut off."""
-    replies = ours.run(PLAIN, [Task(prompt, num_tokens) for prompt in prompts])
+    plain, *_ = ours.labels
+    replies = ours.run(plain.name, [Task(prompt, num_tokens) for prompt in prompts])
     lengths = [length_without_loop(reply.tokens) for reply in replies]
     pairs = zip(prompts, lengths, strict=True)
     return [Task(*pair) for pair in pairs], 1 - sum(lengths) / (num_tokens * len(prompts))
@@ -114,11 +140,20 @@ def _tasks(ours: Worker, prompts: Sequence[Text], num_tokens: int) -> tuple[list
 
 def command(arguments: argparse.Namespace) -> str:
     """What makes these figures again, by the name of the prompts' file."""
-    asked = [word for name in arguments.peer for word in ("--peer", name)]
-    words = ["python", "-m", "benchmarks.peers", "--prompts", arguments.prompts.name, *asked]
-    for name in ("config", "num_prompts", "tokens", "repetitions", "threads"):
-        words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    words = ["python", "-m", "benchmarks.peers", "--prompts", arguments.prompts.name]
+    words += [word for name in arguments.peer for word in ("--peer", name)]
+    words += [word for name in ("model", "config") if (word := _option(arguments, name))]
+    words += ["--chat"] if arguments.chat else []
+    words += ["--bits", *map(str, arguments.bits)]
+    words += [
+        _option(arguments, n) for n in ("num_prompts", "tokens", "repetitions", "threads", "ahead")
+    ]
     return shlex.join(words)
+
+
+def _option(arguments: argparse.Namespace, name: str) -> str:
+    value = getattr(arguments, name)
+    return "" if value is None else f"--{name.replace('_', '-')}={value}"
 
 
 def tell(line: str) -> None:
@@ -136,13 +171,17 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     names = [peer.name for peer in PEERS]
     add("--prompts", type=Path, required=True, help='a file of {"prompt": "..."}, one a line')
-    add("--num-prompts", type=_positive, default=12)
+    add("--num-prompts", type=_positive, default=12, help="of each category")
     add("--tokens", type=_several, default=64, help="of each reply, 2 or more")
     add("--repetitions", type=_positive, default=7)
     add("--threads", type=int, default=0, help="of every peer; 0 leaves the number to torch")
     add("--peer", action="append", choices=names, default=[], help="only this one; repeatable")
     add("--work", type=Path, help="keep converted weights here; left out: a temporary folder")
-    add("--config", type=Path, default=Path("configs/embedded.yaml"), help="ours")
+    add("--model", help="a name as `stagetree serve` takes it; left out: the configuration's")
+    add("--config", type=Path, help=f"ours; left out, and without a model: {_DEFAULT}")
+    add("--chat", action="store_true", help="a prompt is what a user says")
+    add("--bits", type=int, nargs="+", choices=DTYPES, default=list(DTYPES), help="of a weight")
+    add("--ahead", type=_positive, default=2, help="tokens that llama.cpp drafts in a step")
     add("--json", type=Path, help="also write the figures here")
     return made
 

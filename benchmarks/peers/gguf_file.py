@@ -27,29 +27,45 @@ _FILE_TYPES = {
     "F16": gguf.LlamaFileType.MOSTLY_F16,
     "BF16": gguf.LlamaFileType.MOSTLY_BF16,
     "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "Q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,
 }
 
 
 def gguf_file(checkpoint: Path, precision: str, folder: Path) -> Path:
-    """The file of a checkpoint in F32, F16, BF16 or Q8_0, written to `folder` if it is not there.
+    """The file of a checkpoint in one of `_FILE_TYPES`, written to `folder` if it is not there.
 
-    Raises ValueError for anything but a Llama with plain rotary positions and no biases.
+    Of a GGUF file llama.cpp itself makes it. Raises ValueError for any other checkpoint but a Llama
+    with plain rotary positions and no biases.
     """
-    name = f"{checkpoint.name}-{_fingerprint(checkpoint)}-{precision}.gguf"
+    name = f"{checkpoint.stem}-{_fingerprint(checkpoint)}-{precision}.gguf"
     path = folder / name
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         begun = path.with_suffix(f".{os.getpid()}")
-        _write(checkpoint, precision, begun)
+        write = _requantize if checkpoint.suffix == ".gguf" else _write
+        write(checkpoint, precision, begun)
         begun.replace(path)
     return path
 
 
 def _fingerprint(checkpoint: Path) -> str:
     """Changes with the weights, so that a file of older ones is not taken for theirs."""
-    files = sorted(checkpoint.resolve().glob("*.safetensors"))
+    is_file = checkpoint.is_file()
+    files = [checkpoint] if is_file else sorted(checkpoint.resolve().glob("*.safetensors"))
     facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _requantize(file: Path, precision: str, path: Path) -> None:
+    """By llama.cpp; weights that the file holds in another form are widened first."""
+    import llama_cpp  # here, since a file is written without it too
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = int(_FILE_TYPES[precision])
+    params.allow_requantize = True
+    status = llama_cpp.llama_model_quantize(str(file).encode(), str(path).encode(), params)
+    if status:
+        raise RuntimeError(f"llama.cpp cannot write {file.name} in {precision}")
 
 
 def _write(checkpoint: Path, precision: str, path: Path) -> None:

@@ -9,16 +9,16 @@ from transformers import AutoModelForCausalLM, CompileConfig
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
-from benchmarks.peers.rows import Emit, Generate, Row, Setup, Task
+from benchmarks.peers.rows import DTYPES, Emit, Generate, Row, Setup, Task
 
-DTYPES = ("float32", "bfloat16")
 LOOKUP_TOKENS = 3
 
 
 def rows(setup: Setup) -> list[Row]:
     """Every way of generating in every precision."""
     quiet()
-    return [row for dtype in DTYPES for row in _rows(setup, dtype)]
+    dtypes = [DTYPES[bits] for bits in setup.bits if bits >= 16]
+    return [row for dtype in dtypes for row in _rows(setup, dtype)]
 
 
 def _rows(setup: Setup, dtype: str) -> list[Row]:
@@ -53,10 +53,14 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def load(folder: Path, dtype: str, device: str = "cpu") -> Any:
-    """A model that no end-of-text token stops."""
+def load(checkpoint: Path, dtype: str, device: str = "cpu") -> Any:
+    """A model, of a folder or a GGUF file, that no end-of-text token stops."""
+    is_file = checkpoint.suffix == ".gguf"
     model: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), trust_remote_code=False
+        checkpoint.parent if is_file else checkpoint,
+        gguf_file=checkpoint.name if is_file else None,
+        dtype=getattr(torch, dtype),
+        trust_remote_code=False,
     ).eval()
     model.generation_config.eos_token_id = None
     return model.to(device)

@@ -1,4 +1,4 @@
-"""llama.cpp through llama-cpp-python: plain in three precisions, a draft model, prompt lookup.
+"""llama.cpp through llama-cpp-python: plain in every precision, a draft model, prompt lookup.
 
 The loops stand on the package's low-level functions, which are llama.cpp's own, and choose tokens
 in numpy: the high-level `Llama.generate` does more in Python than a pass of a small model costs.
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from benchmarks.peers.gguf_file import gguf_file
 from benchmarks.peers.rows import Emit, Row, Setup, Task
 
-PRECISIONS = ("F32", "BF16", "Q8_0")
-DRAFT_TOKENS = 2
-LOOKUP_TOKENS = 2
+PRECISIONS = {32: "F32", 16: "BF16", 8: "Q8_0", 4: "Q4_1"}
+"""By the bits of a weight."""
+
 _MARGIN = 64
 """Slots beyond the window, for drafts that are taken back."""
 
@@ -32,7 +32,7 @@ def rows(setup: Setup) -> list[Row]:
     """Every way of generating in every precision."""
     logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL)
     llama_cpp.llama_backend_init()
-    return [row for precision in PRECISIONS for row in _rows(setup, precision)]
+    return [row for bits in setup.bits for row in _rows(setup, PRECISIONS[bits])]
 
 
 def _rows(setup: Setup, precision: str) -> list[Row]:
@@ -42,14 +42,14 @@ def _rows(setup: Setup, precision: str) -> list[Row]:
         return Row(f"{name} {precision}", precision, Decoding(target, draft).generate, about=about)
 
     system = llama_cpp.llama_print_system_info().decode().strip(" |")
-    made = [row("plain", None, system if precision == PRECISIONS[0] else "")]
-    lookup = LlamaPromptLookupDecoding(num_pred_tokens=LOOKUP_TOKENS)
-    made.append(row("prompt lookup", lookup, f"num_pred_tokens={LOOKUP_TOKENS}"))
+    made = [row("plain", None, system)]
+    lookup = LlamaPromptLookupDecoding(num_pred_tokens=setup.ahead)
+    made.append(row("prompt lookup", lookup, f"num_pred_tokens={setup.ahead}"))
     if setup.draft is not None:
         draft_precision = "F32" if precision == "F32" else "BF16"
         network = Network(setup.draft, draft_precision, setup)
-        about = f"{setup.draft.name} in {draft_precision}, {DRAFT_TOKENS} tokens a step"
-        made.append(row("draft model", DraftChain(network), about))
+        about = f"{setup.draft.name} in {draft_precision}, {setup.ahead} tokens a step"
+        made.append(row("draft model", DraftChain(network, setup.ahead), about))
     return made
 
 
@@ -113,18 +113,19 @@ class Network:
 class DraftChain(LlamaDraftModel):  # type: ignore[misc]
     """A second model that drafts one token after the other."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, num_tokens: int) -> None:
         self._network = network
+        self._num_tokens = num_tokens
         self._known = np.empty(0, np.intc)
 
     def __call__(self, input_ids: Ids, /, **_: Any) -> Ids:
-        """The likeliest `DRAFT_TOKENS` tokens after a text, of which only the news are read."""
+        """The likeliest tokens after a text, of which only the news are read."""
         network = self._network
         size = min(network.length, len(input_ids) - 1)
         differs = self._known[:size] != input_ids[:size]
         network.keep(int(differs.argmax()) if differs.any() else size)
         drafts = list(network.read(input_ids[network.length :]))
-        for _pass in range(DRAFT_TOKENS - 1):
+        for _pass in range(self._num_tokens - 1):
             drafts.extend(network.read(drafts[-1:]))
         self._known = np.concatenate([input_ids, np.array(drafts, np.intc)])
         return self._known[len(input_ids) :]

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI: plain in two precisions, a draft model, prompt lookup.
+"""OpenVINO GenAI: plain in three precisions, a draft model, prompt lookup.
 
 It reads GGUF files, none of bfloat16: float16 holds the same weights but for the very smallest.
 Arithmetic and cache are in float32, which is its fastest here and writes our text. Only a draft
@@ -18,12 +18,15 @@ from transformers import AutoTokenizer
 from benchmarks.peers.gguf_file import gguf_file
 from benchmarks.peers.rows import Emit, Row, Setup, Task
 
+PRECISIONS = {16: "F16", 8: "Q8_0", 4: "Q4_1"}
+"""By the bits of a weight."""
+
 DRAFT_TOKENS = 3
 LOOKUP_TOKENS, LOOKUP_SIZE = 5, 3
 
 
 def rows(setup: Setup) -> list[Row]:
-    """Plain in F16 and Q8_0; speculation in F16."""
+    """Plain in every precision that is wanted, speculation in the first."""
     tokenizer = _tokenizer(setup)
     properties = _properties(setup)
 
@@ -36,13 +39,15 @@ def rows(setup: Setup) -> list[Row]:
         )
 
     lookup = {"num_assistant_tokens": LOOKUP_TOKENS, "max_ngram_size": LOOKUP_SIZE}
-    made = [row("plain", precision, {}) for precision in ("F16", "Q8_0")]
-    made.append(row("prompt lookup", "F16", lookup, prompt_lookup=True))
+    precisions = [PRECISIONS[bits] for bits in setup.bits if bits in PRECISIONS]
+    made = [row("plain", precision, {}) for precision in precisions]
+    first = precisions[0]
+    made.append(row("prompt lookup", first, lookup, prompt_lookup=True))
     if setup.draft is not None:
         folder = _saved(setup.draft, setup)
         draft = openvino_genai.draft_model(folder, "CPU", **properties)
         options = {"num_assistant_tokens": DRAFT_TOKENS}
-        made.append(row("draft model", "F16", options, draft_model=draft))
+        made.append(row("draft model", first, options, draft_model=draft))
     return made
 
 
@@ -62,7 +67,7 @@ def _properties(setup: Setup) -> dict[str, Any]:
 def _tokenizer(setup: Setup) -> Any:
     """One that a pipeline insists on; ids go in and out."""
     folder = setup.work / "tokenizer"
-    _save_tokenizer(setup.target, folder)
+    _save_tokenizer(setup.folder, folder)
     return openvino_genai.Tokenizer(folder)
 
 

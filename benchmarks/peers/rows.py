@@ -1,11 +1,14 @@
 """What a peer offers: rows of the table, each a way of generating tokens from a prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import EngineConfig
-from engine.names import resolve
+from engine.config import Dtype, EngineConfig
+from engine.names import find_gguf, resolve
+
+DTYPES: Mapping[int, Dtype] = {32: "float32", 16: "bfloat16", 8: "int8", 4: "int4"}
+"""Our precisions by the bits of a weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,17 +16,25 @@ class Setup:
     """What every peer is set up with.
 
     `window` is the length of the longest prompt with its reply. `work` is a folder for files that
-    a peer needs and can make again.
+    a peer needs and can make again. `bits` are those of a weight in the rows that are wanted, and
+    `ahead` the tokens that a peer drafts in a step whose own number is not measured.
     """
 
     config: EngineConfig
     threads: int
     window: int
     work: Path
+    bits: Sequence[int] = tuple(DTYPES)
+    ahead: int = 2
 
     @property
     def target(self) -> Path:
-        """The folder of the target's checkpoint."""
+        """The target's GGUF file, if it is one, or the folder of its checkpoint."""
+        return find_gguf(self.config.model) or self.folder
+
+    @property
+    def folder(self) -> Path:
+        """Where the target's configuration and its tokenizer lie."""
         return Path(resolve(self.config.model))
 
     @property

@@ -1,4 +1,4 @@
-"""Ours: plain decoding, the configured stages at every step, and `auto`.
+"""Ours in one precision: plain decoding, the configured stages at every step, and `auto`.
 
 The engine is told to wait for its compiled passes when it loads, if the configuration allows any.
 """
@@ -10,13 +10,11 @@ from engine.api import Engine
 from engine.benchmark import Mode
 from engine.request import GenerateRequest, Output, SamplingParams
 
-PLAIN = "plain"
-
 
 def rows(setup: Setup) -> list[Row]:
     """Plain first; the others only if the configuration has stages."""
     engine = Engine.load(replace(setup.config, threads=setup.threads))
-    modes = [Mode(PLAIN, (), "off")]
+    modes = [Mode("plain", (), "off")]
     if stages := engine.config.stages:
         modes += [Mode("always", stages, "always"), Mode("auto", stages, "auto")]
     return [_row(engine, mode) for mode in modes]
@@ -26,7 +24,8 @@ def _row(engine: Engine, mode: Mode) -> Row:
     decoding = _Decoding(engine, mode)
     info = engine.with_stages(mode.stages).info
     about = "passes: " + ", ".join(f"{name} {form}" for name, form in info.passes.items())
-    return Row(mode.name, info.dtype, decoding.generate, decoding.begin, about)
+    name = f"{mode.name} {info.dtype}"
+    return Row(name, info.dtype, decoding.generate, decoding.begin, about)
 
 
 class _Decoding:
@@ -35,16 +34,18 @@ class _Decoding:
     def __init__(self, engine: Engine, mode: Mode) -> None:
         self._loaded = engine
         self._mode = mode
+        self._round = 0
 
     def begin(self) -> None:
-        """Forget the round before: its text, and the prompt in the cache."""
+        """Forget the round before: its text, and the prompts in the cache, which another had."""
         self._engine = self._loaded.with_stages(self._mode.stages)
-        self.generate(Task((0,), 1), lambda _: None)
+        self._round += 1
 
     def generate(self, task: Task, emit: Emit) -> None:
         """Do a task, step by step."""
         request = GenerateRequest(
             request_id="",
+            cache_salt=f"{self._mode.name} {self._round}",
             prompt=task.prompt,
             max_tokens=task.num_tokens,
             sampling=SamplingParams(temperature=0.0),
