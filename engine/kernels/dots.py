@@ -131,14 +131,14 @@ def register() -> None:
     """Tell torch the shapes, by which compilers trace what they do not run."""
     for name in ("int8", "int4", "bfloat16"):
         torch.library.register_fake(f"stagetree::linear_{name}", _shape_of_linear)
-        torch.library.register_fake(f"stagetree::products_{name}", shapes_of_products)
+        torch.library.register_fake(f"stagetree::products_{name}", _shapes_of_products)
 
 
 def _shape_of_linear(inputs: Tensor, *given: object) -> Tensor:
     return inputs.new_empty((*inputs.shape[:-1], cast(int, given[-1])))
 
 
-def shapes_of_products(inputs: Tensor, *given: object) -> list[Tensor]:
+def _shapes_of_products(inputs: Tensor, *given: object) -> list[Tensor]:
     """Of products of the same inputs with several matrices; the last given are their outputs."""
     outs = cast(Sequence[int], given[-1])
     return [inputs.new_empty((*inputs.shape[:-1], out)) for out in outs]

@@ -90,48 +90,23 @@ constexpr auto row_kernels(std::integer_sequence<int, INDICES...>) {
   return std::array{&multiply_rows<INDICES + 1, Weight>...};
 }
 
-// All rows times the panels `begin` to `end`; a chunk of panels stays in the first caches.
 template <typename Weight>
-void multiply_panels(
-    const float* input, int64_t rows, int64_t in, const Weight* panels, int64_t begin, int64_t end,
+void multiply(
+    const float* input, int64_t rows, int64_t in, const Weight* panels, int64_t num_panels,
     float* output, int64_t out) {
   static constexpr auto kernels =
       row_kernels<Weight>(std::make_integer_sequence<int, MAX_ROWS>());
-  constexpr int64_t CHUNK = 4;
   const int64_t blocks = (rows + MAX_ROWS - 1) / MAX_ROWS;
-  for (int64_t first = begin; first < end; first += CHUNK) {
-    const int64_t last = std::min(first + CHUNK, end);
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t top = rows * block / blocks, bottom = rows * (block + 1) / blocks;
-      kernels[bottom - top - 1](input + top * in, in, panels, first, last, output + top * out, out);
-    }
-  }
-}
-
-// One of several products of the same input.
-struct Product {
-  const Tensor& panels;
-  float* output;
-  int64_t out;
-
-  void multiply(const float* input, int64_t rows, int64_t in, int64_t begin, int64_t end) const {
-    if (panels.scalar_type() == at::kBFloat16)
-      multiply_panels(input, rows, in, panels.const_data_ptr<BFloat16>(), begin, end, output, out);
-    else
-      multiply_panels(input, rows, in, panels.const_data_ptr<float>(), begin, end, output, out);
-  }
-};
-
-void multiply(const float* input, int64_t rows, int64_t in, const std::vector<Product>& products) {
-  int64_t num_panels = 0;
-  for (const Product& each : products) num_panels += each.panels.size(0);
-  // A thread is worth waking for some 100,000 products.
+  // A thread is worth waking for some 100,000 products; a chunk of panels stays in the first caches.
   const int64_t grain = 100000 / (rows * in * PANEL) + 1;
   at::parallel_for(0, num_panels, grain, [&](int64_t begin, int64_t end) {
-    for (const Product& each : products) {
-      const int64_t count = each.panels.size(0);
-      each.multiply(input, rows, in, std::max<int64_t>(begin, 0), std::min(end, count));
-      begin -= count, end -= count;
+    constexpr int64_t CHUNK = 4;
+    for (int64_t first = begin; first < end; first += CHUNK) {
+      const int64_t last = std::min(first + CHUNK, end);
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t top = rows * block / blocks, bottom = rows * (block + 1) / blocks;
+        kernels[bottom - top - 1](input + top * in, in, panels, first, last, output + top * out, out);
+      }
     }
   });
 }
@@ -162,36 +137,27 @@ Tensor unpack_linear(const Tensor& panels, int64_t out) {
   return halves.reshape({-1, in}).narrow(0, 0, out).contiguous();
 }
 
-// The products of one input with several matrices, in float32: threads are woken once.
-std::vector<Tensor> in_float32(const Tensor& input, at::TensorList panels, at::IntArrayRef outs) {
-  const int64_t in = input.size(-1), rows = input.numel() / std::max<int64_t>(in, 1);
-  std::vector<Product> products;
-  std::vector<Tensor> outputs;
-  for (size_t place = 0; place < panels.size(); ++place) {
-    const Tensor& each = panels[place];
-    const int64_t out = outs[place];
-    TORCH_CHECK(
-        each.dim() == 3 && each.size(1) == in && each.size(2) == PANEL &&
-            each.size(0) == (out + PANEL - 1) / PANEL && each.is_contiguous(),
-        "these panels were not packed for ", in, " inputs and ", out, " outputs");
-    auto shape = input.sizes().vec();
-    shape.back() = out;
-    outputs.push_back(at::empty(shape, input.options()));
-    products.push_back({each, outputs.back().mutable_data_ptr<float>(), out});
-  }
-  if (rows) multiply(input.const_data_ptr<float>(), rows, in, products);
-  return outputs;
-}
-
-std::vector<Tensor> products(const Tensor& given, at::TensorList panels, at::IntArrayRef outs) {
-  std::vector<Tensor> outputs = in_float32(given.to(at::kFloat).contiguous(), panels, outs);
-  for (Tensor& output : outputs) output = output.to(given.scalar_type());
-  return outputs;
-}
-
 Tensor linear(
     const Tensor& given, const Tensor& panels, const std::optional<Tensor>& bias, int64_t out) {
-  Tensor output = in_float32(given.to(at::kFloat).contiguous(), panels, out)[0];
+  const Tensor input = given.to(at::kFloat).contiguous();
+  const int64_t in = input.size(-1), rows = input.numel() / std::max<int64_t>(in, 1);
+  TORCH_CHECK(
+      panels.dim() == 3 && panels.size(1) == in && panels.size(2) == PANEL &&
+          panels.size(0) == (out + PANEL - 1) / PANEL && panels.is_contiguous(),
+      "these panels were not packed for ", in, " inputs and ", out, " outputs");
+  auto shape = input.sizes().vec();
+  shape.back() = out;
+  Tensor output = at::empty(shape, input.options());
+  const auto run = [&](const auto* weights) {
+    multiply(
+        input.const_data_ptr<float>(), rows, in, weights, panels.size(0),
+        output.mutable_data_ptr<float>(), out);
+  };
+  if (rows == 0) return output.to(given.scalar_type());
+  if (panels.scalar_type() == at::kBFloat16)
+    run(panels.const_data_ptr<BFloat16>());
+  else
+    run(panels.const_data_ptr<float>());
   if (bias) output += *bias;
   return output.to(given.scalar_type());
 }
@@ -202,14 +168,12 @@ TORCH_LIBRARY_FRAGMENT(stagetree, library) {
   library.def("pack_linear(Tensor weight) -> Tensor");
   library.def("unpack_linear(Tensor panels, int out) -> Tensor");
   library.def("linear(Tensor input, Tensor panels, Tensor? bias, int out) -> Tensor");
-  library.def("products(Tensor input, Tensor[] panels, int[] outs) -> Tensor[]");
 }
 
 TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
   library.impl("pack_linear", pack_linear);
   library.impl("unpack_linear", unpack_linear);
   library.impl("linear", linear);
-  library.impl("products", products);
 }
 
 }  // namespace stagetree::linear

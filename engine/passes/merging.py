@@ -15,7 +15,6 @@ from torch.fx import Graph, Node
 
 _OPERATORS = torch.ops.stagetree
 _KINDS = {
-    "stagetree::linear": "products",
     "stagetree::linear_bfloat16": "products_bfloat16",
     "stagetree::linear_int8": "products_int8",
     "stagetree::linear_int4": "products_int4",

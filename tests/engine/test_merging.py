@@ -12,7 +12,6 @@ from engine.weights import IntegerLinear
 from engine.weights.kernel import (
     BFloat16KernelLinear,
     IntegerKernelLinear,
-    KernelLinear,
     PanelLinear,
 )
 
@@ -20,8 +19,6 @@ from engine.weights.kernel import (
 def layer(out: int, bits: int, has_bias: bool) -> PanelLinear:
     bias = torch.randn(out) if has_bias else None
     weight = torch.randn(out, 64)
-    if bits == 32:
-        return KernelLinear(weight, bias)
     if bits == 16:
         return BFloat16KernelLinear(weight.bfloat16(), None if bias is None else bias.bfloat16())
     return IntegerKernelLinear(IntegerLinear(dots.quantise(weight, bits), bias, torch.float32))
@@ -55,7 +52,7 @@ def called(program: torch.export.ExportedProgram) -> list[str]:
     ("bits", "other", "together", "alone"),
     [
         (4, 8, "products_int4", ["linear_int4", "linear_int8"]),
-        (32, 8, "products", ["linear", "linear_int8"]),
+        (8, 4, "products_int8", ["linear_int8", "linear_int4"]),
     ],
 )
 def test_products_of_one_input_are_called_together(
