@@ -27,6 +27,7 @@
 #include <cstring>
 #include <limits>
 #include <optional>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -35,6 +36,7 @@
 namespace stagetree::attention {
 namespace {
 
+using at::BFloat16;
 using at::Tensor;
 using stagetree::FloatVector;
 using stagetree::in_every_lane;
@@ -52,6 +54,14 @@ inline FloatVector load(const float* data) {
   FloatVector vector;
   std::memcpy(&vector, data, sizeof vector);
   return vector;
+}
+
+// Of bfloat16, whose bits are the upper half of a float's.
+inline FloatVector load(const BFloat16* data) {
+  typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
+  Halves halves;
+  std::memcpy(&halves, data, sizeof halves);
+  return (FloatVector)(__builtin_convertvector(halves, WordVector) << 16);
 }
 
 inline void store(float* data, FloatVector vector) { std::memcpy(data, &vector, sizeof vector); }
@@ -156,7 +166,8 @@ inline void transpose(FloatVector (&square)[LANES]) {
 }
 
 // Transposes LANES keys into half a panel.
-void pack_lanes(const std::array<const float*, LANES>& keys, int64_t size, float* panel) {
+template <typename Kept>
+void pack_lanes(const std::array<const Kept*, LANES>& keys, int64_t size, float* panel) {
   int64_t k = 0;
   for (; k + LANES <= size; k += LANES) {
     FloatVector square[LANES];
@@ -169,10 +180,11 @@ void pack_lanes(const std::array<const float*, LANES>& keys, int64_t size, float
 }
 
 // The last panel is filled up with copies of the last key, which the scores' mask hides.
-void pack_keys(Matrix<const float> keys, int64_t count, int64_t size, float* panels) {
+template <typename Kept>
+void pack_keys(Matrix<const Kept> keys, int64_t count, int64_t size, float* panels) {
   const int64_t padded = round_up(count, PANEL);
   for (int64_t first = 0; first < padded; first += LANES) {
-    std::array<const float*, LANES> lanes;
+    std::array<const Kept*, LANES> lanes;
     for (int i = 0; i < LANES; ++i) lanes[i] = keys.row(std::min(first + i, count - 1));
     pack_lanes(lanes, size, panels + first / PANEL * PANEL * size + first % PANEL);
   }
@@ -222,16 +234,17 @@ void soften(float* scores, int64_t count, Running& running, float* mixed, int64_
 }
 
 // A tensor (1, heads, rows, size) whose rows are contiguous.
+template <typename Kept>
 struct Heads {
-  const float* data;
+  const Kept* data;
   int64_t head_stride, row_stride;
 
   explicit Heads(const Tensor& tensor)
-      : data(tensor.const_data_ptr<float>()),
+      : data(tensor.const_data_ptr<Kept>()),
         head_stride(tensor.stride(1)),
         row_stride(tensor.stride(2)) {}
 
-  Matrix<const float> rows(int64_t head, int64_t first) const {
+  Matrix<const Kept> rows(int64_t head, int64_t first) const {
     return {data + head * head_stride + first * row_stride, row_stride};
   }
 };
@@ -309,7 +322,7 @@ struct Text {
 };
 
 struct Problem {
-  Heads query;
+  Heads<float> query;
   std::vector<Text> texts;
   int64_t kv_heads, group, rows, size, value_size;
   float scale, softcap;  // 0: none
@@ -334,7 +347,8 @@ struct Scratch {
 };
 
 // Consecutive queries of one text and one head of the cache: query i is head i % group of its group
-// in row i / group.
+// in row i / group. The cache is read as it is kept, in float32 or bfloat16.
+template <typename Kept>
 class Block {
  public:
   Block(
@@ -387,27 +401,33 @@ class Block {
     return true;
   }
 
-  // The values of a tile, copied only if their last panel would reach past a row's end. With many
-  // queries they are fetched ahead, since the products then read them panel by panel.
+  // The values of a tile, copied only if they are not floats, or their last panel would reach past a
+  // row's end. With many queries they are fetched ahead, since products then read them panel by panel.
   Panels tile_values(int64_t start, int64_t count) {
-    const Matrix<const float> values = text_values_.rows(kv_head_, start);
-    const int64_t size = problem_.value_size, padded = problem_.padded_value_size();
-    if (size == padded) {
-      for (int64_t i = 0; i < count && count_ >= MAX_ROWS; ++i)
-        for (int64_t k = 0; k < size; k += CACHE_LINE) __builtin_prefetch(values.row(i) + k);
-      return {values.data, PANEL, values.stride};
+    const int64_t size = problem_.value_size;
+    if constexpr (std::is_same_v<Kept, float>) {
+      const Matrix<const float> values = text_values_.rows(kv_head_, start);
+      if (size == problem_.padded_value_size()) {
+        for (int64_t i = 0; i < count && count_ >= MAX_ROWS; ++i)
+          for (int64_t k = 0; k < size; k += CACHE_LINE) __builtin_prefetch(values.row(i) + k);
+        return {values.data, PANEL, values.stride};
+      }
     }
-    return padded_values(start, count);
+    return copied_values(start, count);
   }
 
-  // Copies of values whose rows are whole panels.
-  Panels padded_values(int64_t start, int64_t count) {
-    const Matrix<const float> values = text_values_.rows(kv_head_, start);
+  // Copies of values, in float32, whose rows are whole panels.
+  Panels copied_values(int64_t start, int64_t count) {
+    const Matrix<const Kept> values = text_values_.rows(kv_head_, start);
     const int64_t size = problem_.value_size, padded = problem_.padded_value_size();
     float* copies = Scratch::sized(scratch_.values, count * padded);
     for (int64_t i = 0; i < count; ++i) {
-      std::copy_n(values.row(i), size, copies + i * padded);
-      std::fill_n(copies + i * padded + size, padded - size, 0.0f);
+      const Kept* row = values.row(i);
+      float* copy = copies + i * padded;
+      int64_t k = 0;
+      for (; k + LANES <= size; k += LANES) store(copy + k, load(row + k));
+      for (; k < size; ++k) copy[k] = row[k];
+      std::fill_n(copy + size, padded - size, 0.0f);
     }
     return {copies, PANEL, padded};
   }
@@ -565,13 +585,14 @@ class Block {
 
   const Problem& problem_;
   const Sight& sight_;
-  const Heads text_keys_, text_values_;
+  const Heads<Kept> text_keys_, text_values_;
   const int64_t kv_head_, first_, count_;
   float *const queries_, *const keys_, *const mixed_;
   Scratch& scratch_;
   Running running_[BLOCK];
 };
 
+template <typename Kept>
 void attend(const Problem& problem) {
   const int64_t queries = problem.rows * problem.group;
   int64_t most = 0;
@@ -588,20 +609,20 @@ void attend(const Problem& problem) {
           [&](const Text& each) { return first < each.sight.end * problem.group; });
       const int64_t last = kv_head * queries + text->sight.end * problem.group;
       next = std::min({begin + BLOCK, last, end});
-      Block(problem, *text, kv_head, first, next - begin, scratch).attend();
+      Block<Kept>(problem, *text, kv_head, first, next - begin, scratch).attend();
     }
   });
 }
 
-Tensor with_contiguous_rows(const Tensor& given) {
-  const Tensor tensor = given.to(at::kFloat);
+Tensor with_contiguous_rows(const Tensor& given, at::ScalarType type = at::kFloat) {
+  const Tensor tensor = given.to(type);
   return tensor.stride(-1) == 1 ? tensor : tensor.contiguous();
 }
 
 // The texts of a pass, each of consecutive rows.
 std::vector<Text> texts_of(
     const Tensor& given_places, const Tensor& given_visible, int64_t window, const Tensor& keys,
-    const Tensor& values) {
+    const Tensor& values, at::ScalarType type) {
   const Tensor places = given_places.contiguous(), visible = given_visible.contiguous();
   const Numbers numbers(places);
   const int64_t rows = numbers.columns, capacity = keys.size(2);
@@ -618,7 +639,7 @@ std::vector<Text> texts_of(
         sight.first + sight.length, " rows of a cache of ", capacity);
     // What no row of the text may see is neither read nor converted.
     const auto own = [&](const Tensor& cache) {
-      return with_contiguous_rows(cache.narrow(2, sight.first, sight.length));
+      return with_contiguous_rows(cache.narrow(2, sight.first, sight.length), type);
     };
     const Tensor own_keys = own(keys), own_values = own(values);
     texts.push_back({std::move(sight), own_keys, own_values});
@@ -647,9 +668,13 @@ Tensor attention(
   const Tensor query = with_contiguous_rows(given);
   const Tensor sinks = given_sinks ? given_sinks->to(at::kFloat).contiguous() : Tensor();
   Tensor output = at::empty({1, rows, heads, value_size}, query.options());
-  attend({
-      .query = Heads(query),
-      .texts = texts_of(places, visible, window, keys, values),
+  // Other kinds of halves are converted; nobody keeps a cache in them here who is in a hurry.
+  const bool is_narrow = keys.scalar_type() == at::kBFloat16 && values.scalar_type() == at::kBFloat16;
+  const at::ScalarType type = is_narrow ? at::kBFloat16 : at::kFloat;
+  const auto run = is_narrow ? attend<BFloat16> : attend<float>;
+  run({
+      .query = Heads<float>(query),
+      .texts = texts_of(places, visible, window, keys, values, type),
       .kv_heads = kv_heads,
       .group = heads / kv_heads,
       .rows = rows,

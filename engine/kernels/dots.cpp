@@ -72,10 +72,10 @@ void check(const Tensor& part, int64_t out, int64_t steps, int64_t bytes, int64_
       "these panels were not packed for ", in, " inputs and ", out, " outputs");
 }
 
-Tensor outputs_of(const Tensor& input, int64_t out) {
+Tensor outputs_of(const Tensor& input, int64_t out, at::ScalarType type = at::kFloat) {
   auto shape = input.sizes().vec();
   shape.back() = out;
-  return at::empty(shape, input.options());
+  return at::empty(shape, input.options().dtype(type));
 }
 
 // (out, in) to (panels, steps, STEP): words of `per_word` weights of every output of a panel.
@@ -164,27 +164,45 @@ Tensor linear_integers(
   return output.to(given.scalar_type());
 }
 
-Tensor linear_bfloat16(
-    const Tensor& given, const Tensor& panels, const std::optional<Tensor>& bias, int64_t out) {
+// The same of bfloat16, rounded to what `Output` is.
+template <typename Output>
+std::vector<Tensor> products_in(const Tensor& given, at::TensorList panels, at::IntArrayRef outs) {
   const Tensor input = given.to(at::kBFloat16).contiguous();
   const int64_t in = input.size(-1), rows = input.numel() / std::max<int64_t>(in, 1);
-  check(panels, out, BFloat16Dots::num_steps(in), STEP, in);
-  const BFloat16Dots::Weights weights{static_cast<const uint8_t*>(panels.const_data_ptr())};
-  const auto run = [&]<typename Output>(Tensor output) {
-    Output* to = output.mutable_data_ptr<Output>();
-    if (rows)
-      multiply<BFloat16Dots>(
-          static_cast<const uint16_t*>(input.const_data_ptr()), rows, in, {{weights, panels.size(0)}},
-          [&](size_t, int64_t row, int64_t first, const float* figures, int64_t count) {
-            for (int64_t each = 0; each < std::min(count, out - first); ++each)
-              to[row * out + first + each] = Output(figures[each]);
-          });
-    return output;
-  };
-  if (!bias && given.scalar_type() == at::kBFloat16)
-    return run.template operator()<at::BFloat16>(outputs_of(input, out));
-  Tensor output = run.template operator()<float>(outputs_of(input.to(at::kFloat), out));
-  if (bias) output += *bias;
+  std::vector<Product<BFloat16Dots>> products;
+  std::vector<Tensor> outputs;
+  std::vector<Output*> to;
+  for (size_t place = 0; place < panels.size(); ++place) {
+    check(panels[place], outs[place], BFloat16Dots::num_steps(in), STEP, in);
+    const auto* weights = static_cast<const uint8_t*>(panels[place].const_data_ptr());
+    products.push_back({{weights}, panels[place].size(0)});
+    outputs.push_back(outputs_of(input, outs[place], c10::CppTypeToScalarType<Output>::value));
+    to.push_back(outputs.back().template mutable_data_ptr<Output>());
+  }
+  if (rows)
+    multiply<BFloat16Dots>(
+        static_cast<const uint16_t*>(input.const_data_ptr()), rows, in, products,
+        [&](size_t place, int64_t row, int64_t first, const float* figures, int64_t count) {
+          const int64_t out = outs[place];
+          for (int64_t each = 0; each < std::min(count, out - first); ++each)
+            to[place][row * out + first + each] = Output(figures[each]);
+        });
+  return outputs;
+}
+
+std::vector<Tensor> products_bfloat16(
+    const Tensor& given, at::TensorList panels, at::IntArrayRef outs) {
+  if (given.scalar_type() == at::kBFloat16) return products_in<at::BFloat16>(given, panels, outs);
+  std::vector<Tensor> outputs = products_in<float>(given, panels, outs);
+  for (Tensor& output : outputs) output = output.to(given.scalar_type());
+  return outputs;
+}
+
+Tensor linear_bfloat16(
+    const Tensor& given, const Tensor& panels, const std::optional<Tensor>& bias, int64_t out) {
+  if (!bias) return products_bfloat16(given, panels, out)[0];
+  Tensor output = products_in<float>(given, panels, out)[0];
+  output += *bias;  // rounded once
   return output.to(given.scalar_type());
 }
 
@@ -202,6 +220,7 @@ TORCH_LIBRARY_FRAGMENT(stagetree, library) {
   library.def("pack_bfloat16(Tensor weight) -> Tensor");
   library.def("unpack_bfloat16(Tensor panels, int out, int inputs) -> Tensor");
   library.def("linear_bfloat16(Tensor input, Tensor panels, Tensor? bias, int out) -> Tensor");
+  library.def("products_bfloat16(Tensor input, Tensor[] panels, int[] outs) -> Tensor[]");
 }
 
 TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
@@ -216,6 +235,7 @@ TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
   library.impl("pack_bfloat16", pack_bfloat16);
   library.impl("unpack_bfloat16", unpack_bfloat16);
   library.impl("linear_bfloat16", linear_bfloat16);
+  library.impl("products_bfloat16", products_bfloat16);
 }
 
 }  // namespace stagetree::dots

@@ -131,7 +131,6 @@ def register() -> None:
     """Tell torch the shapes, by which compilers trace what they do not run."""
     for name in ("int8", "int4", "bfloat16"):
         torch.library.register_fake(f"stagetree::linear_{name}", _shape_of_linear)
-    for name in ("int8", "int4"):
         torch.library.register_fake(f"stagetree::products_{name}", _shapes_of_products)
 
 
@@ -139,9 +138,9 @@ def _shape_of_linear(inputs: Tensor, *given: object) -> Tensor:
     return inputs.new_empty((*inputs.shape[:-1], cast(int, given[-1])))
 
 
-def _shapes_of_products(
-    inputs: Tensor, panels: object, scales: object, outs: Sequence[int]
-) -> list[Tensor]:
+def _shapes_of_products(inputs: Tensor, *given: object) -> list[Tensor]:
+    """Of products of the same inputs with several matrices; the last given are their outputs."""
+    outs = cast(Sequence[int], given[-1])
     return [inputs.new_empty((*inputs.shape[:-1], out)) for out in outs]
 
 
@@ -186,6 +185,10 @@ def _check_bfloat16(inputs: Tensor, weight: Tensor, bias: Tensor) -> None:
     output = multiply_bfloat16(inputs, panels, bias, len(weight))
     if not torch.allclose(output, expected, rtol=1e-4, atol=1e-4):
         raise ValueError(f"a product of {len(inputs)} rows in bfloat16 is wrong")
+    alone = [multiply_bfloat16(inputs, each, None, len(weight)) for each in (panels, panels)]
+    together = torch.ops.stagetree.products_bfloat16(inputs, [panels] * 2, [len(weight)] * 2)
+    if not all(map(torch.equal, together, alone)):
+        raise ValueError(f"products of {len(inputs)} rows in bfloat16 are others together")
 
 
 def rounded(inputs: Tensor) -> Tensor:

@@ -14,7 +14,11 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
 _OPERATORS = torch.ops.stagetree
-_KINDS = {"stagetree::linear_int8": "products_int8", "stagetree::linear_int4": "products_int4"}
+_KINDS = {
+    "stagetree::linear_bfloat16": "products_bfloat16",
+    "stagetree::linear_int8": "products_int8",
+    "stagetree::linear_int4": "products_int4",
+}
 
 
 def merge_products(program: ExportedProgram) -> None:
@@ -32,17 +36,21 @@ def merge_products(program: ExportedProgram) -> None:
 
 
 def _kind(node: Node) -> str | None:
+    """What a node may be called together with; None if it is best called alone."""
     name = getattr(node.target, "name", lambda: "")()
-    return _KINDS.get(name.partition(".")[0])
+    kind = _KINDS.get(name.partition(".")[0])
+    # A bias is added before a product is rounded to less than float32, and here behind it.
+    is_rounded = kind is not None and node.meta["val"].dtype != torch.float32
+    return None if is_rounded and node.args[-2] is not None else kind
 
 
 def _merge(graph: Graph, kind: str, given: Node, nodes: list[Node]) -> None:
     """One call in the place of these, which differ in their weights alone."""
     given_each: list[tuple[Any, ...]] = [node.args[1:] for node in nodes]
-    panels, halves, biases, outs = zip(*given_each, strict=True)
+    *weights, biases, outs = zip(*given_each, strict=True)
     with graph.inserting_before(nodes[0]):
         together = getattr(_OPERATORS, kind).default
-        call = graph.call_function(together, (given, [*panels], [*halves], [*outs]))
+        call = graph.call_function(together, (given, *map(list, weights), [*outs]))
         call.meta["val"] = [node.meta["val"] for node in nodes]
         for place, (node, bias) in enumerate(zip(nodes, biases, strict=True)):
             product = graph.call_function(operator.getitem, (call, place))
