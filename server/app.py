@@ -21,6 +21,7 @@ from server.middleware import (
     RequestIdMiddleware,
 )
 from server.openapi import Application
+from server.paths import no_such_path
 from server.routes import (
     anthropic,
     chat,
@@ -52,7 +53,8 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
         title="stagetree",
         version=VERSION,
         lifespan=_lifespan,
-        docs_url=None,  # pages.py has one without a content network
+        openapi_url=None,  # pages.py has it, and a page of it without a content network
+        docs_url=None,
         redoc_url=None,
     )
     app.state.server = State(settings, pool, metrics, needs_key=bool(keys))
@@ -102,7 +104,14 @@ def _show(client: EngineClient, metrics: Metrics) -> None:
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         error = _as_bad_request(error)
+    if isinstance(error, HTTPException) and error.status_code == 404 and _is_nowhere(request):
+        error = no_such_path(request.method, request.url.path, request.app.routes)
     return error_response(error, request.url.path)
+
+
+def _is_nowhere(request: Request) -> bool:
+    """Whether no route has this path; one that has it may find nothing, too."""
+    return "route" not in request.scope
 
 
 def _as_bad_request(invalid: RequestValidationError) -> BadRequestError:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from engine import attention
-from engine.checkpoint import check_configuration, check_files, fingerprint
+from engine.checkpoint import asked_once, check_configuration, check_files, fingerprint
 from engine.errors import EngineError, ModelLoadError
 from engine.loading.gguf_blocks import precision_of
 from engine.loading.gguf_weights import load_gguf
@@ -40,7 +40,8 @@ class Checkpoint:
     @classmethod
     def read(cls, name: str) -> Self:
         """Raises ModelLoadError for what is not there or cannot be served."""
-        config = _read_config(name)
+        with asked_once(name):
+            config = _read_config(name)
         with _named(name):
             return cls(name, config, read_limits(config))
 
