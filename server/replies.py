@@ -116,10 +116,13 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; a client that goes ends the stream and frees the engine."""
+        whose = scope.get("state", {}).get("request_id", "a stream")
         try:
             await until_disconnect(receive, self._send(send))
-        except (ClientGoneError, TimeoutError):
-            _log.info("a client left or stopped reading before its stream ended")
+        except ClientGoneError:
+            _log.info("%s: the client left before its stream ended", whose)
+        except TimeoutError:
+            _log.info("%s: the client read nothing for %g s: it is dropped", whose, STALL_SECONDS)
 
     async def _send(self, send: Send) -> None:
         """A client that stops reading must not hold the engine, so each send has a limit."""
