@@ -9,7 +9,8 @@ With each number of clients rounds of all servers alternate. In a `closed` loop 
 one thing after another; with `--rate R` requests come by chance (Poisson), R a second, however many
 are still running. Then come scenes, which `--scenes` names:
 
-- `editor`: two long replies and a prompt of 2,000 tokens, and a short completion meanwhile;
+- `editor`: two long replies and a prompt of 2,000 tokens, and a short completion meanwhile, beside
+  the time that it may take at most;
 - `again`: prompts A, B, A, alone and with another client between: the third should be known.
 
 Times are milliseconds: to the first token (TTFT), and between chunks of a reply (ITL); a chunk of
@@ -19,6 +20,7 @@ ours may hold several tokens. Needs `openai` and what the commands name.
 import argparse
 import asyncio
 import json
+import math
 import random
 import shlex
 import socket
@@ -61,8 +63,12 @@ class Reply:
     @property
     def gaps(self) -> list[float]:
         """Milliseconds between chunks."""
+        return self.gaps_until(math.inf)
+
+    def gaps_until(self, moment: float) -> list[float]:
+        """Those between chunks that had come by then."""
         pairs = zip(self.chunks, self.chunks[1:], strict=False)
-        return [(later - earlier) * 1e3 for earlier, later in pairs]
+        return [(later - earlier) * 1e3 for earlier, later in pairs if later <= moment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,37 +220,55 @@ def long_prompt(prompts: Sequence[str], num_characters: int, first: int) -> str:
     return f"# {first}\n{text[:num_characters]}"
 
 
-async def editor(server: Server, prompts: Sequence[str], length: int) -> Mapping[str, float]:
-    """A short completion every half second beside two long replies and a long prompt."""
-    firsts, alone = [], [(await ask(server, p, 8)).first for p in prompts[:5]]
-    long_replies = [asyncio.create_task(ask(server, p, 400)) for p in prompts[5:7]]
+async def editor(
+    server: Server, prompts: Sequence[str], arguments: argparse.Namespace
+) -> Mapping[str, float]:
+    """A short completion beside two long replies and a long prompt that is being read.
+
+    Its bound is made of what this server has just shown: its own chunks are read in the time that
+    it takes alone, somebody else's for as long as the server's setting says, and three steps are as
+    long as those of the two replies alone.
+    """
+    alone = [(await ask(server, prompt, 8)).first for prompt in prompts[:5]]
+    long_replies = [asyncio.create_task(ask(server, prompt, 400)) for prompt in prompts[5:7]]
     await asyncio.sleep(1)
-    for number in range(20):
-        reading = asyncio.create_task(ask(server, long_prompt(prompts, length, number), 1))
+    replies, quiet_until, firsts = [*long_replies], time.perf_counter(), []
+    for number in range(arguments.short):
+        document = long_prompt(prompts, arguments.length, number)
+        reading = asyncio.create_task(ask(server, document, 1))
         await asyncio.sleep(0.05)
         firsts.append((await ask(server, prompts[(7 + number) % len(prompts)], 8)).first)
         await reading
         for place, task in enumerate(long_replies):
             if task.done():
-                long_replies[place] = asyncio.create_task(ask(server, prompts[number % 5], 400))
-    gaps = [gap for task in long_replies for gap in (await task).gaps]
-    (median, most), (_, longest) = percentiles(firsts), percentiles(gaps)
+                again = asyncio.create_task(ask(server, prompts[number % 5], 400))
+                long_replies[place] = again
+                replies.append(again)
+    told = [await task for task in replies]
+    step, _ = percentiles(gap for reply in told for gap in reply.gaps_until(quiet_until))
+    bound = max(alone) + arguments.stall + 3 * step
+    median, most = percentiles(firsts)
     return {
         "TTFT alone": statistics.median(alone),
+        "a step": step,
         "TTFT p50": median,
         "TTFT p99": most,
-        "ITL p99 of the long replies": longest,
+        "its bound": bound,
+        "share within": sum(first <= bound for first in firsts) / len(firsts),
+        "ITL p99 of the long replies": percentiles(gap for reply in told for gap in reply.gaps)[1],
     }
 
 
-async def again(server: Server, prompts: Sequence[str], length: int) -> Mapping[str, float]:
+async def again(
+    server: Server, prompts: Sequence[str], arguments: argparse.Namespace
+) -> Mapping[str, float]:
     """A, B, A: the first and the third, in milliseconds and as a ratio; then with company."""
     told: dict[str, float] = {}
     for name, company in (("alone", False), ("in company", True)):
         ratios, firsts = [], []
         for number in range(5):
             first, second = (
-                long_prompt(prompts, length, (17 * number + shift + 7 * company) % len(prompts))
+                long_prompt(prompts, arguments.length, (17 * number + shift + 7 * company) % len(prompts))
                 for shift in (1, 9)
             )
             begun = await ask(server, first, 8)
@@ -290,7 +314,7 @@ async def main() -> None:
             )
         for name in arguments.scenes:
             for server in servers:
-                figures = await SCENES[name](server, prompts, arguments.length)
+                figures = await SCENES[name](server, prompts, arguments)
                 told.append({"scene": name, "server": server.name, **figures})
                 said = ", ".join(f"{key} {value:.2f}" for key, value in figures.items())
                 print(f"{name}: {server.name:16} {said}", flush=True)
@@ -313,6 +337,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--characters", type=int, default=800, help="of each prompt, its last ones")
     add("--scenes", nargs="*", choices=list(SCENES), default=[])
     add("--length", type=int, default=4500, help="characters of the scenes' long prompts")
+    add("--short", type=int, default=20, help="short completions of the scene `editor`")
+    add("--stall", type=float, default=100, help="the server's prefill_stall_ms")
     add("--logs", type=Path, default=Path("."), help="a folder for what the servers print")
     add("--json", type=Path)
     return parser.parse_args(arguments)
