@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import lru_cache
 
 from engine import PREDICTION, ModelInfo, StageStats
 from server.piece import Piece
