@@ -268,7 +268,9 @@ async def again(
         ratios, firsts = [], []
         for number in range(5):
             first, second = (
-                long_prompt(prompts, arguments.length, (17 * number + shift + 7 * company) % len(prompts))
+                long_prompt(
+                    prompts, arguments.length, (17 * number + shift + 7 * company) % len(prompts)
+                )
                 for shift in (1, 9)
             )
             begun = await ask(server, first, 8)

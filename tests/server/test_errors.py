@@ -146,9 +146,7 @@ def test_unknown_models_paths_and_methods_are_enveloped(live: LiveServer) -> Non
         ("/v1/chat/completion", "/v1/chat/completions"),
     ],
 )
-def test_a_wrong_base_url_is_told_the_right_path(
-    live: LiveServer, asked: str, meant: str
-) -> None:
+def test_a_wrong_base_url_is_told_the_right_path(live: LiveServer, asked: str, meant: str) -> None:
     """Red when a client whose base URL is off learns nothing but that it is."""
     told = error(live.request("POST", asked, b"{}", content_type="application/json"), 404)
     assert f"Did you mean {meant}? Look at the base URL" in told["message"]
