@@ -47,7 +47,7 @@ class RequestIdMiddleware:
 
 
 class AnswerMiddleware:
-    """Counts every answer by its route, method and status, and logs refusals: their ids, and why."""
+    """Counts every answer by its route, method and status; logs refusals with id and reason."""
 
     _METHODS = frozenset(("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"))
 

@@ -1,4 +1,4 @@
-"""What is told of a path that is not there: the one that was meant, if a client's base URL is off."""
+"""What is told of a path that is not there: the one that was meant, if a base URL is off."""
 
 from collections.abc import Collection, Iterable
 from typing import Any

@@ -9,7 +9,7 @@ from engine.memory import Needs
 
 
 def needs_of_stages(config: EngineConfig, target: Checkpoint) -> Needs:
-    """Of all stages together; of one that cannot be told nothing: who loads it says what is wrong."""
+    """Of all stages together; nothing of one that cannot be told: who loads it says why."""
     networks = [stage for stage in config.stages if stage.checkpoint is not None]
     return sum((_needs(stage, config, target) for stage in networks), Needs())
 

@@ -12,6 +12,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from engine import attention
 from engine.checkpoint import asked_once, check_configuration, check_files, fingerprint
 from engine.errors import EngineError, ModelLoadError
+from engine.kv_cache import kept_by
 from engine.loading.gguf_blocks import precision_of
 from engine.loading.gguf_weights import load_gguf
 from engine.loading.limits import eos_token_ids, read_limits
@@ -19,7 +20,6 @@ from engine.loading.network import load_network, unfit, unloadable
 from engine.loading.precision import choose_device, choose_precision, dtype_of_loading
 from engine.loading.quiet import silence
 from engine.loading.unpacking import contents, unpack
-from engine.kv_cache import kept_by
 from engine.memory import Needs
 from engine.model import CausalPass, Model
 from engine.names import find_gguf, resolve
