@@ -267,12 +267,8 @@ async def again(
     for name, company in (("alone", False), ("in company", True)):
         ratios, firsts = [], []
         for number in range(5):
-            first, second = (
-                long_prompt(
-                    prompts, arguments.length, (17 * number + shift + 7 * company) % len(prompts)
-                )
-                for shift in (1, 9)
-            )
+            places = [(17 * number + shift + 7 * company) % len(prompts) for shift in (1, 9)]
+            first, second = (long_prompt(prompts, arguments.length, place) for place in places)
             begun = await ask(server, first, 8)
             others = [ask(server, second, 8)]
             if company:

@@ -51,6 +51,5 @@ def test_a_server_without_a_draft_says_what_is_known() -> None:
     """Red when the line names drafts of another model, or keeps the command to itself."""
     assert drafts_of("Qwen/Qwen3-8B").startswith("no draft: known for Qwen/Qwen3-8B: AngelSlim/")
     assert "Qwen/Qwen3-0.6B" in drafts_of("Qwen/Qwen3-8B")
-    assert "`stagetree fit ./mine`" in drafts_of("./mine") and "none is known" in drafts_of(
-        "./mine"
-    )
+    told = drafts_of("./mine")
+    assert "`stagetree fit ./mine`" in told and "none is known" in told
