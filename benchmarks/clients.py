@@ -31,6 +31,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import openai
 
@@ -54,6 +55,14 @@ class Reply:
     chunks: list[float] = field(default_factory=list)
     num_tokens: int = 0
     num_cached: int = 0
+
+    def take(self, chunk: Mapping[str, Any], now: float) -> None:
+        """A chunk has come."""
+        if any(choice["text"] for choice in chunk.get("choices", ())):
+            self.chunks.append(now)
+        if usage := chunk.get("usage"):
+            self.num_tokens = usage["completion_tokens"]
+            self.num_cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
 
     @property
     def first(self) -> float:
@@ -117,9 +126,13 @@ async def started(command: str, name: str, log: Path) -> AsyncIterator[Server]:
 
 
 async def ask(server: Server, prompt: str, num_tokens: int, temperature: float = 0.0) -> Reply:
-    """One reply, streamed to its end."""
-    reply = Reply(time.perf_counter())
-    stream = await server.client.completions.create(
+    """One reply, streamed to its end.
+
+    Its lines are read as they are: what a client makes of each costs as much as what a server does,
+    of the same processors.
+    """
+    reply, completions = Reply(time.perf_counter()), server.client.completions
+    asked = completions.with_streaming_response.create(
         model=server.model,
         prompt=prompt,
         max_tokens=num_tokens,
@@ -129,13 +142,10 @@ async def ask(server: Server, prompt: str, num_tokens: int, temperature: float =
         stream_options={"include_usage": True},
         extra_body={"ignore_eos": True},
     )
-    async for chunk in stream:
-        if chunk.choices and chunk.choices[0].text:
-            reply.chunks.append(time.perf_counter())
-        if chunk.usage:
-            reply.num_tokens = chunk.usage.completion_tokens
-            details = chunk.usage.prompt_tokens_details
-            reply.num_cached = (details and details.cached_tokens) or 0
+    async with asked as stream:
+        async for line in stream.iter_lines():
+            if line.startswith("data: {"):
+                reply.take(json.loads(line.removeprefix("data: ")), time.perf_counter())
     reply.num_tokens = reply.num_tokens or len(reply.chunks)
     if not reply.chunks:
         raise SystemExit(f"{server.name} answered without a token")
