@@ -40,6 +40,11 @@ from server.state import State
 from server.version import VERSION
 
 
+_WRITING = (chat, completions, responses, anthropic, infill)
+_FAMILIES = (*_WRITING, models, operations, load, tokens, front, pages)
+_ROUTES = [route for family in _FAMILIES for route in family.router.routes]
+
+
 def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     """The ASGI application; its lifespan starts and ends the engines."""
     metrics = Metrics(settings.model_id)
@@ -58,8 +63,7 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
         redoc_url=None,
     )
     app.state.server = State(settings, pool, metrics, needs_key=bool(keys))
-    writing = (chat, completions, responses, anthropic, infill)
-    for family in (*writing, models, operations, load, tokens, front, pages):
+    for family in _FAMILIES:
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
@@ -105,7 +109,7 @@ async def _answer(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         error = _as_bad_request(error)
     if isinstance(error, HTTPException) and error.status_code == 404 and _is_nowhere(request):
-        error = no_such_path(request.method, request.url.path, request.app.routes)
+        error = no_such_path(request.method, request.url.path, _ROUTES)
     return error_response(error, request.url.path)
 
 

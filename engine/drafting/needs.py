@@ -26,11 +26,12 @@ def _needs(stage: StageConfig, config: EngineConfig, target: Checkpoint) -> Need
 
 def _needs_of_head(name: str, config: EngineConfig, target: Checkpoint) -> Needs:
     """One layer, whose numbers are the target's, and what it reads of the target for each row."""
-    num_layers, hidden_size = (
-        of_text(target.config, each) or 0 for each in ("num_hidden_layers", "hidden_size")
-    )
+    num_layers: int = of_text(target.config, "num_hidden_layers") or 0
+    hidden_size: int = of_text(target.config, "hidden_size") or 0
     shape = HeadShape.read(read_config(name), num_layers, hidden_size)
     itemsize = target.precision(config.dtype, choose_device(config.device)).dtype.itemsize
-    size = 2 * shape.layer.num_key_value_heads * shape.layer.head_dim
-    read = len(shape.layers) * hidden_size
-    return Needs(row_bytes=(size + read) * itemsize)
+    layer = shape.layer
+    num_heads = layer.num_key_value_heads or layer.num_attention_heads
+    head_size = layer.head_dim or layer.hidden_size // layer.num_attention_heads
+    rows, read = 2 * num_heads * head_size, len(shape.layers) * hidden_size
+    return Needs(row_bytes=(rows + read) * itemsize)

@@ -138,7 +138,7 @@ def test_every_answer_is_counted_and_refusals_are_logged(
     assert of["/v1/completions,POST,400"] == 2
     assert of["none,GET,404"] == 2 and of["none,none,404"] == 1
     assert not any("coffee" in labels or "/a" in labels for labels in of)
-    told = "mine-1: POST /v1/completions was answered 400: The body is not valid JSON"
+    told = "mine-1: POST /v1/completions was answered 400: The body must be a JSON object"
     assert told in caplog.text
     assert "coffee" not in caplog.text
 
