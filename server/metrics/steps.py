@@ -90,7 +90,8 @@ class _StageFamilies:
         proposed, agreed = stage.num_proposed, stage.num_accepted
         counts = (proposed, agreed, stage.num_guesses, stage.num_confirmed, stage.num_passes)
         for counter, amount in zip(counters, (*counts, stage.milliseconds / 1e3), strict=True):
-            counter.inc(amount)
+            if amount:  # most are nothing, in most steps
+                counter.inc(amount)
         accepted.observe(agreed)
         passes.observe(stage.num_passes)
 
