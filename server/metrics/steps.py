@@ -51,7 +51,6 @@ class StepFigures:
         for stage in stats.stages:
             self._stages.observe(stage)
 
-
     def _positions(self, count: int) -> Sequence[Counter]:
         """The series of the first so many, each of which is looked up once."""
         for position in range(len(self._known), count):
