@@ -39,7 +39,6 @@ from server.settings import Settings
 from server.state import State
 from server.version import VERSION
 
-
 _WRITING = (chat, completions, responses, anthropic, infill)
 _FAMILIES = (*_WRITING, models, operations, load, tokens, front, pages)
 _ROUTES = [route for family in _FAMILIES for route in family.router.routes]
