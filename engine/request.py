@@ -147,7 +147,8 @@ class Output:
 
     Of a reply of no tokens there is one without. `num_cached_tokens` is told by the first step: how
     many of the prompt's tokens still had their rows in the cache from an earlier request. So are
-    the tokens of the `prompt`, where their log-probabilities were asked for.
+    the tokens of the `prompt`, where their log-probabilities were asked for. The text is written at
+    the `seat` of this number.
     """
 
     request_id: str
@@ -155,6 +156,7 @@ class Output:
     stats: StepStats
     num_cached_tokens: int = 0
     prompt: tuple[EmittedToken, ...] = ()
+    seat: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from engine.geometry import SPARE_ROWS, strip_rows
 from engine.kv_cache import Cache, Kept, KVCache, kept_by
-from engine.memory import num_that_fit, require
+from engine.memory import Needs, num_that_fit, require
 from engine.recurrent import SeatState, States, seat_bytes
 from engine.rows import Rows, Seated
 
@@ -17,6 +17,8 @@ _LEAST_WINDOW = 256
 """Tokens: with less room than for these nothing is of use."""
 _MOST_SEATS = {"cpu": 4}
 _MOST_SEATS_ELSEWHERE = 8
+NOTHING = Needs()
+"""Of a network that is alone."""
 
 
 class Strips:
@@ -36,8 +38,9 @@ class Strips:
     ) -> None:
         size, kept = strip_rows(max_model_len), kept_by(probe)
         capacity = num_seats * size + SPARE_ROWS
+        needs = needs_of(kept)
         require(
-            capacity * _row_bytes(kept) + num_seats * _seat_bytes(kept),
+            capacity * needs.row_bytes + num_seats * needs.seat_bytes,
             kept.rows[0].device,
             f"a cache of {num_seats} x {size} rows",
             "choose a lower max_model_len, or a lower max_running.",
@@ -109,38 +112,38 @@ def plan_seats(
     longest: int,
     num_seats: int = 0,
     num_engines: int = 1,
+    beside: Needs = NOTHING,
 ) -> Seating:
     """As many seats (`num_seats`, if not 0) of such a window as memory and the device allow.
 
-    Without a `max_model_len` texts may be as long as has room, and no longer than `longest`.
+    Without a `max_model_len` texts may be as long as has room, and no longer than `longest`. The
+    networks `beside` this one, which are still to be loaded, have as many seats.
     """
     kept = kept_by(probe)
-    device, row_bytes = kept.rows[0].device, _row_bytes(kept)
+    device, needs = kept.rows[0].device, needs_of(kept) + beside
+    row_bytes, promised = needs.row_bytes, beside.num_bytes
     most, shrunk = num_seats or _MOST_SEATS.get(device.type, _MOST_SEATS_ELSEWHERE), ""
     window = max_model_len or longest
     if max_model_len is None:
-        wanted = strip_rows(window) + _seat_bytes(kept) // row_bytes
-        rows = num_that_fit(max(num_seats, 1) * row_bytes, device, wanted, num_engines)
+        wanted = strip_rows(window) + needs.seat_bytes // row_bytes
+        each = max(num_seats, 1) * row_bytes
+        rows = num_that_fit(each, device, wanted, num_engines, promised)
         if rows < wanted:
             window = max(longest - (wanted - rows), min(longest, _LEAST_WINDOW))
             shrunk = f"; half of the free memory has no room for a window of {longest}"
-    num_bytes = strip_rows(window) * row_bytes + _seat_bytes(kept)
+    num_bytes = strip_rows(window) * row_bytes + needs.seat_bytes
     size = f"{num_bytes / 1e6:.0f} MB each for a window of {window}{shrunk}"
     if num_seats:
         return Seating(window, num_seats, f"as configured, {size}")
-    count = num_that_fit(num_bytes, device, most, num_engines)
+    count = num_that_fit(num_bytes, device, most, num_engines, promised)
     if count < most:
         return Seating(window, count, f"half of the free memory holds no more, {size}")
     return Seating(window, count, f"the default on {device.type}, {size}")
 
 
-def _row_bytes(kept: Kept) -> int:
-    """Of a row in all layers that have rows."""
-    return sum(rows.nbytes for rows in kept.rows)
-
-
-def _seat_bytes(kept: Kept) -> int:
-    """Of what a seat has beside its rows."""
+def needs_of(kept: Kept) -> Needs:
+    """Of a row in all layers that have rows, and of what a seat has beside them."""
     layers = kept.states.values()
     state_bytes = sum(layer.num_bytes for layer in layers)
-    return seat_bytes(state_bytes, sum(layer.row_bytes for layer in layers)) if layers else 0
+    beside = seat_bytes(state_bytes, sum(layer.row_bytes for layer in layers)) if layers else 0
+    return Needs(row_bytes=sum(rows.nbytes for rows in kept.rows), seat_bytes=beside)

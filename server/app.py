@@ -21,6 +21,7 @@ from server.middleware import (
     RequestIdMiddleware,
 )
 from server.openapi import Application
+from server.paths import no_such_path
 from server.routes import (
     anthropic,
     chat,
@@ -38,6 +39,10 @@ from server.settings import Settings
 from server.state import State
 from server.version import VERSION
 
+_WRITING = (chat, completions, responses, anthropic, infill)
+_FAMILIES = (*_WRITING, models, operations, load, tokens, front, pages)
+_ROUTES = [route for family in _FAMILIES for route in family.router.routes]
+
 
 def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
     """The ASGI application; its lifespan starts and ends the engines."""
@@ -52,12 +57,12 @@ def create_app(settings: Settings, pool: EnginePool) -> FastAPI:
         title="stagetree",
         version=VERSION,
         lifespan=_lifespan,
-        docs_url=None,  # pages.py has one without a content network
+        openapi_url=None,  # pages.py has it, and a page of it without a content network
+        docs_url=None,
         redoc_url=None,
     )
     app.state.server = State(settings, pool, metrics, needs_key=bool(keys))
-    writing = (chat, completions, responses, anthropic, infill)
-    for family in (*writing, models, operations, load, tokens, front, pages):
+    for family in _FAMILIES:
         app.include_router(family.router)
     for kind in (ApiError, EngineError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
@@ -102,7 +107,14 @@ def _show(client: EngineClient, metrics: Metrics) -> None:
 async def _answer(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         error = _as_bad_request(error)
+    if isinstance(error, HTTPException) and error.status_code == 404 and _is_nowhere(request):
+        error = no_such_path(request.method, request.url.path, _ROUTES)
     return error_response(error, request.url.path)
+
+
+def _is_nowhere(request: Request) -> bool:
+    """Whether no route has this path; one that has it may find nothing, too."""
+    return "route" not in request.scope
 
 
 def _as_bad_request(invalid: RequestValidationError) -> BadRequestError:

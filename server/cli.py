@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from engine import Speculation, own_environment, public_drafts
+from engine import Speculation, own_environment
 from server.names import at_home
 from server.options import HELP, MODEL_FLAGS, with_settings
 from server.settings import Settings
@@ -50,7 +50,7 @@ def serve(settings: Settings) -> None:
     _log_to_stderr(settings.log_level)
     from server.run import run  # fastapi is slow to import, and --help needs none
 
-    run(settings, _greet)
+    run(settings)
 
 
 @app.command()
@@ -204,28 +204,3 @@ def _log_to_stderr(level: str) -> None:
     else:
         logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
-
-
-def _greet(settings: Settings, port: int) -> None:
-    """One line to know where it is, and one to try it."""
-    url = _url(settings.host, port)
-    key = " -H 'Authorization: Bearer KEY'" if settings.keys() else ""
-    body = '{"prompt": "def fibonacci(n):", "max_tokens": 64, "temperature": 0}'
-    curl = f"curl {url}/v1/completions -H 'Content-Type: application/json'{key} -d '{body}'"
-    messages.print(f"stagetree {VERSION} serves {settings.model_id} on {url}", soft_wrap=True)
-    messages.print(f"try: {curl}", soft_wrap=True, markup=False)
-    if not any(stage.checkpoint for stage in settings.engine.stages):
-        messages.print(_drafts(settings.engine.model), soft_wrap=True, markup=False)
-
-
-def _drafts(model: str) -> str:
-    """What may be named as a draft for a model that has none."""
-    known = [each.name for each in public_drafts(model)]
-    named = f"known for {model}: {', '.join(known)}" if known else f"none is known for {model}"
-    return f"no draft: {named}; `stagetree fit {model}` tells what one gains here"
-
-
-def _url(host: str, port: int) -> str:
-    """Where a client of this machine finds a server that listens there."""
-    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
-    return f"http://{here.get(host, f'[{host}]' if ':' in host else host)}:{port}"

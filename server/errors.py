@@ -45,6 +45,10 @@ class ClientGoneError(ApiError):
     """The client closed the connection; nobody reads the answer."""
 
 
+class SlowReaderError(ClientGoneError):
+    """The client reads its stream more slowly than it is written, by more than can be kept."""
+
+
 class NotReadyError(ApiError):
     """The model is still loading, or its engine process is being restarted."""
 
@@ -90,6 +94,7 @@ ANSWERS: Mapping[type[Exception], Answer] = {
     UnauthorizedError: Answer(401, _INVALID, "invalid_api_key"),
     ModelNotFoundError: Answer(404, _INVALID, "model_not_found"),
     ClientGoneError: Answer(499, _INVALID, "client_closed_request"),
+    SlowReaderError: Answer(499, _INVALID, "client_too_slow"),
     NotReadyError: Answer(503, _UNAVAILABLE, "model_loading"),
     LoadFailedError: Answer(503, _UNAVAILABLE, "model_load_failed", is_final=True),
     EngineBusyError: Answer(503, _UNAVAILABLE, "engine_busy"),

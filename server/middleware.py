@@ -1,6 +1,7 @@
 """What every request passes through: its id, the count of answers, its size, HEAD, the key."""
 
 import hashlib
+import json
 import logging
 import secrets
 import string
@@ -17,6 +18,7 @@ from server.errors import UnauthorizedError, error_response
 _log = logging.getLogger(__name__)
 _ID_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-_.:")
 _LONGEST_ID = 128
+_LONGEST_REASON = 300
 _MOST_ITEMS, _MOST_LISTS = 2**19 + 2**16, 2**16
 """Of a body: to parse many small values holds everybody up for longer than to read a long text."""
 
@@ -45,7 +47,7 @@ class RequestIdMiddleware:
 
 
 class AnswerMiddleware:
-    """Counts every answer by its route, method and status, and logs refusals with their ids."""
+    """Counts every answer by its route, method and status; logs refusals with id and reason."""
 
     _METHODS = frozenset(("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"))
 
@@ -63,19 +65,22 @@ class AnswerMiddleware:
         """Run the request and look at how it is answered; what nobody caught is answered here."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        has_begun, arrived_at = False, monotonic()
+        status, is_told, arrived_at = None, False, monotonic()
 
         async def send_seen(message: Message) -> None:
-            nonlocal has_begun
+            nonlocal status, is_told
             if message["type"] == "http.response.start":
-                has_begun = True
-                self._see(scope, message["status"])
+                status = message["status"]
+                self._observe(*self._names(scope), status)
+            elif not is_told:
+                is_told = True
+                self._tell(scope, status or 0, message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, receive, send_seen)
         except Exception as error:
-            if not has_begun:
+            if status is None:
                 await error_response(error, scope["path"])(scope, receive, send_seen)
             raise  # to be logged
         finally:
@@ -86,12 +91,20 @@ class AnswerMiddleware:
         handler = getattr(scope.get("route"), "path", "none")
         return handler, scope["method"] if scope["method"] in self._METHODS else "none"
 
-    def _see(self, scope: Scope, status: int) -> None:
+    def _tell(self, scope: Scope, status: int, body: bytes) -> None:
         handler, method = self._names(scope)
-        self._observe(handler, method, status)
         if status >= 400 and handler != "/ready" and (handler, status) != ("none", 404):
-            request_id = scope["state"]["request_id"]
-            _log.info("%s: %s %s was answered %d", request_id, method, handler, status)
+            told = (scope["state"]["request_id"], method, handler, status, _reason(body))
+            _log.info("%s: %s %s was answered %d: %s", *told)
+
+
+def _reason(body: bytes) -> str:
+    """What a refusal says, in one line; if it has an envelope."""
+    try:
+        told = json.loads(body)["error"]["message"]
+    except (ValueError, TypeError, KeyError):
+        return "no reason"
+    return " ".join(str(told).split())[:_LONGEST_REASON]
 
 
 class BodyLimitMiddleware:

@@ -4,6 +4,7 @@ That is which records a stream sends, how keys are given, and what every route m
 """
 
 from collections.abc import Collection
+from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI
@@ -64,14 +65,16 @@ class Application(FastAPI):
         super().__init__(responses=REFUSALS, **options)
         self._has_keys = has_keys
         self._open_paths = open_paths
+        self._lock = Lock()
 
     def openapi(self) -> Schema:
-        """The whole description, made once."""
-        if self.openapi_schema is None:
-            whole = super().openapi()
-            _gather_definitions(whole, whole["components"]["schemas"])
-            self._add_keys(whole)
-        return super().openapi()
+        """The whole description, made once, by whichever thread asks first."""
+        with self._lock:
+            if self.openapi_schema is None:
+                whole = super().openapi()
+                _gather_definitions(whole, whole["components"]["schemas"])
+                self._add_keys(whole)
+            return super().openapi()
 
     def _add_keys(self, whole: Schema) -> None:
         """Say where one of the keys is asked for; without keys nowhere."""

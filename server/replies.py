@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -14,11 +15,15 @@ from starlette.types import Receive, Scope, Send
 
 from server.errors import INTERNAL, ClientGoneError, answer_for
 from server.piece import Piece, fold
+from server.tasks import beside
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STALL_SECONDS = 60.0
+"""A client that has read nothing for so long is dropped."""
+_LOOKS = 4
+"""How often a stream is looked after in the time that it may be silent."""
 
 
 class Translation(Protocol):
@@ -88,6 +93,26 @@ async def whole_reply(
     return Response(written, media_type="application/json")
 
 
+class Line:
+    """What events are said into; mutable. It tells whether one is being taken, and for how long."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._changed_at = monotonic()
+        self.is_sending = False
+
+    @property
+    def seconds(self) -> float:
+        """For how long an event has been waiting for room, or since when there was none."""
+        return monotonic() - self._changed_at
+
+    async def say(self, event: bytes) -> None:
+        """Send an event, and wait until there is room for more."""
+        self.is_sending, self._changed_at = True, monotonic()
+        await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        self.is_sending, self._changed_at = False, monotonic()
+
+
 class EventStream(Response):
     """Server-sent events of a reply's chunks, ending as they should even after an error.
 
@@ -108,7 +133,7 @@ class EventStream(Response):
         self.status_code = 200
         self.background = None
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        self._next = first
+        self._first = first
         self._chunks = chunks
         self._words = words
         self._patience = patience
@@ -116,30 +141,46 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; a client that goes ends the stream and frees the engine."""
+        whose = scope.get("state", {}).get("request_id", "a stream")
         try:
             await until_disconnect(receive, self._send(send))
-        except (ClientGoneError, TimeoutError):
-            _log.info("a client left or stopped reading before its stream ended")
+        except ClientGoneError:
+            _log.info("%s: the client left before its stream ended", whose)
+        except TimeoutError:
+            _log.info("%s: the client read nothing for %g s: it is dropped", whose, STALL_SECONDS)
 
     async def _send(self, send: Send) -> None:
-        """A client that stops reading must not hold the engine, so each send has a limit."""
+        """A client that stops reading must not hold the stream, so sending has a limit."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        line = Line(send)
         try:
             await send(start)
-            async for event in self._events():
-                async with asyncio.timeout(STALL_SECONDS):
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            async with asyncio.timeout(None) as limit, beside(self._watch(line, limit)):
+                async for event in self._events():
+                    await line.say(event)
         finally:
-            await _end(self._next, self._chunks)
+            await _end(self._first, self._chunks)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _watch(self, line: Line, limit: asyncio.Timeout) -> None:
+        """Say that the stream waits whenever it has been silent; end it where nobody takes more.
+
+        Once in a while, and not with every event, of which there may be hundreds a second.
+        """
+        with suppress(TimeoutError):
+            while not (line.is_sending and line.seconds > STALL_SECONDS):
+                if line.is_sending or line.seconds < self._patience:
+                    await asyncio.sleep(min(self._patience, STALL_SECONDS) / _LOOKS)
+                else:
+                    async with asyncio.timeout(STALL_SECONDS):
+                        await line.say(self._format.waiting)
+        limit.reschedule(0)
 
     async def _events(self) -> AsyncIterator[bytes]:
         try:
-            while True:
-                while not (await asyncio.wait((self._next,), timeout=self._patience))[0]:
-                    yield self._format.waiting
-                yield _event(self._next.result())
-                self._next = asyncio.ensure_future(anext(self._chunks))
+            yield _event(await self._first)
+            async for chunk in self._chunks:
+                yield _event(chunk)
         except StopAsyncIteration:
             pass
         except Exception as error:

@@ -16,6 +16,7 @@ from engine import ConfigError, EngineProcess
 from server.app import create_app
 from server.connections import BoundedProtocol
 from server.engines import Engine, EnginePool
+from server.greeting import Greeting
 from server.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -76,23 +77,35 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def run(settings: Settings, announce: Callable[[Settings, int], None]) -> None:
-    """Serve in this process until a signal ends it; `announce` learns the port once it is ours.
+def run(settings: Settings) -> None:
+    """Serve in this process until a signal ends it; who started it is told where, and what.
 
     Raises ConfigError for an address that cannot be had, and LoadFailedError once it is known that
     the model cannot be served.
     """
     configs = settings.engine_configs()
     listener = _bind(settings.host, settings.port)
-    announce(settings, listener.getsockname()[1])
+    greeting = Greeting(settings, listener.getsockname()[1])
+    greeting.loads()
     spawns: list[Callable[[], Engine]] = [partial(EngineProcess, config) for config in configs]
-    pool = EnginePool(settings, spawns, on_failure=lambda: server.end())
+    pool = EnginePool(
+        settings,
+        spawns,
+        on_failure=lambda: server.end(),
+        on_ready=lambda: greeting.serves(_is_chat(pool, settings)),
+    )
     warn_if_open(settings)
     uvicorn_config = config_of(create_app(settings, pool), settings)
     server = DrainingServer(uvicorn_config, pool, settings.drain_seconds)
     server.run([listener])
     if pool.failure is not None:
         raise pool.failure
+
+
+def _is_chat(pool: EnginePool, settings: Settings) -> bool:
+    """Whether there is a template for chats."""
+    templates = pool.tokenizer.get().templates
+    return templates.choose(has_tools=False, override=settings.chat_template) is not None
 
 
 def config_of(app: FastAPI, settings: Settings) -> uvicorn.Config:

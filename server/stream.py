@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from engine import EngineDiedError, Output
 from server.choice import ChoiceWriter
 from server.engines import EnginePool, QueuedRequest
-from server.errors import LoadFailedError
+from server.errors import LoadFailedError, SlowReaderError
 from server.metrics import Metrics
 from server.piece import Piece
 from server.plan import Plan
@@ -19,6 +19,9 @@ from server.record import ChoiceRecord, RequestRecord
 _log = logging.getLogger(__name__)
 _MAX_TURNS = 3
 """A prompt that is the death of so many engines is not tried on another."""
+
+MOST_UNREAD = 8192
+"""Pieces of a reply that may lie here while its client reads, or does not: some megabytes."""
 
 Pieces = asyncio.Queue[Piece | None]
 
@@ -35,7 +38,8 @@ class Generation:
     async def pieces(self) -> AsyncGenerator[Piece]:
         """The reply, piece by piece; closing the generator frees its seats within one step.
 
-        Texts are written on while nobody asks for the next piece: a seat waits for no reader.
+        Texts are written on while nobody asks for the next piece: a seat waits for no reader. So a
+        reader who stays too far behind loses the reply; raises SlowReaderError then.
         """
         pieces: Pieces = asyncio.Queue()
         # Whoever reads may do so in several tasks, so what runs has one of its own.
@@ -54,6 +58,11 @@ class Generation:
             with self.metrics.request(self.record), self.pool.request(self.plan.priority) as queued:
                 await self._write_all(queued, pieces)
             self._log()
+        except SlowReaderError as error:
+            _log.info("%s: %s", self.plan.request_id, error)
+            while not pieces.empty():
+                pieces.get_nowait()
+            raise
         finally:
             pieces.put_nowait(None)
 
@@ -84,7 +93,7 @@ class Generation:
         plan, sequence = self.plan, self.plan.sequences[index]
         tokenizer = self.pool.tokenizer.get()
         writer = ChoiceWriter(index, sequence.prompt, tokenizer, plan.manner)
-        async with self.pool.seating.turn(queued, sequence.prompt) as (client, seat):
+        async with self.pool.seating.turn(queued, sequence.prompt) as (client, place):
             choice.engine = client.number
             self._begin()
             async with aclosing(client.generate(sequence)) as updates:
@@ -92,11 +101,10 @@ class Generation:
                     num_kept = writer.push(update)
                     if update.output is not None:
                         self._observe(choice, update.output, num_kept, len(sequence.prompt))
-                        seat.num_tokens = len(sequence.prompt) + choice.num_tokens
-                        seat.num_nodes = update.output.stats.num_nodes
+                        place.observe(update.output, num_kept)
                     choice.finish_reason = writer.finish_reason
                     if (piece := writer.take()) is not None:
-                        pieces.put_nowait(piece)
+                        _put(piece, pieces)
                     if writer.finish_reason is not None:
                         return
 
@@ -127,3 +135,10 @@ class Generation:
             *(1e3 * record.first_token_seconds, record.tokens_per_second),
             record.stats.mean_acceptance_length,
         )
+
+
+def _put(piece: Piece, pieces: Pieces) -> None:
+    """Keep a piece for its reader; raises SlowReaderError where too many lie there."""
+    if pieces.qsize() >= MOST_UNREAD:
+        raise SlowReaderError(f"The client left {MOST_UNREAD} pieces of its reply unread.")
+    pieces.put_nowait(piece)

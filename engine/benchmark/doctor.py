@@ -1,6 +1,5 @@
 """What speeds a machine and a loaded engine allow, and what they reach: memory, passes, modes."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,7 +42,7 @@ class PassCosts:
 class Examination:
     """The machine, what was loaded on it, what its passes cost, and every mode as it ran.
 
-    `load_average` is how many processes wanted a core in the minute before.
+    `load_average` is how many processes wanted a core in the minute before it was loaded.
     """
 
     machine: dict[str, str | int]
@@ -75,13 +74,13 @@ def examine(
     modes: Sequence[Mode],
     workload: Workload,
     repetitions: int,
+    load_average: float,
     on_run: Callable[[str], None] = lambda _: None,
 ) -> Examination:
     """Measure memory, read off what passes cost, and run `modes`, of which the first is plain.
 
     Raises what `compare` raises.
     """
-    load_average, *_ = os.getloadavg()
     on_run("memory")
     bytes_per_second = measured_bandwidth(engine.info.device)
     passes = _pass_costs(engine, bytes_per_second)

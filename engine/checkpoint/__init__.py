@@ -6,12 +6,14 @@ over, which are not numbers. Whatever stock transformers would make up is refuse
 
 from engine.checkpoint.files import check_configuration, check_files, check_weights, read_json
 from engine.checkpoint.fingerprint import fingerprint
+from engine.checkpoint.hub import asked_once
 from engine.checkpoint.tokens import PADDING, check_same_tokens, compare_tokens
 from engine.checkpoint.weights import abridged, check_keys, check_numbers
 
 __all__ = [
     "PADDING",
     "abridged",
+    "asked_once",
     "check_configuration",
     "check_files",
     "check_keys",

@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from engine.checkpoint import (
     PADDING,
+    asked_once,
     check_keys,
     check_numbers,
     check_weights,
@@ -199,7 +200,8 @@ def read_config(name: str) -> dict[str, Any]:
     """The content of a `config.json`; raises whatever is wrong with it."""
     find_folder(name)
     unpack(name)
-    config, _ = PretrainedConfig.get_config_dict(resolve(name))
+    with asked_once(name):
+        config, _ = PretrainedConfig.get_config_dict(resolve(name))
     return dict(config)
 
 

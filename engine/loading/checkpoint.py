@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from engine import attention
-from engine.checkpoint import check_configuration, check_files, fingerprint
+from engine.checkpoint import asked_once, check_configuration, check_files, fingerprint
 from engine.errors import EngineError, ModelLoadError
+from engine.kv_cache import kept_by
 from engine.loading.gguf_blocks import precision_of
 from engine.loading.gguf_weights import load_gguf
 from engine.loading.limits import eos_token_ids, read_limits
@@ -19,10 +20,11 @@ from engine.loading.network import load_network, unfit, unloadable
 from engine.loading.precision import choose_device, choose_precision, dtype_of_loading
 from engine.loading.quiet import silence
 from engine.loading.unpacking import contents, unpack
+from engine.memory import Needs
 from engine.model import CausalPass, Model
 from engine.names import find_gguf, resolve
 from engine.scorer import ModelLimits
-from engine.strips import plan_seats
+from engine.strips import NOTHING, needs_of, plan_seats
 from engine.weights import Precision, num_weights, quantise, unpacked
 
 _LONGEST_WINDOW = 8192
@@ -40,7 +42,8 @@ class Checkpoint:
     @classmethod
     def read(cls, name: str) -> Self:
         """Raises ModelLoadError for what is not there or cannot be served."""
-        config = _read_config(name)
+        with asked_once(name):
+            config = _read_config(name)
         with _named(name):
             return cls(name, config, read_limits(config))
 
@@ -54,11 +57,13 @@ class Checkpoint:
         num_engines: int = 1,
         num_seats: int = 1,
         vocab_size: int = 0,
+        beside: Needs = NOTHING,
     ) -> Model:
         """Load the weights, prove that they obey tree masks, and give them a cache.
 
         It has room for `num_seats` texts; 0: for as many as memory allows. Without `max_model_len`
-        these may be as long as it allows, too. `num_engines`, this one included, share the machine.
+        these may be as long as it allows, too. `num_engines`, this one included, share the machine,
+        and what is `beside` it in each is still to be loaded.
         Ids up to `vocab_size`, if there are fewer, get an embedding, so that a larger target's
         padding ids can be fed. Raises ModelLoadError for weights that cannot be found or an
         architecture that cannot be served, ConfigError for a device or precision that this machine
@@ -66,7 +71,7 @@ class Checkpoint:
         """
         place = choose_device(device)
         with _named(self.name):
-            wanted = choose_precision(dtype, place, self.config, num_engines, self._blocks())
+            wanted = self.precision(dtype, place, num_engines)
             network = self._network(wanted, place, num_engines, vocab_size)
             eos = eos_token_ids(self.config, network.generation_config)
             limits = replace(self.limits, eos_token_ids=eos)
@@ -74,9 +79,34 @@ class Checkpoint:
                 network.resize_token_embeddings(vocab_size, mean_resizing=False)
                 limits = replace(limits, vocab_size=vocab_size)
             whose = fingerprint(network)
-            model = _model_of(network, limits, wanted, max_model_len, chunk, num_seats, num_engines)
+            given = (max_model_len, chunk, num_seats, num_engines, beside)
+            model = _model_of(network, limits, wanted, *given)
         model.fingerprint = whose
         return model
+
+    def precision(self, dtype: str, place: torch.device, num_engines: int = 1) -> Precision:
+        """That in which it is computed there; raises as `choose_precision` does."""
+        return choose_precision(dtype, place, self.config, num_engines, self._blocks())
+
+    def needs(self, dtype: str, place: torch.device) -> Needs:
+        """What it will take in memory, by its shape alone; nothing where that does not tell.
+
+        Raises ConfigError as `load` does.
+        """
+        wanted = self.precision(dtype, place)
+        try:
+            with torch.device("meta"), silence():
+                network = AutoModelForCausalLM.from_config(
+                    self.config,
+                    trust_remote_code=False,
+                    dtype=wanted.dtype,
+                    attn_implementation=attention.NAME,
+                )
+                kept = kept_by(CausalPass(network.eval(), self.limits.window, ()).probe)
+        except Exception:  # whatever a foreign configuration may cause; who loads it says so
+            return NOTHING
+        loaded = num_weights(network) * dtype_of_loading(wanted, self.config).itemsize
+        return needs_of(kept) + Needs(num_bytes=loaded)
 
     def _blocks(self) -> str | None:
         """The precision that a file's blocks are for, if it has such."""
@@ -145,6 +175,7 @@ def _model_of(
     chunk: int,
     num_seats: int = 1,
     num_engines: int = 1,
+    beside: Needs = NOTHING,
 ) -> Model:
     """A network in its precision, with a cache of as many rows as are wanted or fit."""
     num_parameters = num_weights(network)
@@ -152,7 +183,7 @@ def _model_of(
         quantise(network, precision.name)
     probe = CausalPass(network, limits.window, ()).probe
     longest = min(limits.max_positions, _LONGEST_WINDOW)
-    seating = plan_seats(probe, max_model_len, longest, num_seats, num_engines)
+    seating = plan_seats(probe, max_model_len, longest, num_seats, num_engines, beside)
     model = Model(network, limits, seating.max_model_len, chunk, seating.num_seats)
     # Of masks and positions, which rounding is not to hide.
     with unpacked(network):

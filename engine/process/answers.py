@@ -89,9 +89,14 @@ class Answers:
             case Failed(request_id, message, why):
                 self._deliver(request_id, _FAILURES[why](message))
 
-    def bury(self, code: int) -> None:
-        """The process has ended with this exit code: there is nothing to wait for any more."""
+    def bury(self, code: int, fault: str | None) -> None:
+        """The process has ended with this exit code, for its `fault` if that is known.
+
+        There is nothing to wait for any more.
+        """
         reason = f"the engine process ended with exit code {code}"
+        if fault is not None:
+            reason += f": {fault}"
         died = EngineDiedError(reason)
         if not self.ready.done():
             # What ends by itself while it loads would do so again; what was killed may not be.

@@ -20,8 +20,10 @@ from engine.process.messages import Event, Order, decode_event, encode
 from engine.process.pulse import BEAT_SECONDS
 from engine.scratch import Scratch
 
-_SILENCE_SECONDS = 15.0
+SILENCE_SECONDS = 15.0
 """A process that has loaded shows every second that it is alive."""
+LOADING_SILENCE_SECONDS = 300.0
+"""One that loads does so too, once it has begun; but a slow disk may hold up all of its threads."""
 _LATE_SECONDS = 3.0
 """Whoever wakes so much later than it meant to has slept, and so may others have."""
 _LAST_WORDS_SECONDS = 0.05
@@ -43,7 +45,9 @@ class Child:
         self.folder = folder
         self._socket = socket
         self._resources = resources
-        self._heard = 0.0
+        self._heard = time.monotonic()
+        self.fault: str | None = None
+        """Why it was ended from here, if it was."""
 
     @classmethod
     async def spawn(cls, config: EngineConfig) -> Self:
@@ -80,15 +84,16 @@ class Child:
             self._heard = time.monotonic()
             take(event)
 
-    async def kill_when_silent(self) -> None:
-        """End it once it has said nothing for too long; its exit is then seen like any other.
+    async def kill_when_silent(self, patience: Callable[[], float]) -> None:
+        """End it once it has said nothing for so many seconds; its exit is seen like any other.
 
         A machine that has paused, this process too, kills nothing.
         """
-        while (now := time.monotonic()) - self._heard < _SILENCE_SECONDS:
+        while (now := time.monotonic()) - self._heard < patience():
             await asyncio.sleep(BEAT_SECONDS)
             if time.monotonic() - now > BEAT_SECONDS + _LATE_SECONDS:
                 self._heard = time.monotonic()
+        self.fault = f"it said nothing for {now - self._heard:.0f} s, and was ended"
         self.kill()
 
     async def wait(self) -> int:

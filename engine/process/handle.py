@@ -10,7 +10,7 @@ import zmq
 from engine.config import EngineConfig
 from engine.errors import EngineDiedError, EngineError
 from engine.process.answers import Answers
-from engine.process.child import Child
+from engine.process.child import LOADING_SILENCE_SECONDS, SILENCE_SECONDS, Child
 from engine.process.messages import Cancel, Close, Compile, Generate, ReadTokenizer
 from engine.request import (
     Constraint,
@@ -132,15 +132,17 @@ class EngineProcess:
         self._child.close()
 
     async def _watch(self) -> None:
-        """Once it is ready it must not be silent for long."""
-        with contextlib.suppress(EngineError):
-            await self.wait_ready()
-            await self._child.kill_when_silent()
+        """It must not be silent for long, not even while it loads."""
+        is_ready = self._answers.ready.done
+        await self._child.kill_when_silent(
+            lambda: SILENCE_SECONDS if is_ready() else LOADING_SILENCE_SECONDS
+        )
 
 
 async def _bury(child: Child, answers: Answers) -> None:
     """Tell everyone who waits that it has ended."""
-    answers.bury(await child.wait())
+    code = await child.wait()
+    answers.bury(code, child.fault)
 
 
 def _is_last(update: Update | EngineError) -> bool:

@@ -1,5 +1,6 @@
 """The heartbeat of an engine process."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from types import TracebackType
 from typing import Self
 
 BEAT_SECONDS = 1.0
+_COMPUTING = 0.05
+"""Seconds of a processor from one beat to the next, of a process that gets on with something."""
 
 
 class Pulse:
@@ -19,6 +22,8 @@ class Pulse:
     def __init__(self, beat: Callable[[], None]) -> None:
         self._beat = beat
         self._until = 0.0
+        self._idle_seconds = math.inf
+        self._used = 0.0
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -37,9 +42,20 @@ class Pulse:
 
     def expect(self, seconds: float) -> None:
         """Work begins that takes so long at most, unless it is stuck."""
-        self._until = time.monotonic() + seconds
+        self._until, self._idle_seconds = time.monotonic() + seconds, math.inf
+
+    def expect_progress(self, seconds: float) -> None:
+        """Work begins that may take any time, but for so long never leaves the processor alone.
+
+        So what computes gets on, and so does a download; what waits for nothing does not.
+        """
+        self._until, self._idle_seconds = time.monotonic() + seconds, seconds
 
     def _run(self) -> None:
         while not self._is_over.wait(BEAT_SECONDS):
-            if time.monotonic() < self._until:
+            now, used = time.monotonic(), time.process_time()
+            if used - self._used > _COMPUTING and self._idle_seconds < math.inf:
+                self._until = now + self._idle_seconds
+            self._used = used
+            if now < self._until:
                 self._beat()

@@ -38,7 +38,7 @@ from engine.process.messages import (
     encode,
 )
 from engine.process.pulse import BEAT_SECONDS, Pulse
-from engine.request import Finished, GenerateRequest, Output, Update
+from engine.request import Finished, GenerateRequest, LoadProgress, Output, Update
 from engine.stats import SpeculationStats
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ _HOLDING_SECONDS = 3.0
 _LONGEST_STEP_SECONDS = 120.0
 """A pass may be slow, but one that takes this long is taken for a hang."""
 _LONGEST_WORK_SECONDS = 1800.0
-"""So is loading, or taking passes over, after this time."""
+"""So is taking passes over after this time, and loading that for so long has told of nothing new
+and left the processor alone."""
 
 
 def main() -> None:
@@ -91,11 +92,16 @@ class Worker:
     def run(self, config: EngineConfig) -> None:
         """Load and serve; an unexpected error ends the process, which its handle will see."""
         with Pulse(lambda: self._tell(Beat())) as pulse:
-            pulse.expect(_LONGEST_WORK_SECONDS)
+            pulse.expect_progress(_LONGEST_WORK_SECONDS)
+
+            def tell(progress: LoadProgress) -> None:
+                pulse.expect_progress(_LONGEST_WORK_SECONDS)
+                self._tell(Loading(progress))
+
             try:
                 from engine.api import Engine  # imports torch, which only this process may
 
-                engine = Engine.load(config, lambda progress: self._tell(Loading(progress)))
+                engine = Engine.load(config, tell)
             except Exception as error:
                 self._tell(Unloadable(in_one_line(error), traceback.format_exc()))
                 return

@@ -1,6 +1,7 @@
 """`stagetree doctor`: what this machine and this pair allow, what they reach, and why."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -49,6 +50,7 @@ def doctor(settings: Settings, options: DoctorOptions, console: Console) -> None
         console.width = max(console.width, _FILE_WIDTH)
     prompts = _prompts(options)
     config = settings.command_config(compile="wait")
+    load_average, *_ = os.getloadavg()  # before we compile, which is no other work
     with console.status("loading") as status:
         engine = Engine.load(config, lambda progress: status.update(progress.phase))
         tokenizer = Tokenizer.load(config.model)
@@ -61,7 +63,7 @@ def doctor(settings: Settings, options: DoctorOptions, console: Console) -> None
         engine.info.eos_token_ids,
         categories=[each.category for each in prompts],
     )
-    examination = _examine(engine, config, workload, console)
+    examination = _examine(engine, config, workload, load_average, console)
     _print(examination, config, console)
     if options.json is not None:
         document = _document(examination, config, options, len(prompts))
@@ -81,7 +83,11 @@ def _prompts(options: DoctorOptions) -> Sequence[Prompt]:
 
 
 def _examine(
-    engine: Engine, config: EngineConfig, workload: Workload, console: Console
+    engine: Engine,
+    config: EngineConfig,
+    workload: Workload,
+    load_average: float,
+    console: Console,
 ) -> Examination:
     fixed = resized(replace(config, stages=engine.config.stages, alternatives=()), None, None)
     modes = modes_of(fixed.stages, limits=engine.config.stages)
@@ -93,6 +99,7 @@ def _examine(
             modes,
             workload,
             _REPETITIONS,
+            load_average,
             lambda what: progress.update(task, description=f"measuring {what}"),
         )
 

@@ -37,15 +37,18 @@ def choice(examination: Examination) -> list[str]:
 
 
 def advice(examination: Examination, config: EngineConfig) -> list[str]:
-    """What is wrong with the machine or the stages, each with its remedy; empty if all is well."""
+    """What is wrong with the machine or the stages, each with its remedy; empty if all is well.
+
+    On a busy machine nothing is made of times, which say no more than that it is busy.
+    """
+    other_work = _other_work(examination)
+    timed = [_slowdown(examination), _losses(examination), _forecast(examination)]
     sentences = [
-        _other_work(examination),
+        other_work,
         _threads(examination),
-        _slowdown(examination),
         _eager_passes(examination, config),
         *_drafters(examination),
-        _losses(examination),
-        _forecast(examination),
+        *(timed if other_work is None else ()),
     ]
     return [sentence for sentence in sentences if sentence]
 

@@ -9,7 +9,7 @@ from server.engines.client import MAX_DEATHS, RETRY_AFTER, EngineClient
 from server.engines.contract import Engine
 from server.engines.pool import EnginePool
 from server.engines.queue import QueuedRequest
-from server.engines.seats import Seat
+from server.engines.seats import Place
 
 __all__ = [
     "MAX_DEATHS",
@@ -17,6 +17,6 @@ __all__ = [
     "Engine",
     "EngineClient",
     "EnginePool",
+    "Place",
     "QueuedRequest",
-    "Seat",
 ]

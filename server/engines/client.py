@@ -17,9 +17,10 @@ from engine import (
     Update,
 )
 from server.engines.contract import Engine
-from server.engines.log import EngineLog, beside
+from server.engines.log import EngineLog
 from server.engines.seats import Seats
 from server.errors import ApiError, DrainingError, LoadFailedError, NotReadyError
+from server.tasks import beside
 
 # So many deaths, none after a quiet spell of serving, are no accident.
 MAX_DEATHS = 5

@@ -1,11 +1,8 @@
 """What the log tells of one engine process, from its loading to its death."""
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any
 
 from engine import ModelInfo
 from server.engines.contract import Engine
@@ -66,14 +63,3 @@ class EngineLog:
                 more = "; faster ones are being made" if info.is_compiling else ""
                 _log.info("%s: passes: %s%s", self._name, forms, more)
             await asyncio.sleep(_POLL_SECONDS)
-
-
-@contextlib.asynccontextmanager
-async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Have this done for as long as the block runs."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

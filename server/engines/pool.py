@@ -19,8 +19,9 @@ _RETRY_AFTER = 1
 class EnginePool:
     """Engines of one model, each supervised on its own, and the queue for their seats; mutable.
 
-    `spawns` make the handle of a fresh process, each of one engine. `on_failure` is called once
-    it is known that none will ever serve again. Once drained a pool admits nobody.
+    `spawns` make the handle of a fresh process, each of one engine. `on_ready` is called when the
+    first of them can serve, and `on_failure` once it is known that none ever will again. Once
+    drained a pool admits nobody.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class EnginePool:
         settings: Settings,
         spawns: Sequence[Spawn],
         on_failure: Callable[[], None] = lambda: None,
+        on_ready: Callable[[], None] = lambda: None,
         backoff: float = 0.5,
     ) -> None:
         self.tokenizer = SharedTokenizer(settings.fim_template)
@@ -39,7 +41,9 @@ class EnginePool:
         self.seating = Seating(self.clients, self.queue, settings.queue_timeout)
         self.is_draining = False
         self._settings = settings
+        self._on_ready = on_ready
         self._on_failure = on_failure
+        self._has_served = False
         self._told: set[EngineClient] = set()
 
     def start(self) -> None:
@@ -101,6 +105,9 @@ class EnginePool:
         if self.failure is not None:
             self._on_failure()
         elif self.nearest.is_serving:
+            if not self._has_served:
+                self._has_served = True
+                self._on_ready()
             broken = {one for one in self.clients if isinstance(one.refusal, LoadFailedError)}
             for client in broken - self._told:
                 _log.error("engine %d: %s The others go on.", client.number, client.refusal)

@@ -8,17 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from server.engines.client import EngineClient
-from server.engines.seats import Seat
+from server.engines.seats import Place
 
 
 @dataclass(eq=False, slots=True)
 class Turn:
-    """A sequence's time in a seat; `woken` is set when it comes, or never will."""
+    """A sequence's time in a seat; `woken` is set when it comes, or never will.
+
+    Then it has a `place` in the engine of this `client`.
+    """
 
     prompt: Sequence[int]
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     client: EngineClient | None = None
-    seat: Seat = field(default_factory=Seat)
+    place: Place | None = None
 
 
 @dataclass(eq=False, slots=True)

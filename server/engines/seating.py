@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 from server.engines.client import EngineClient
 from server.engines.queue import QueuedRequest, RequestQueue, Turn
-from server.engines.seats import Seat
+from server.engines.seats import Place
 from server.errors import ApiError, QueueTimeoutError
 
 _RETRY_AFTER = 1
@@ -35,21 +35,21 @@ class Seating:
     @asynccontextmanager
     async def turn(
         self, request: QueuedRequest, prompt: Sequence[int]
-    ) -> AsyncIterator[tuple[EngineClient, Seat]]:
-        """Wait for a seat and hold it; raises QueueTimeoutError, or why no engine will ever serve.
+    ) -> AsyncIterator[tuple[EngineClient, Place]]:
+        """Wait for a place and hold it; raises QueueTimeoutError, or why no engine will ever serve.
 
-        It is one of an engine that can serve, if possible one that knows the prompt (token ids).
+        It is in an engine that can serve, if possible one that knows the prompt (token ids).
         """
         turn = Turn(prompt)
         request.turns.append(turn)
         self.serve()
         try:
-            yield await self._come(request, turn), turn.seat
+            yield await self._come(request, turn)
         finally:
-            if turn.client is None:
+            if turn.place is None:
                 request.turns.remove(turn)
             else:
-                turn.client.seats.vacate(turn.seat)
+                turn.place.leave()
                 request.num_seats -= 1
                 request.vacated_at = time.monotonic()
             self.serve()
@@ -61,15 +61,15 @@ class Seating:
             client = max(free, key=lambda one: (one.seats.saving(turn.prompt), one.seats.num_free))
             self._clients.remove(client)
             self._clients.append(client)
-            turn.client, turn.seat = client, client.seats.take(turn.prompt)
+            turn.client, turn.place = client, client.seats.take(turn.prompt)
             request.num_seats += 1
             turn.woken.set()
         if self._refusal is not None:
             for turn in self._queue.turns:
                 turn.woken.set()
 
-    async def _come(self, request: QueuedRequest, turn: Turn) -> EngineClient:
-        while turn.client is None:
+    async def _come(self, request: QueuedRequest, turn: Turn) -> tuple[EngineClient, Place]:
+        while turn.client is None or turn.place is None:
             if (refusal := self._refusal) is not None:
                 raise refusal.with_traceback(None)
             left = self._timeout - request.seconds_waited(time.monotonic())
@@ -79,7 +79,7 @@ class Seating:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await turn.woken.wait()
-        return turn.client
+        return turn.client, turn.place
 
     def _free(self) -> Iterator[EngineClient]:
         return (one for one in self._clients if one.is_serving and one.seats.num_free)

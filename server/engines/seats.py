@@ -1,73 +1,89 @@
-"""The seats of one engine process, and which prompt was read in each."""
+"""The texts that one engine process was given, and the seats where it has told of them.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+How many fit the server counts, for it gives them; where each sits the engine decides, and tells.
+"""
 
-from engine import num_common
+from collections.abc import Sequence
 
-
-@dataclass(eq=False, slots=True)
-class Seat:
-    """Room for one text, so many tokens long by now; `prompt` is the last that was read here.
-
-    Its last step has verified a tree of `num_nodes`.
-    """
-
-    prompt: Sequence[int] = ()
-    num_tokens: int = 0
-    num_nodes: int = 0
+from engine import Output, num_common
 
 
 class Seats:
-    """Those of one process, each for a text of `window` tokens; mutable.
-
-    The engine chooses the seat of a text itself. It is told here as it chooses: where most of the
-    prompt is known, or else where nobody has sat for longest.
-    """
+    """Those of one process, each for a text of `window` tokens; mutable."""
 
     def __init__(self, num_seats: int = 0, window: int = 1) -> None:
-        self._all = [Seat() for _ in range(num_seats)]
-        self._free = list(self._all)
+        self._prompts: list[Sequence[int]] = [()] * num_seats
+        """The last that was read in each."""
+        self._places: list[Place] = []
         self._window = window
 
     def __len__(self) -> int:
-        return len(self._all)
-
-    def __iter__(self) -> Iterator[Seat]:
-        return iter(self._all)
+        return len(self._prompts)
 
     @property
     def num_free(self) -> int:
-        """Seats where nobody sits."""
-        return len(self._free)
-
-    def is_free(self, seat: Seat) -> bool:
-        """Whether nobody sits there."""
-        return seat in self._free
+        """How many more texts it may be given."""
+        return len(self) - len(self._places)
 
     @property
     def usage(self) -> float:
         """The share of the room for tokens that texts fill, from 0 to 1."""
-        num_tokens = sum(seat.num_tokens for seat in self._all)
-        return num_tokens / (self._window * len(self)) if self._all else 0.0
+        num_tokens = sum(place.num_tokens for place in self._places)
+        return num_tokens / (self._window * len(self)) if len(self) else 0.0
+
+    @property
+    def taken(self) -> "list[Place | None]":
+        """Who sits in each seat; whoever has not told yet in one of those that are left."""
+        told = {place.seat: place for place in self._places}
+        silent = (place for place in self._places if place.seat is None)
+        return [told[seat] if seat in told else next(silent, None) for seat in range(len(self))]
 
     def saving(self, prompt: Sequence[int]) -> int:
-        """Tokens of a prompt that need not be read again in a free seat, if they are half of it.
+        """Tokens of a prompt that need not be read again, if they are half of it.
 
-        Fewer, such as a common first line, are not worth the rows of another text.
+        Fewer, such as a common first line, are not worth the rows of another text. What is known
+        where somebody sits is copied from there.
         """
-        num_known = max((num_common(seat.prompt, prompt) for seat in self._free), default=0)
+        known = [*self._prompts, *(place.prompt for place in self._places)]
+        num_known = max((num_common(each, prompt) for each in known), default=0)
         return num_known if 2 * num_known >= len(prompt) else 0
 
-    def take(self, prompt: Sequence[int]) -> Seat:
-        """Sit down with this prompt; there must be a free seat."""
-        known = [num_common(seat.prompt, prompt) for seat in self._free]
-        seat = self._free.pop(known.index(max(known)))
-        seat.prompt, seat.num_tokens = prompt, len(prompt)
-        return seat
+    def take(self, prompt: Sequence[int]) -> "Place":
+        """Give it a text with this prompt; there must be a free seat."""
+        place = Place(self, prompt)
+        self._places.append(place)
+        return place
 
-    def vacate(self, seat: Seat) -> None:
-        """A text has ended; one whose process has died since is no matter."""
-        if seat in self._all:
-            seat.num_tokens = seat.num_nodes = 0
-            self._free.append(seat)
+    def leave(self, place: "Place") -> None:
+        """A text has ended."""
+        self._places.remove(place)
+
+    def read(self, place: "Place", seat: int) -> None:
+        """A text's prompt has been read, in this seat."""
+        self._prompts[seat] = place.prompt
+
+
+class Place:
+    """A text's place in an engine: so many tokens long by now, its last tree of `num_nodes`.
+
+    Mutable; `seat` is None until the engine has told of it.
+    """
+
+    def __init__(self, seats: Seats, prompt: Sequence[int]) -> None:
+        self.prompt = prompt
+        self.seat: int | None = None
+        self.num_tokens = len(prompt)
+        self.num_nodes = 0
+        self._seats = seats
+
+    def observe(self, step: Output, num_tokens: int) -> None:
+        """A step has brought some tokens, of which the reply keeps so many."""
+        if self.seat is None:
+            self.seat = step.seat
+            self._seats.read(self, step.seat)
+        self.num_tokens += num_tokens
+        self.num_nodes = step.stats.num_nodes
+
+    def leave(self) -> None:
+        """The text has ended."""
+        self._seats.leave(self)

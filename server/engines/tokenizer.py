@@ -28,8 +28,8 @@ class SharedTokenizer:
                 state = await engine.read_tokenizer()
                 self._tokenizer = await asyncio.to_thread(Tokenizer.of, state)
                 self.infill = Infill.of(self._tokenizer, self._fim_template)
-                told = self.infill.template if self.infill else "the tokenizer has no tokens for it"
-                _log.info("fill-in-the-middle: %s", told)
+                if self.infill is not None:
+                    _log.info("fill-in-the-middle: %s", self.infill.template)
 
     def get(self) -> Tokenizer:
         """The tokenizer; an engine must have been ready."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from prometheus_client import ProcessCollector, generate_latest
 
 from engine import Output
-from server.errors import ApiError
+from server.errors import ApiError, ClientGoneError
 from server.metrics.families import SECONDS, Families
 from server.metrics.requests import RequestFigures
 from server.metrics.steps import StepFigures
@@ -85,10 +85,11 @@ class Metrics:
         """Observe a request when it ends, well or badly; one that was refused leaves no trace."""
         try:
             yield
-        except ApiError:
-            raise
         except BaseException as error:
-            reason = "error" if isinstance(error, Exception) else "abort"
+            is_gone = isinstance(error, ClientGoneError) or not isinstance(error, Exception)
+            if isinstance(error, ApiError) and not is_gone:
+                raise
+            reason = "abort" if is_gone else "error"
             self._success.labels(self._model, reason).inc()
             raise
         else:

@@ -1,5 +1,7 @@
 """What is observed once per step, of the whole and of each stage."""
 
+from collections.abc import Sequence
+
 from prometheus_client import Counter, Histogram
 
 from engine import Output, StageStats
@@ -20,6 +22,7 @@ class StepFigures:
         self._per_position = families.counter_by(
             "position", "vllm:spec_decode_num_accepted_tokens_per_pos", "Accepted by depth."
         )
+        self._known: list[Counter] = []
         self._seconds = families.histogram(
             "stagetree_step_seconds", "A text's share of a step; all of it where it was alone."
         )
@@ -39,14 +42,20 @@ class StepFigures:
             self._drafts.inc()
         self._draft_tokens.inc(stats.num_draft_tokens)
         self._accepted.inc(stats.num_accepted_drafts)
-        for position in range(stats.num_accepted_drafts):
-            self._per_position.labels(self._model, str(position)).inc()
+        for counter in self._positions(stats.num_accepted_drafts):
+            counter.inc()
         self._seconds.observe(stats.milliseconds / 1e3)
         self._target.inc(stats.target_milliseconds / 1e3)
         self._texts.observe(stats.num_texts)
         self._nodes.observe(stats.num_nodes)
         for stage in stats.stages:
             self._stages.observe(stage)
+
+    def _positions(self, count: int) -> Sequence[Counter]:
+        """The series of the first so many, each of which is looked up once."""
+        for position in range(len(self._known), count):
+            self._known.append(self._per_position.labels(self._model, str(position)))
+        return self._known[:count]
 
 
 class _StageFamilies:
@@ -80,7 +89,8 @@ class _StageFamilies:
         proposed, agreed = stage.num_proposed, stage.num_accepted
         counts = (proposed, agreed, stage.num_guesses, stage.num_confirmed, stage.num_passes)
         for counter, amount in zip(counters, (*counts, stage.milliseconds / 1e3), strict=True):
-            counter.inc(amount)
+            if amount:  # most are nothing, in most steps
+                counter.inc(amount)
         accepted.observe(agreed)
         passes.observe(stage.num_passes)
 

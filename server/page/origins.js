@@ -41,7 +41,7 @@ export function shapeOf(origin, x, y) {
   return drawn("path", { d: SHAPES[markOf(origin)], class: "shape", transform: `translate(${x} ${y})` });
 }
 
-/** Shows who has proposed how many tokens of a run. */
+/** Shows who has proposed how many tokens of a run: 0 where trees had nodes of theirs alone. */
 export class Legend {
   #list;
   #told = "";
@@ -51,7 +51,7 @@ export class Legend {
   }
 
   show(run) {
-    const counts = new Map();
+    const counts = new Map([...(run?.origins ?? [])].map((origin) => [origin, 0]));
     for (const token of run?.tokens ?? []) counts.set(token.origin, (counts.get(token.origin) ?? 0) + 1);
     const origins = [...counts.keys()].sort((one, other) => markOf(one) - markOf(other));
     const told = origins.map((origin) => `${origin} ${counts.get(origin)}`).join();

@@ -4,6 +4,8 @@ export class Run {
   tokens = [];
   /** As the stream tells them, each with `first` token, `time` since the first one in ms. */
   steps = [];
+  /** Who has proposed anything, accepted or not. */
+  origins = new Set();
   content = "";
   seed = null;
   finish = null;
@@ -41,6 +43,7 @@ export class Run {
     this.steps.push({ ...step, first: this.tokens.length, time });
     const at = this.steps.length - 1;
     this.tokens.push(...step.tokens.map((token) => ({ ...token, at })));
+    for (const node of step.nodes) if (node.parent !== null) this.origins.add(node.origin);
   }
 
   get isOver() {

@@ -29,7 +29,9 @@ def as_chats_choose(value: object) -> object:
     if not isinstance(value, dict):
         return value
     if isinstance(name := value.get("name"), str):
-        return {"type": "function", "function": {"name": name}}
+        namespace = value.get("namespace")
+        whole = f"{namespace}.{name}" if isinstance(namespace, str) else name
+        return {"type": "function", "function": {"name": whole}}
     kind = value.get("type")
     if kind == "allowed_tools":
         raise ValueError("allowed_tools are not supported: send those tools alone, and 'auto'")

@@ -41,12 +41,12 @@ async def slots(state: AppState, fail_on_no_slot: int = 0) -> Response:
             {
                 "id": number,
                 "n_ctx": info.max_model_len if info else 0,
-                "is_processing": not client.seats.is_free(seat),
+                "is_processing": place is not None,
                 "speculative": bool(info and info.stages),
-                "num_tokens": seat.num_tokens,
-                "num_nodes": seat.num_nodes,
+                "num_tokens": place.num_tokens if place else 0,
+                "num_nodes": place.num_nodes if place else 0,
             }
-            for number, seat in enumerate(client.seats, start=len(told))
+            for number, place in enumerate(client.seats.taken, start=len(told))
         ]
     is_full = bool(fail_on_no_slot) and all(slot["is_processing"] for slot in told)
     headers = {"Retry-After": str(RETRY_AFTER)} if is_full else {}

@@ -1,4 +1,7 @@
-"""`GET /docs`: the API as a page that needs no script and nothing from elsewhere."""
+"""The API as it describes itself: `GET /openapi.json`, and as a page that needs no script, `/docs`.
+
+To make the description takes most of a second, so it is made in a thread, beside what is streaming.
+"""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +9,7 @@ from html import escape
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
 router = APIRouter(include_in_schema=False)
 
@@ -17,8 +20,14 @@ _STYLE = (
 )
 
 
+@router.get("/openapi.json")
+def openapi(request: Request) -> JSONResponse:
+    """The description, for machines."""
+    return JSONResponse(request.app.openapi())
+
+
 @router.get("/docs", response_class=HTMLResponse)
-async def docs(request: Request) -> str:
+def docs(request: Request) -> str:
     """Every endpoint, and the fields of the bodies that they take."""
     whole = request.app.openapi()
     body = "".join(_sections(whole))

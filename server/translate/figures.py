@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import lru_cache
 
 from engine import PREDICTION, ModelInfo, StageStats
 from server.piece import Piece
@@ -26,7 +27,11 @@ def fingerprint_of(info: ModelInfo) -> str:
     Where inputs are rounded, eager and compiled passes may part at near ties: they are told apart.
     """
     passes = "" if info.dtype == "float32" else info.passes.get("target", "")
-    made_by = f"{info.fingerprint} {info.dtype} {passes} {VERSION}"
+    return _digest(f"{info.fingerprint} {info.dtype} {passes} {VERSION}")
+
+
+@lru_cache(maxsize=16)
+def _digest(made_by: str) -> str:
     return f"fp_{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.protocol import ChatRequest, Tool
+from server.protocol.chat import NamedFunction, ToolChoice
 from server.protocol.responses import ResponsesRequest
 from server.protocol.responses_items import (
     CustomTool,
@@ -54,16 +55,27 @@ def chat_of_response(body: ResponsesRequest) -> ChatRequest:
     options: dict[str, Any] = {}
     if body.text is not None and body.text.verbosity is not None:
         options["verbosity"] = body.text.verbosity
+    tools = named_tools(body)
     return chat_of(
         body,
         joined(_messages(body)),
-        [named.tool for named in named_tools(body).values()],
-        tool_choice=body.tool_choice,
+        [named.tool for named in tools.values()],
+        tool_choice=_choice(body.tool_choice, tools),
         parallel_tool_calls=body.parallel_tool_calls,
         reasoning_effort=effort,
         enable_thinking=False if effort == "none" else None,
         chat_template_kwargs=options,
     )
+
+
+def _choice(choice: ToolChoice, tools: Mapping[str, NamedTool]) -> ToolChoice:
+    """A choice by the name that the model knows; a tool's own is enough where only one has it."""
+    if isinstance(choice, str) or choice.function.name in tools:
+        return choice
+    known = [told for told, tool in tools.items() if tool.name == choice.function.name]
+    if len(known) != 1:
+        return choice
+    return choice.model_copy(update={"function": NamedFunction(name=known[0])})
 
 
 def _messages(body: ResponsesRequest) -> Iterator[Mapping[str, Any]]:

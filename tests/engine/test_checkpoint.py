@@ -4,12 +4,16 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -19,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, T5ForConditionalGener
 from engine.api import Engine
 from engine.checkpoint import abridged
 from engine.config import EngineConfig
-from engine.drafting.head_checkpoint import load_head
+from engine.drafting.head_checkpoint import load_head, names_head
 from engine.drafting.katz import KatzTable
 from engine.errors import ConfigError, EngineError, ModelLoadError, first_line
 from engine.loading import checkpoint as loading_checkpoint
@@ -564,3 +568,42 @@ def test_an_error_is_one_line_that_says_something() -> None:
     assert first_line(ValueError("for a field:\n  it is bad.\n more")) == "for a field: it is bad"
     assert first_line(KeyError(101)) == "KeyError 101"
     assert first_line(AssertionError()) == "AssertionError"
+
+
+@pytest.fixture
+def broken_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub that hangs up on whoever asks; a mark for each time."""
+    asked: list[str] = []
+    hub = socket.create_server(("127.0.0.1", 0))
+
+    def hang_up() -> None:
+        with suppress(OSError):
+            while True:
+                hub.accept()[0].close()
+                asked.append("asked")
+
+    url = "http://{}:{}".format(*hub.getsockname())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    whole = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", whole)
+    thread = Thread(target=hang_up)
+    thread.start()
+    yield asked
+    hub.shutdown(socket.SHUT_RDWR)
+    hub.close()
+    thread.join()
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(broken_hub: list[str]) -> None:
+    """Red when a misspelt name takes a minute to be refused where there is no network."""
+    assert "'nobody/nothing'" in refusal("nobody/nothing")
+    assert not names_head("nobody/nothing")
+    assert broken_hub == ["asked"]
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_folder_asks_no_hub(broken_hub: list[str], whole: Path) -> None:
+    """Red when what lies here waits for a network."""
+    load(whole)
+    assert broken_hub == []

@@ -1,6 +1,7 @@
 """The loop: exact ends, log-probabilities, origins, counts, cancelling, bad requests."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from engine.decoder import Decoder
 from engine.drafting.stage import NoStage
 from engine.errors import EngineError, InvalidRequestError
 from engine.request import TARGET, Finished, GenerateRequest, Output, SamplingParams
+from engine.text import Text
 from engine.tree import TokenTree
 from tests.alone import Alone
 from tests.checkpoints import make_model
@@ -200,6 +202,36 @@ def test_cancelling_takes_effect_between_the_chunks_of_a_long_prompt() -> None:
     decoder.cancel(LONG.request_id)
     assert [type(item) for item in decoder.step()] == [Finished]
     assert model.num_passes == 2
+
+
+def test_of_five_hundred_that_are_cancelled_each_leaves_its_seat_within_a_step() -> None:
+    """Red when a seat stands empty beside who waits, or an end is told later than the next step."""
+    chance, num_seats = random.Random(3), 3
+    decoder = Decoder(make_model(hidden_size=16, num_seats=num_seats))
+    for number in range(500):
+        prompt = tuple(chance.choices(range(3, 60), k=chance.randrange(1, 40)))
+        decoder.add(replace(LONG, request_id=str(number), prompt=prompt, max_tokens=8))
+    alive, num_cancelled = {str(number) for number in range(500)}, 0
+    while alive:
+        sitting = [text.request.request_id for text in (*decoder._seats.writing, *reading(decoder))]
+        # Of those who sit, whether they are read or written, and of those who wait.
+        gone = {name for name in sitting if chance.random() < 0.3}
+        gone |= {name for name in chance.sample(sorted(alive), 1) if chance.random() < 0.3}
+        for name in gone:
+            decoder.cancel(name)
+        alive -= gone
+        ends = {item.request_id for item in decoder.step() if isinstance(item, Finished)}
+        num_cancelled += len(gone)
+        assert gone <= ends
+        num_sitting = len(decoder._seats.writing) + len(reading(decoder)) + len(ends - gone)
+        assert num_sitting == min(num_seats, len(alive))
+        alive -= ends
+    assert num_cancelled > 250 and not decoder.is_busy
+
+
+def reading(decoder: Decoder) -> Sequence[Text]:
+    """The texts that sit and whose prompts are being read."""
+    return decoder._seats._reading
 
 
 def test_who_stops_asking_for_a_text_ends_it() -> None:

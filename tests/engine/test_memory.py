@@ -1,15 +1,23 @@
 """How much memory is left is what the host and its control group leave, whichever is less."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine import memory
+from engine.api import Engine
+from engine.config import EngineConfig
+from engine.drafting.build import recognised
+from engine.drafting.needs import needs_of_stages
 from engine.errors import ConfigError
 from engine.geometry import strip_rows
 from engine.kv_cache import kept_by
-from engine.strips import Seating, plan_seats
+from engine.loading import Checkpoint
+from engine.memory import Needs
+from engine.request import GenerateRequest
+from engine.strips import NOTHING, Seating, plan_seats
 from tests.checkpoints import make_model
 
 CPU = torch.device("cpu")
@@ -81,3 +89,37 @@ def test_a_window_that_does_not_fit_is_made_as_long_as_fits(
     assert planned(2 * strip_rows(1000), num_seats=2)[:2] == (1000, 2)
     assert planned(strip_rows(1000), max_model_len=3000)[:2] == (3000, 1)
     assert planned(10)[:2] == (256, 1)
+
+
+def test_the_seats_of_stages_are_planned_with_the_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when a draft finds no room because its target has taken it."""
+    probe = make_model().function.probe
+    row_bytes = sum(rows.nbytes for rows in kept_by(probe).rows)
+    free = 2 * 4 * strip_rows(1000) * row_bytes
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+
+    def planned(beside: Needs) -> int:
+        return plan_seats(probe, 1000, 4096, beside=beside).num_seats
+
+    assert planned(NOTHING) == 4
+    assert planned(Needs(row_bytes=row_bytes)) == planned(Needs(num_bytes=free // 2)) == 2
+    assert planned(Needs(num_bytes=free)) == 1
+
+
+@pytest.mark.parametrize("stage", ["embedded/draft", "embedded/head"])
+def test_what_a_stage_will_take_is_known_before_it_is_loaded(stage: str) -> None:
+    """Red when a network's shape tells of other rows than it keeps, or a head's features are left
+    out."""
+    stages = [{"kind": "model", "model": stage}]
+    given = {"model": "embedded/target", "stages": stages, "dtype": "float32", "compile": "never"}
+    config = EngineConfig.from_mapping({**given, "max_model_len": 64, "max_running": 1})
+    config = replace(config, stages=recognised(config.stages))
+    needs = needs_of_stages(config, Checkpoint.read(config.model))
+    engine = Engine.load(config)
+    list(engine.generate(GenerateRequest("1", (1, 2, 3), 4, speculation="always")))
+    target, drafts = engine.scorers["target"], [*engine.scorers.values()][1]
+    features = target.strips.cache._features
+    kept = 0 if features is None else features.shape[1] * features.itemsize
+    rows = [rows.nbytes // rows.shape[-2] for rows in drafts.strips.cache.rows]
+    assert needs.row_bytes == sum(rows) + kept
+    assert (kept > 0) == (stage == "embedded/head")

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -300,6 +301,27 @@ def test_a_pulse_beats_while_work_may_last_and_no_longer(monkeypatch: pytest.Mon
     assert len(beats) == num_heard
 
 
+def test_what_computes_gets_on_and_what_waits_for_nothing_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when a long download is taken for a hang, or loading may hang for ever."""
+    used, is_computing = count(), [True]
+    monkeypatch.setattr("engine.process.pulse.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(time, "process_time", lambda: next(used) if is_computing else 0)
+    beats: list[None] = []
+    with Pulse(lambda: beats.append(None)) as pulse:
+        pulse.expect_progress(0.1)
+        time.sleep(0.4)
+        num_heard = len(beats)
+        time.sleep(0.2)
+        assert len(beats) > num_heard
+        is_computing.clear()
+        time.sleep(0.4)
+        num_heard = len(beats)
+        time.sleep(0.1)
+        assert len(beats) == num_heard
+
+
 class Refreshing:
     """An engine that has passes to take over, until it was heard to be alive."""
 
@@ -439,7 +461,7 @@ def test_weights_that_are_not_there_are_a_load_error_with_a_remedy(tmp_path: Pat
 def test_a_silent_process_is_taken_for_dead(
     config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.process.child._SILENCE_SECONDS", 2.5)
+    monkeypatch.setattr("engine.process.handle.SILENCE_SECONDS", 2.5)
 
     async def scenario() -> None:
         async with running(config) as process:
@@ -452,11 +474,26 @@ def test_a_silent_process_is_taken_for_dead(
     asyncio.run(scenario())
 
 
+def test_a_process_that_hangs_as_it_loads_is_ended_and_why_is_told(
+    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a server waits for ever for a model that will never be there."""
+    monkeypatch.setattr("engine.process.handle.LOADING_SILENCE_SECONDS", 2.5)
+
+    async def scenario() -> None:
+        async with running(config) as process:
+            os.kill(process._child.process.pid or 0, signal.SIGSTOP)
+            with pytest.raises(EngineDiedError, match="exit code -9: it said nothing for"):
+                await process.wait_ready()
+
+    asyncio.run(scenario())
+
+
 def test_a_machine_that_has_paused_kills_nothing(
     config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when what was silent because nothing ran is taken for dead: a lid that was closed."""
-    monkeypatch.setattr("engine.process.child._SILENCE_SECONDS", 2.5)
+    monkeypatch.setattr("engine.process.handle.SILENCE_SECONDS", 2.5)
     monkeypatch.setattr("engine.process.child._LATE_SECONDS", 0.5)
 
     async def scenario() -> None:

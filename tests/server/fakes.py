@@ -79,6 +79,7 @@ class Behaviour:
     compile_seconds: float = 0.0
     finished: list[Finished] = field(default_factory=list)
     num_running: int = 0
+    seats: set[int] = field(default_factory=set)
 
     def spawn(self) -> "FakeEngine":
         """A fresh engine process."""
@@ -148,6 +149,8 @@ class FakeEngine:
             raise InvalidRequestError("the engine cannot run this")
         behaviour.requests.append(request)
         behaviour.num_running += 1
+        seat = next(free for free in range(behaviour.num_seats) if free not in behaviour.seats)
+        behaviour.seats.add(seat)
         stats = SpeculationStats()
         end = Finished(request.request_id, "cancelled", stats)
         try:
@@ -162,12 +165,13 @@ class FakeEngine:
                 if number == len(steps) - 1:
                     end = self._end(request, tokens, stats)
                 finished = end if number == len(steps) - 1 else None
-                yield Update(request.request_id, self._step(request, tokens), finished)
+                yield Update(request.request_id, self._step(request, tokens, seat), finished)
         finally:
             if end.reason == "cancelled":
                 # A step that has begun is finished before the engine is free.
                 await asyncio.sleep(behaviour.step_seconds)
             behaviour.num_running -= 1
+            behaviour.seats.remove(seat)
             behaviour.finished.append(end)
 
     async def wait_died(self) -> str:
@@ -200,11 +204,11 @@ class FakeEngine:
             return Finished(request.request_id, "stop", stats, tokens[-1])
         return Finished(request.request_id, "length", stats)
 
-    def _step(self, request: GenerateRequest, tokens: list[int]) -> Output:
+    def _step(self, request: GenerateRequest, tokens: list[int], seat: int) -> Output:
         emitted = tuple(self._token(request, token) for token in tokens)
         trace = step_trace(tokens) if request.is_traced else None
         stats = step_stats(len(tokens), trace)
-        return Output(request.request_id, emitted, stats, num_cached_tokens=3)
+        return Output(request.request_id, emitted, stats, num_cached_tokens=3, seat=seat)
 
     def _token(self, request: GenerateRequest, token: int) -> EmittedToken:
         if request.num_logprobs is None:

@@ -299,6 +299,14 @@ def test_each_fault_gets_one_sentence_with_its_remedy(
     assert re.search(pattern, sentence)
 
 
+def test_on_a_busy_machine_nothing_is_made_of_times() -> None:
+    """Red when it is said in one breath that no figure is clean, and what to change by them."""
+    slow = with_auto(ratio_to_plain=0.8, ratio_high=0.9, predicted_tokens_per_second=300.0)
+    assert len(advice(slow, CONFIG)) == 2
+    (sentence,) = advice(replace(slow, load_average=6.4), CONFIG)
+    assert "no figure here is clean" in sentence
+
+
 def test_a_gpu_is_not_blamed_for_eager_passes_or_threads() -> None:
     passes = (costs("target", form="eager"), costs("draft", 0.2, form="eager"))
     sound = healthy(passes=passes, cpp_compiler=None)

@@ -10,7 +10,7 @@ import pytest
 
 from engine import ConfigError
 from server import run
-from server.cli import _url
+from server.greeting import url_of
 from server.protocol import CompletionRequest, InfillRequest
 from server.settings import Settings
 from tests.chats import PLAIN
@@ -122,7 +122,7 @@ def test_a_connection_outlasts_what_proxies_keep(start_server: StartServer) -> N
     ],
 )
 def test_the_greeting_names_an_address_that_works(host: str, url: str) -> None:
-    assert _url(host, 80) == url
+    assert url_of(host, 80) == url
 
 
 def test_only_an_open_door_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -134,6 +134,32 @@ def test_unknown_models_paths_and_methods_are_enveloped(live: LiveServer) -> Non
     error(live.get("/v1/completions"), 405)
 
 
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/completions", "/v1/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/messages", "/v1/messages"),
+        ("/api/v1/responses/", "/v1/responses"),
+        ("/v1/infill", "/infill"),
+        ("/v1/chat/completion", "/v1/chat/completions"),
+    ],
+)
+def test_a_wrong_base_url_is_told_the_right_path(live: LiveServer, asked: str, meant: str) -> None:
+    """Red when a client whose base URL is off learns nothing but that it is."""
+    told = error(live.request("POST", asked, b"{}", content_type="application/json"), 404)
+    assert f"Did you mean {meant}? Look at the base URL" in told["message"]
+    assert asked in told["message"]
+
+
+def test_a_path_like_no_other_is_told_where_to_look(live: LiveServer) -> None:
+    """Red when a path is suggested that takes no such method, or that has nothing in common."""
+    for method, path in (("GET", "/nowhere"), ("DELETE", "/completions")):
+        told = error(live.request(method, path), 404)["message"]
+        assert "Did you mean" not in told and "GET / tells what there is" in told
+
+
 def test_a_model_can_be_listed_and_fetched_even_with_a_slash(start_server: StartServer) -> None:
     server = start_server(served_model_name="own/name").wait_ready()
     [card] = server.get("/v1/models").json()["data"]

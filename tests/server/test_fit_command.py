@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from server.cli import _drafts, app
+from server.cli import app
+from server.greeting import drafts_of
 from tests.checkpoints import save_checkpoint
 from tests.server.fakes import byte_level_tokenizer
 
@@ -48,6 +49,7 @@ def test_what_fits_is_measured_and_what_does_not_is_told_why(family: Path) -> No
 
 def test_a_server_without_a_draft_says_what_is_known() -> None:
     """Red when the line names drafts of another model, or keeps the command to itself."""
-    assert _drafts("Qwen/Qwen3-8B").startswith("no draft: known for Qwen/Qwen3-8B: AngelSlim/")
-    assert "Qwen/Qwen3-0.6B" in _drafts("Qwen/Qwen3-8B")
-    assert "`stagetree fit ./mine`" in _drafts("./mine") and "none is known" in _drafts("./mine")
+    assert drafts_of("Qwen/Qwen3-8B").startswith("no draft: known for Qwen/Qwen3-8B: AngelSlim/")
+    assert "Qwen/Qwen3-0.6B" in drafts_of("Qwen/Qwen3-8B")
+    told = drafts_of("./mine")
+    assert "`stagetree fit ./mine`" in told and "none is known" in told

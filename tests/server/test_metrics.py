@@ -138,7 +138,8 @@ def test_every_answer_is_counted_and_refusals_are_logged(
     assert of["/v1/completions,POST,400"] == 2
     assert of["none,GET,404"] == 2 and of["none,none,404"] == 1
     assert not any("coffee" in labels or "/a" in labels for labels in of)
-    assert "mine-1: POST /v1/completions was answered 400" in caplog.text
+    told = "mine-1: POST /v1/completions was answered 400: The body must be a JSON object"
+    assert told in caplog.text
     assert "coffee" not in caplog.text
 
 
@@ -156,8 +157,8 @@ def test_what_never_reaches_its_route_is_counted_and_logged_too(
         failed = server.request("POST", "/detokenize", b'{"tokens": [5]}', **asked)
     told = {labels for name, labels in scrape(server) if name == "http_requests_total"}
     assert {"none,GET,401", "none,POST,413", "/health,HEAD,200", "/detokenize,POST,500"} <= told
-    assert "locked-1: GET none was answered 401" in caplog.text
-    assert "large-1: POST none was answered 413" in caplog.text
+    assert "locked-1: GET none was answered 401: The API key is missing" in caplog.text
+    assert "large-1: POST none was answered 413: The body is larger" in caplog.text
     assert failed.json()["error"]["code"] == "internal_error"
     assert f"{failed.headers['x-request-id']}: POST /detokenize was answered 500" in caplog.text
     assert "ZeroDivisionError" in caplog.text

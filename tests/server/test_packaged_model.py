@@ -44,6 +44,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command
 def test_it_is_served_by_its_name_with_one_text_however_it_drafts(command: Command) -> None:
     """Red when the name or the template does not come through, or a tree changes the text."""
     wait_until(command.is_ready, seconds=60)
+    # Who has started a chat model is shown how to chat.
+    wait_until(lambda: "/v1/chat/completions" in "".join(command.log))
     for temperature in (0, 1):
         body = {"prompt": PROMPT, "temperature": temperature, "seed": 3, "return_token_ids": True}
         plain, drafted = (

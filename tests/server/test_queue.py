@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import GenerateRequest
+from engine import GenerateRequest, Output
 from server.engines import EnginePool, QueuedRequest
-from server.engines.seats import Seats
+from server.engines.seats import Place, Seats
 from server.errors import QueueFullError, QueueTimeoutError
 from server.settings import Settings
 from tests.server.conftest import StartServer, wait_until
-from tests.server.fakes import Behaviour
+from tests.server.fakes import Behaviour, step_stats
 from tests.server.test_metrics import scrape
 
 LONG = [[5, 6]] * 100
@@ -177,20 +177,30 @@ def test_what_two_prompts_begin_with_is_known(one: list[int], other: list[int]) 
     pairs = zip(one, other, strict=False)
     num_common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     seats = Seats(1, 100)
-    seats.vacate(seats.take(tuple(one)))
+    sit(seats, tuple(one), 0).leave()
     assert seats.saving(tuple(other)) == (num_common if 2 * num_common >= len(other) else 0)
 
 
-def test_a_text_sits_where_it_is_known_and_else_where_nobody_sat_for_longest() -> None:
+def sit(seats: Seats, prompt: tuple[int, ...], seat: int) -> Place:
+    """A text that has got its first token where an engine had it sit."""
+    place = seats.take(prompt)
+    place.observe(Output("", (), step_stats(1), seat=seat), 1)
+    return place
+
+
+def test_where_a_text_sits_the_engine_says() -> None:
     """Red when the server's idea of an engine's seats is not the engine's."""
     seats = Seats(3, 100)
-    held = [seats.take((number,) * 4) for number in (1, 2, 3)]
-    for number in (2, 0, 1):
-        seats.vacate(held[number])
-    assert seats.take((1, 1, 1)) is held[0]
-    assert seats.take((9,)) is held[2]
-    assert seats.saving((3, 3, 3)) == 0 and seats.saving((2, 2, 5)) == 2
-    assert seats.usage == 4 / 300 and seats.num_free == 1
+    one, two = sit(seats, (1, 1, 1), 2), sit(seats, (2, 2, 2), 0)
+    waiting = seats.take((3, 3))
+    assert seats.taken == [two, waiting, one] and seats.num_free == 0
+    assert seats.usage == (4 + 4 + 2) / 300
+    one.leave()
+    assert seats.taken == [two, waiting, None] and seats.num_free == 1
+    # What was read is known until another text is read there, and what is being read will be.
+    assert [seats.saving(prompt) for prompt in ((1, 1), (2, 2, 5), (3, 3), (4,))] == [2, 2, 2, 0]
+    sit(seats, (4,), 2)
+    assert seats.saving((1, 1)) == 0 and seats.saving((4,)) == 1
 
 
 def test_a_reader_that_does_not_read_holds_no_seat(start_server: StartServer) -> None:

@@ -319,6 +319,25 @@ CODEX: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
+    "named",
+    [
+        {"name": "mcp__docs.find"},
+        {"name": "find"},
+        {"namespace": "mcp__docs", "name": "find"},
+    ],
+    ids=str,
+)
+def test_a_tool_of_a_namespace_can_be_forced_by_any_of_its_names(
+    live: LiveServer, named: dict[str, str]
+) -> None:
+    """Red when who knows the tool as `find`, as the API has it, is told that there is none."""
+    choice = {"type": "function", **named}
+    assert ask(live, **{**CODEX, "tool_choice": choice}).status == 200
+    constraint = live.behaviour.constraints[-1].source
+    assert "mcp__docs.find" in constraint and "exec_command" not in constraint
+
+
+@pytest.mark.parametrize(
     ("written", "item"),
     [
         (
