@@ -106,4 +106,5 @@ class _Curve:
         steps = self.steps[columns].sum(1)
         alone, wide = np.median(self.passes[:, rows], axis=2)
         milliseconds = wide + self.drafting[columns].sum(1) / steps
-        return self.emitted[columns].sum(1) / steps * alone / milliseconds
+        ratios: NDArray[np.float64] = self.emitted[columns].sum(1) / steps * alone / milliseconds
+        return ratios

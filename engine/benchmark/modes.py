@@ -91,8 +91,8 @@ def modes_by_size(
 
 def _alone(mode: Mode, budget: int | None) -> Mode:
     """Stages without a network may be below one in a configuration: alone they are as large."""
-    is_fixed = mode.speculation == "always" and budget is not None
-    if not is_fixed or any(stage.checkpoint is not None for stage in mode.stages):
+    has_network = any(stage.checkpoint is not None for stage in mode.stages)
+    if budget is None or has_network or mode.speculation != "always":
         return mode
     return replace(mode, stages=tuple([stage.resized(budget, 0) for stage in mode.stages]))
 

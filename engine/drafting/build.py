@@ -127,7 +127,7 @@ class StageBuilder:
             most_tokens = len(self._target.strips.seats) * self._target.max_model_len
             # What follows two tokens a table knows better than a text.
             min_match = 2 if stage.table is None else 3
-            sources = [LookupSource(name, most_tokens, min_match, stage.children), *sources]
+            sources = [LookupSource(name, most_tokens, min_match), *sources]
         if stage.table is not None:
             sources.append(TableSource(name, self.table(stage.table), stage.children))
         return _model_free(stage, sources)

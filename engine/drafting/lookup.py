@@ -76,29 +76,21 @@ class SuffixLookup:
 
     def find(self, tail: Sequence[int], salt: str | None = None) -> Match | None:
         """The token after the longest earlier match of `tail`'s end."""
-        return next(iter(self.matches(tail, salt, 1)), None)
-
-    def matches(self, tail: Sequence[int], salt: str | None, most: int) -> list[Match]:
-        """At most so many different tokens that followed `tail`'s end, the longest match first.
-
-        Of equal lengths the latest.
-        """
+        best: tuple[History, int] | None = None
+        longest = 0
         run = (salt, *tail[-self._min_match :])
         places = self._places.get(run, ())
         if self._older and len(places) < self._max_places:
             places = [*self._older.get(run, ()), *places]
-        found: dict[int, Match] = {}
         for history, place in reversed(places[-self._max_places :]):
             if place >= len(history):
                 continue
-            length, token = self._match_length(history, place, tail), history[place]
-            if token not in found or length > found[token].length:
-                found[token] = Match(token, length, history, place)
-                if length >= MAX_MATCH and most == 1:
+            length = self._match_length(history, place, tail)
+            if length > longest:
+                best, longest = (history, place), length
+                if length >= MAX_MATCH:
                     break
-        if len(found) < 2:
-            return [*found.values()]
-        return sorted(found.values(), key=lambda match: match.length, reverse=True)[:most]
+        return None if best is None else Match(best[0][best[1]], longest, *best)
 
     def _index(self, history: History, start: int) -> None:
         """Note where every run ends that ends at or behind this place."""

@@ -159,7 +159,7 @@ class _Growth:
         step, tree, seconds = self.step, self.step.tree, self._seconds
         text = step.texts[tree.texts[node]]
         place = Place(text, tree, node)
-        if above is not None and (claim := above.source.follow(above.claim, place)) is not None:
+        if above is not None and (claim := above.source.follow(above.claim)) is not None:
             step.turn(above.source.name).num_passes += 1
             return [(above.source, [claim])] if place.allows(claim.token) else []
         tail = [*text.tokens[-MAX_MATCH:], *tree.path_tokens(node)]

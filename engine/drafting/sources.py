@@ -57,11 +57,8 @@ class Source(Protocol):
     def claims(self, place: Place, tail: Sequence[int]) -> Sequence[Claim]:
         """What may come at a place, the best first; `tail` are the tokens before it."""
 
-    def follow(self, claim: Claim, place: Place) -> Claim | None:
-        """What comes after one of its claims, if it is sure enough to say so without a search.
-
-        `place` is that after its token.
-        """
+    def follow(self, claim: Claim) -> Claim | None:
+        """What comes after one of its claims, if it is sure enough to say so without a search."""
 
     def learn(self, scored: Scored) -> None:
         """Remember of what was scored for the stage above, or by it, what is of use."""
@@ -80,7 +77,7 @@ class _Source:
     def read(self, text: Text) -> None:
         """It reads no text."""
 
-    def follow(self, claim: Claim, place: Place) -> Claim | None:
+    def follow(self, claim: Claim) -> Claim | None:
         """It has to be asked."""
         return None
 
@@ -107,21 +104,18 @@ class GrammarSource(_Source):
 class _Matches(_Source):
     """The base of those that look something up."""
 
-    def follow(self, claim: Claim, place: Place) -> Claim | None:
+    def follow(self, claim: Claim) -> Claim | None:
         """What comes after a long match, where that goes on."""
         if claim.match is None or claim.match.length < _LONG:
             return None
-        return self._claim(place, claim.match.follow())
+        return self._claim(claim.match.follow())
 
-    def _claim(self, place: Place, match: Match | None, rank: int = 0) -> Claim | None:
-        """That it goes on as it did there, as likely as the request's own noise makes that here."""
+    def _claim(self, match: Match | None) -> Claim | None:
         if match is None:
             return None
-        kind = (self.name, "look-up", (match.length + 1).bit_length(), rank)
+        kind = (self.name, "look-up", (match.length + 1).bit_length())
         trust = math.log(match.length / (match.length + _MATCH_DOUBT))
-        if (logprob := likeliest(place, [match.token], [trust], 1).get(match.token)) is None:
-            return None
-        return Claim(match.token, kind, logprob, match)
+        return Claim(match.token, kind, trust, match)
 
 
 class PredictionSource(_Matches):
@@ -148,7 +142,7 @@ class PredictionSource(_Matches):
     def claims(self, place: Place, tail: Sequence[int]) -> Sequence[Claim]:
         """What followed the longest match."""
         lookup = self._lookup_of(place.text)
-        claim = None if lookup is None else self._claim(place, lookup.find(tail))
+        claim = None if lookup is None else self._claim(lookup.find(tail))
         return () if claim is None else (claim,)
 
     def _lookup_of(self, text: Text) -> SuffixLookup | None:
@@ -159,16 +153,12 @@ class PredictionSource(_Matches):
 class LookupSource(_Matches):
     """The live look-up in what texts have come to so far, earlier ones among them.
 
-    Of what followed at least `min_match` tokens, at most `children` different ones. Texts that are
-    written at once have `most_tokens` at most: none of them is forgotten.
+    Texts that are written at once have `most_tokens` at most: none of them is forgotten.
     """
 
-    def __init__(
-        self, name: str, most_tokens: int = 0, min_match: int = 3, children: int = 1
-    ) -> None:
+    def __init__(self, name: str, most_tokens: int = 0, min_match: int = 3) -> None:
         super().__init__(name)
         self._lookup = SuffixLookup(min_match, capacity=max(_CAPACITY, 2 * most_tokens))
-        self._children = children
         self._read: dict[int, tuple[Text, History]] = {}
 
     def read(self, text: Text) -> None:
@@ -180,10 +170,9 @@ class LookupSource(_Matches):
             self._read[text.seat] = text, self._lookup.begin(text.tokens, text.salt)
 
     def claims(self, place: Place, tail: Sequence[int]) -> Sequence[Claim]:
-        """What followed the longest matches."""
-        matches = self._lookup.matches(tail, place.text.salt, self._children)
-        claims = [self._claim(place, match, rank) for rank, match in enumerate(matches)]
-        return [claim for claim in claims if claim is not None]
+        """What followed the longest match."""
+        claim = self._claim(self._lookup.find(tail, place.text.salt))
+        return () if claim is None else (claim,)
 
 
 class TableSource(_Source):

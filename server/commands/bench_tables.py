@@ -75,11 +75,11 @@ def _size_tables(comparison: Comparison, how: str, sized: Sequence[Mode]) -> lis
     if not sized:
         return []
     sizes = sorted({mode.size for mode in sized})
-    alone = next(iter(comparison.pass_ms.values()))
-    rows = " ".join(f"{n} {ms / alone:.2f}" for n, ms in comparison.pass_ms.items())
-    title = f"{how}: τ by draft nodes; passes of {alone:.2f} ms by rows: {rows}"
-    curves = _table(title, "mode", *map(str, sizes), first="category")
+    alone, *wider = [ms for _, ms in sorted(comparison.pass_ms.items())]
+    curves = _table(f"{how}: τ by draft nodes", "mode", *map(str, sizes), first="category")
     curves.columns[1].justify = "left"
+    curves.add_row(f"{alone:.2f} ms", "t(1 + n) / t(1)", *(f"{ms / alone:.2f}" for ms in wider))
+    curves.add_section()
     for name, results in {ALL: comparison.results, **comparison.categories}.items():
         lengths = {result.mode: result.acceptance_length for result in results}
         for way in dict.fromkeys(mode.way for mode in sized):

@@ -49,23 +49,6 @@ def test_of_equal_matches_the_latest_wins() -> None:
     assert found(lookup, [1, 2, 3]) == (5, 3)
 
 
-@given(texts, texts)
-def test_other_tokens_that_followed_are_found_behind_the_longest_match(
-    text: list[int], path: list[int]
-) -> None:
-    """Red when a token is listed twice, or a shorter match goes before a longer one."""
-    lookup = SuffixLookup(max_places=1000)
-    lookup.begin(text)
-    matches = lookup.matches(tail := text + path, None, most=4)
-    run = tail[-3:]
-    followers = {text[end] for end in range(3, len(text)) if text[end - 3 : end] == run}
-    assert sorted(match.token for match in matches) == sorted(followers)
-    lengths = [match.length for match in matches]
-    assert lengths == sorted(lengths, reverse=True)
-    assert matches[:1] == ([] if (match := lookup.find(tail)) is None else [match])
-    assert lookup.matches(tail, None, most=2) == matches[:2]
-
-
 def test_earlier_texts_are_found_but_no_match_spans_two() -> None:
     lookup = SuffixLookup()
     lookup.begin([1, 2, 3, 4])

@@ -197,12 +197,13 @@ def test_several_sizes_tell_what_each_brings_and_what_of_the_best_auto_has(famil
     assert counts == [4, 2, 2]
     for at in document["temperatures"]:
         assert list(at["pass_ms"]) == ["2", "4", "8"]
-        assert list(at["best"]) == ["all", "code", "prose"]
-    assert "T = 0: τ by draft nodes; passes of" in result.output
-    assert len(re.findall(r"^ (?:all|code|prose) +ngram +1\.\d\d +1\.", result.output, re.M)) == 6
-    assert (
-        len(re.findall(r"^ (?:all|code|prose) +(?:ngram/\d|plain) +1\.", result.output, re.M)) == 6
-    )
+        # What is left of a short text may be too little for two at once.
+        assert {"all"} < at["best"].keys() <= {"all", "code", "prose"}
+    assert "T = 0: τ by draft nodes" in result.output
+    assert len(re.findall(r"\d ms +t\(1 \+ n\) / t\(1\)( +\d\.\d\d){2}", result.output)) == 2
+    for row in (r"ngram +\d\.\d\d +\d\.", r"(?:ngram/\d|plain) +\d\."):
+        listed = len(re.findall(rf"^ (?:all|code|prose) +{row}", result.output, re.MULTILINE))
+        assert listed == sum(len(at["best"]) for at in document["temperatures"])
 
 
 def test_without_categories_there_is_no_table_of_them(bench: Bench) -> None:
