@@ -1,7 +1,8 @@
 """Drafts that others have published, by the models that they draft for.
 
-Names as public documents give them on the date below: NVIDIA's, vLLM's and AngelSlim's lists of
-EAGLE-3 heads, and the families' own names. Nobody has measured here how well they draft.
+Each name was found, on the date below, in public code or documents that use it: heads beside the
+model that they belong to (EAGLE's own list, vLLM's tests and speculators, AngelSlim's), siblings as
+models that are loaded by that name. Nobody has measured here how well they draft.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ _HEADS: dict[str, tuple[str, ...]] = {
         "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B",
         "RedHatAI/Llama-3.1-8B-Instruct-speculator.eagle3",
     ),
-    "meta-llama/Llama-3.3-70B-Instruct": ("yuhuili/EAGLE3-LLaMA3.3-Instruct-70B",),
+    "meta-llama/Llama-3.3-70B-Instruct": (
+        "yuhuili/EAGLE3-LLaMA3.3-Instruct-70B",
+        "RedHatAI/Llama-3.3-70B-Instruct-speculator.eagle3",
+    ),
     "lmsys/vicuna-13b-v1.3": ("yuhuili/EAGLE3-Vicuna1.3-13B",),
     "deepseek-ai/DeepSeek-R1-Distill-Llama-8B": ("yuhuili/EAGLE3-DeepSeek-R1-Distill-LLaMA-8B",),
     "Qwen/Qwen3-1.7B": ("AngelSlim/Qwen3-1.7B_eagle3",),
@@ -24,7 +28,7 @@ _HEADS: dict[str, tuple[str, ...]] = {
         "Tengyunw/qwen3_8b_eagle3",
         "RedHatAI/Qwen3-8B-speculator.eagle3",
     ),
-    "Qwen/Qwen3-14B": ("AngelSlim/Qwen3-14B_eagle3",),
+    "Qwen/Qwen3-14B": ("AngelSlim/Qwen3-14B_eagle3", "RedHatAI/Qwen3-14B-speculator.eagle3"),
     "Qwen/Qwen3-32B": ("AngelSlim/Qwen3-32B_eagle3", "RedHatAI/Qwen3-32B-speculator.eagle3"),
 }
 
@@ -56,6 +60,7 @@ _FAMILIES: tuple[dict[str, int], ...] = (
         "google/gemma-3-270m-it": 270,
         "google/gemma-3-1b-it": 1000,
         "google/gemma-3-4b-it": 4300,
+        "google/gemma-3-12b-it": 12200,
     },
     {
         "mistralai/Mistral-7B-Instruct-v0.3": 7250,

@@ -121,11 +121,13 @@ def bench(
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds over all prompts.")] = 5,
     mode: Annotated[list[str] | None, typer.Option(help="Only this mode; repeatable.")] = None,
     budget: Annotated[
-        int | None, typer.Option(min=1, help="Draft nodes in a tree: of models and heads, if any.")
+        list[int] | None, typer.Option(min=1, help="Draft nodes in a tree; repeatable.")
     ] = None,
     passes: Annotated[
         int | None, typer.Option(min=1, help="Draft passes in a step, for every model and head.")
     ] = None,
+    warm: Annotated[int, typer.Option(min=0, help="So many more of each category teach.")] = 0,
+    texts: Annotated[int, typer.Option(min=1, help="Texts written at once.")] = 1,
     beside: Annotated[
         list[str] | None, typer.Option(help="Plain decoding in this dtype, too; repeatable.")
     ] = None,
@@ -134,7 +136,8 @@ def bench(
     """Compare plain, chain, tree and staged decoding, interleaved, in this process.
 
     --budget and --passes are the sizes of all modes but `chain`, which has its own, and `auto`,
-    which goes as far as it pays, up to the configuration's.
+    which goes as far as it pays, up to the configuration's. Several budgets tell what each brings,
+    and what of the best of them `auto` has.
     """
     from server.commands.bench import BenchOptions
     from server.commands.bench import bench as run
@@ -147,8 +150,10 @@ def bench(
         tokens=tokens,
         repetitions=repetitions,
         modes=mode or (),
-        budget=budget,
+        budgets=budget or (),
         passes=passes,
+        warm=warm,
+        texts=texts,
         beside=beside or (),
         json=json,
     )

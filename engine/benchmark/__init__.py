@@ -7,6 +7,7 @@
 It needs torch, transformers and numpy alone.
 """
 
+from engine.benchmark.curves import Best
 from engine.benchmark.doctor import WIDTHS, Examination, PassCosts, examine
 from engine.benchmark.figures import Divergence, Result, Run, ratio_interval, result_of
 from engine.benchmark.fit import Fit, Gain, break_even, fit_of, gain_of
@@ -22,7 +23,7 @@ from engine.benchmark.measure import (
     passages_of,
     run_mode,
 )
-from engine.benchmark.modes import PLAIN, Mode, configured_mode, modes_of, resized
+from engine.benchmark.modes import PLAIN, Mode, configured_mode, modes_by_size, modes_of, resized
 from engine.benchmark.passes import pass_times
 from engine.benchmark.precisions import plain_speeds
 from engine.benchmark.replay import ReplayEngine, ReplayStageConfig, expected_length, record
@@ -33,6 +34,7 @@ __all__ = [
     "SAMPLINGS",
     "SIZES",
     "WIDTHS",
+    "Best",
     "Comparison",
     "Divergence",
     "Examination",
@@ -59,6 +61,7 @@ __all__ = [
     "grown",
     "machine",
     "measured_bandwidth",
+    "modes_by_size",
     "modes_of",
     "parted",
     "pass_times",

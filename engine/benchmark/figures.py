@@ -13,9 +13,10 @@ from engine.config import STAGE_KINDS, ModelFreeStageConfig
 from engine.stats import SpeculationStats, StageStats, StepStats
 
 _NUM_RESAMPLES = 2000
-_MODEL_FREE = tuple(
+MODEL_FREE = tuple(
     kind.name for kind in STAGE_KINDS.values() if issubclass(kind, ModelFreeStageConfig)
 )
+"""What the names of stages without a network begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,9 @@ class Divergence:
 class Run:
     """One mode over all passages, once: seconds of each to its first token and from there on.
 
-    Of the steps of all, `num_steps` are each passage's.
+    Where `num_texts` are written at once, so many passages are one entry of every list: their
+    seconds are from when all had begun, and as many as the whole of their texts would have taken at
+    the speed that they had until one ended. Of the steps of all, `num_steps` are each entry's.
     """
 
     first_token_seconds: list[float] = field(default_factory=list)
@@ -39,17 +42,24 @@ class Run:
     steps: list[StepStats] = field(default_factory=list)
     divergences: list[Divergence] = field(default_factory=list)
     num_steps: list[int] = field(default_factory=list)
+    num_texts: int = 1
 
     def part(self, places: Collection[int]) -> "Run":
-        """The same over some of the passages alone, by their indices."""
-        ends = list(accumulate(self.num_steps))
+        """The same over some of the entries alone, by their indices."""
+        parts = self.parts()
         return Run(
             [self.first_token_seconds[at] for at in places],
             [self.seconds[at] for at in places],
-            [s for at in places for s in self.steps[ends[at] - self.num_steps[at] : ends[at]]],
-            [each for each in self.divergences if each.passage in places],
+            [step for at in places for step in parts[at]],
+            [each for each in self.divergences if each.passage // self.num_texts in places],
             [self.num_steps[at] for at in places],
+            self.num_texts,
         )
+
+    def parts(self) -> list[list[StepStats]]:
+        """The steps of each entry."""
+        ends = accumulate(self.num_steps)
+        return [self.steps[end - n : end] for end, n in zip(ends, self.num_steps, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +87,12 @@ class Result:
 def result_of(
     mode: str, temperature: float, num_tokens: int, runs: Sequence[Run], plain: Sequence[Run]
 ) -> Result:
-    """The figures of a mode whose runs rate `num_tokens` tokens each, beside those of plain."""
-    seconds, plain_seconds = _seconds(runs), _seconds(plain)
+    """The figures of a mode whose runs rate `num_tokens` tokens each, beside those of plain.
+
+    There may be more runs of plain, those of later repetitions.
+    """
+    plain = plain[: len(runs)]
+    seconds, plain_seconds = seconds_of(runs), seconds_of(plain)
     ratios = plain_seconds.sum(1) / seconds.sum(1)
     low, high = ratio_interval(plain_seconds, seconds)
     steps = [step for run in runs for step in run.steps]
@@ -106,7 +120,7 @@ def result_of(
     )
 
 
-def _seconds(runs: Sequence[Run]) -> NDArray[np.float64]:
+def seconds_of(runs: Sequence[Run]) -> NDArray[np.float64]:
     """Repetitions by passages."""
     return np.array([run.seconds for run in runs])
 
@@ -118,7 +132,7 @@ def _step_seconds(runs: Sequence[Run]) -> NDArray[np.float64]:
 
 def _num_draft_passes(stages: Iterable[StageStats]) -> int:
     """Passes of models and heads; a stage without a network counts its look-ups, which are none."""
-    return sum(s.num_passes for s in stages if not s.name.startswith(_MODEL_FREE))
+    return sum(s.num_passes for s in stages if not s.name.startswith(MODEL_FREE))
 
 
 def _predicted(stats: SpeculationStats) -> float:
@@ -154,10 +168,17 @@ def ratio_interval(plain: NDArray[np.float64], mode: NDArray[np.float64]) -> tup
     repetitions and prompts, both with replacement, and take the median ratio over repetitions.
     With one repetition or one prompt it does not know how others would have differed.
     """
-    random = np.random.default_rng(0)
-    num_repetitions, num_prompts = plain.shape
-    rows = random.integers(num_repetitions, size=(_NUM_RESAMPLES, num_repetitions, 1))
-    columns = random.integers(num_prompts, size=(_NUM_RESAMPLES, 1, num_prompts))
+    rows, columns = resamples(*plain.shape)
     ratios = plain[rows, columns].sum(2) / mode[rows, columns].sum(2)
     low, high = np.quantile(np.median(ratios, axis=1), (0.025, 0.975))
     return float(low), float(high)
+
+
+def resamples(
+    num_repetitions: int, num_prompts: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns that resample both: indices that fit each other, of 2000 samples."""
+    random = np.random.default_rng(0)
+    rows = random.integers(num_repetitions, size=(_NUM_RESAMPLES, num_repetitions, 1))
+    columns = random.integers(num_prompts, size=(_NUM_RESAMPLES, 1, num_prompts))
+    return rows, columns

@@ -1,7 +1,7 @@
 """The modes of decoding that a list of stages allows to compare."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 
 from engine.config import EngineConfig, StageConfig, below_drafter
 from engine.drafting.build import recognised, stage_names
@@ -15,11 +15,20 @@ _BUDGET, _PASSES, _GUESSES = 16, 2, 8
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A way of decoding: a list of stages, and whether it may fall back to plain steps."""
+    """A way of decoding: a list of stages, and whether it may fall back to plain steps.
+
+    `size` are its draft nodes, and a part of its name, where one way is compared in several sizes.
+    """
 
     name: str
     stages: tuple[StageConfig, ...]
     speculation: Speculation = "always"
+    size: int = 0
+
+    @property
+    def way(self) -> str:
+        """Its name without the size."""
+        return self.name.removesuffix(f"/{self.size}")
 
 
 def modes_of(
@@ -56,6 +65,45 @@ def modes_of(
     if stages:
         modes.append(Mode("auto", tuple(stages if limits is None else limits), "auto"))
     return modes
+
+
+def modes_by_size(
+    config: EngineConfig, budgets: Sequence[int], passes: int | None
+) -> tuple[list[Mode], str | None]:
+    """What can be compared in each of these sizes, and the name of what has the stages of `config`.
+
+    In the usual one without a budget, which `resized` tells. Of several the largest bears that
+    name; what has no size stands once. Raises ConfigError for a size that is too large.
+    """
+    by_size: list[list[Mode]] = []
+    configured = None
+    budgets = sorted(set(budgets))
+    for budget in budgets or (None,):
+        fixed = resized(config, budget, passes)
+        modes = modes_of(fixed.stages, fixed.alternatives, limits=config.stages)
+        configured = configured_mode(modes, fixed.stages)
+        by_size.append([_alone(mode, budget) for mode in modes])
+    if len(by_size) == 1:
+        return by_size[0], configured
+    named = [mode for each in zip(*by_size, strict=True) for mode in _named(each, budgets)]
+    return named, configured and f"{configured}/{budgets[-1]}"
+
+
+def _alone(mode: Mode, budget: int | None) -> Mode:
+    """Stages without a network may be below one in a configuration: alone they are as large."""
+    has_network = any(stage.checkpoint is not None for stage in mode.stages)
+    if budget is None or has_network or mode.speculation != "always":
+        return mode
+    return replace(mode, stages=tuple([stage.resized(budget, 0) for stage in mode.stages]))
+
+
+def _named(modes: Sequence[Mode], budgets: Sequence[int]) -> Iterator[Mode]:
+    """One way in several sizes, or once, if it has none."""
+    if len({mode.stages for mode in modes}) == 1:
+        yield modes[0]
+        return
+    for mode, size in zip(modes, budgets, strict=True):
+        yield replace(mode, name=f"{mode.name}/{size}", size=size)
 
 
 def configured_mode(modes: Sequence[Mode], stages: Sequence[StageConfig]) -> str | None:

@@ -124,11 +124,10 @@ class StageBuilder:
         if stage.lookup:
             if any(isinstance(source, LookupSource) for source in sources):
                 raise ConfigError("two n-gram stages look up the same: give one lookup: false.")
-            target = self._target
-            sources = [
-                LookupSource(name, len(target.strips.seats) * target.max_model_len),
-                *sources,
-            ]
+            most_tokens = len(self._target.strips.seats) * self._target.max_model_len
+            # What follows two tokens a table knows better than a text.
+            min_match = 2 if stage.table is None else 3
+            sources = [LookupSource(name, most_tokens, min_match), *sources]
         if stage.table is not None:
             sources.append(TableSource(name, self.table(stage.table), stage.children))
         return _model_free(stage, sources)

@@ -113,7 +113,7 @@ class _Matches(_Source):
     def _claim(self, match: Match | None) -> Claim | None:
         if match is None:
             return None
-        kind = (self.name, "look-up", match.length.bit_length())
+        kind = (self.name, "look-up", (match.length + 1).bit_length())
         trust = math.log(match.length / (match.length + _MATCH_DOUBT))
         return Claim(match.token, kind, trust, match)
 
@@ -156,9 +156,9 @@ class LookupSource(_Matches):
     Texts that are written at once have `most_tokens` at most: none of them is forgotten.
     """
 
-    def __init__(self, name: str, most_tokens: int = 0) -> None:
+    def __init__(self, name: str, most_tokens: int = 0, min_match: int = 3) -> None:
         super().__init__(name)
-        self._lookup = SuffixLookup(capacity=max(_CAPACITY, 2 * most_tokens))
+        self._lookup = SuffixLookup(min_match, capacity=max(_CAPACITY, 2 * most_tokens))
         self._read: dict[int, tuple[Text, History]] = {}
 
     def read(self, text: Text) -> None:

@@ -7,6 +7,7 @@ from engine.economy.choice import NOTHING
 from engine.economy.exploration import Exploration
 from engine.economy.record import moved, moved_from_first
 
+_MOST_CREDIT, _LEAST_CREDIT = 1 / 2, 1 / 16
 _FIRST_YIELD = 0.5
 """What a pass on a device is thought to bring before there is anything to tell by."""
 
@@ -17,7 +18,8 @@ class Account:
 
     To ask takes time, be it to make guesses or to weigh whether a pass pays. As long as asking
     loses, it is for trials alone. A text begins with the credit of half a question, which is lost
-    after six in vain, and the first with that of half a plain step.
+    after six in vain, and the first with that of half a plain step. After each text that ends with
+    a loss it is half as much, down to what one question in vain takes.
 
     `yields` tells of passes that follow one another on a device what each brought, by its number:
     the accepted tokens that hang below its rows, in the mean of the steps that ran it.
@@ -25,6 +27,7 @@ class Account:
 
     saved: float = 0.0
     price: float = 0.0
+    credit: float = _MOST_CREDIT
     asking: Exploration = field(default_factory=Exploration)
     drafting: Exploration = field(default_factory=Exploration)
     going_on: Exploration = field(default_factory=Exploration)
@@ -34,7 +37,8 @@ class Account:
 
     def start_text(self, plain: float) -> None:
         """Another text, whose plain step takes so long: what was learnt now weighs less."""
-        self.saved = max(self.saved, (self.price or plain) / 2)
+        self.credit = _MOST_CREDIT if self.saved >= 0 else max(_LEAST_CREDIT, self.credit / 2)
+        self.saved = max(self.saved, (self.price or plain) * self.credit)
         self.drafting.start_anew()
         self.going_on.start_anew()
         self.yields = [(known + max(known, _FIRST_YIELD)) / 2 for known in self.yields]

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 _LARGEST_SHARE, _SMALLEST_SHARE = 0.01, 0.00125
-_READING_SHARE = 0.015
+_READING_SHARE = 0.0125
+_RECOVERY = 1.1
 _PATIENCE = 3
 
 
@@ -21,8 +22,8 @@ class Exploration:
     promise: int = 0
 
     def start_anew(self) -> None:
-        """Another text may be one for this: earlier failures say little of it."""
-        self.share = _LARGEST_SHARE
+        """Another text may be one for this: earlier failures say a little less of it."""
+        self.share = min(_LARGEST_SHARE, _RECOVERY * self.share)
 
     def is_due(self, price: float, reading: float = 0.0) -> bool:
         """Whether to try what costs this price, after so much reading, and does not promise to pay.

@@ -13,16 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from engine import ConfigError, Dtype, EngineConfig, SamplingParams, did_you_mean
 from engine.api import Engine
 from engine.benchmark import (
+    PLAIN,
     SAMPLINGS,
     Comparison,
     Mode,
     Workload,
     compare,
-    configured_mode,
     machine,
-    modes_of,
+    modes_by_size,
     plain_speeds,
-    resized,
 )
 from server.commands.bench_document import STAGED, figures
 from server.commands.bench_tables import fastest_plain, legend, tables
@@ -41,8 +40,9 @@ class BenchOptions:
     """What is asked for on the command line; no `prompts` file means the built-in ones.
 
     With `chat` prompts go through the model's template. `top_p` stands in place of a top-k of 50.
-    `budget` and `passes` are those of every model and head, in all modes but `auto`. Plain decoding
-    is measured in the precisions of `beside`, too.
+    `budgets` and `passes` are those of every tree, in all modes but `chain` and `auto`. The first
+    `warm` prompts of a category only teach, and `texts` are written at once. Plain decoding is
+    measured in the precisions of `beside`, too.
     """
 
     prompts: Path | None = None
@@ -52,8 +52,10 @@ class BenchOptions:
     tokens: int = 64
     repetitions: int = 5
     modes: Sequence[str] = ()
-    budget: int | None = None
+    budgets: Sequence[int] = ()
     passes: int | None = None
+    warm: int = 0
+    texts: int = 1
     beside: Sequence[str] = ()
     json: Path | None = None
 
@@ -80,7 +82,7 @@ def bench(settings: Settings, options: BenchOptions, console: Console) -> None:
     plan = _plan(settings, options)
     comparisons = _compare(plan, console)
     for workload, comparison in zip(plan.workloads, comparisons, strict=True):
-        for table in tables(comparison, workload.sampling, plan.configured):
+        for table in tables(comparison, workload.sampling, plan.configured, plan.modes):
             console.print(table)
     num_prompts = len(plan.workloads[0].prompts)
     console.print(legend(plan.engine.info, num_prompts, options.repetitions))
@@ -97,11 +99,11 @@ def _plan(settings: Settings, options: BenchOptions) -> _Bench:
     prompts = _prompts(options)
     dtypes = tuple(_dtype(name) for name in options.beside)
     config = settings.command_config(compile="wait")
+    if options.texts > 1:
+        config = replace(config, max_running=options.texts)
     engine = Engine.load(config)
     config = replace(config, stages=engine.config.stages)
-    fixed = resized(config, options.budget, options.passes)
-    known = modes_of(fixed.stages, fixed.alternatives, limits=engine.config.stages)
-    configured = configured_mode(known, fixed.stages)
+    known, configured = modes_by_size(config, options.budgets, options.passes)
     modes = _chosen(known, options.modes, configured)
     workloads = _workloads(prompts, engine, options, settings.chat_template)
     return _Bench(engine, modes, configured, workloads, options, dtypes)
@@ -121,38 +123,62 @@ def _workloads(
     info = engine.info
     tokenizer = Tokenizer.load(info.model)
     window = info.max_model_len
-    ids = encoded(prompts, tokenizer, options.chat, chat_template, window, options.tokens)
+    taught = firsts(prompts, options.warm)
+    counted = [each for each in prompts if not any(each is other for other in taught)]
+    lessons, ids = (
+        encoded(each, tokenizer, options.chat, chat_template, window, options.tokens)
+        for each in (taught, counted)
+    )
     greedy, sampled = SAMPLINGS
     if options.top_p is not None:
         sampled = SamplingParams(1.0, top_p=options.top_p)
-    categories = [each.category for each in prompts]
-    return tuple(
-        Workload(ids, options.tokens, sampling, info.eos_token_ids, categories=categories)
-        for sampling in (greedy, sampled)
+    workload = Workload(
+        ids,
+        options.tokens,
+        greedy,
+        info.eos_token_ids,
+        categories=[each.category for each in counted],
+        num_texts=options.texts,
+        lessons=lessons,
     )
+    return workload, replace(workload, sampling=sampled)
 
 
 def _chosen(known: Sequence[Mode], wanted: Sequence[str], configured: str | None) -> list[Mode]:
-    """The wanted modes, plain first; all of them if none is named."""
-    aliases = {STAGED: configured} if configured else {}
-    valid = [*(mode.name for mode in known), *aliases]
+    """The wanted modes, plain first; all of them if none is named.
+
+    Of those in several sizes a name without one means all.
+    """
+    ways = {mode.name: mode.way for mode in known}
+    aliases = {} if configured is None else {STAGED: ways[configured]}
+    valid = dict.fromkeys([*(n for pair in ways.items() for n in reversed(pair)), *aliases])
     for name in wanted:
         if name not in valid:
-            raise ConfigError(f"unknown mode {name!r}. {did_you_mean(name, valid)}")
-    names = {aliases.get(name, name) for name in wanted}
-    return [mode for mode in known if not names or mode.name in {"plain", *names}]
+            raise ConfigError(f"unknown mode {name!r}. {did_you_mean(name, [*valid])}")
+    names = {PLAIN, *(aliases.get(name, name) for name in wanted)}
+    return [mode for mode in known if not wanted or names & {mode.name, mode.way}]
 
 
 def _prompts(options: BenchOptions) -> list[Prompt]:
+    """What teaches, and what is counted.
+
+    Raises ConfigError where nothing is left to be counted.
+    """
+    limit = options.num_prompts and options.warm + options.num_prompts
     if options.prompts is None:
-        return firsts(CHAT if options.chat else BEGINNINGS, options.num_prompts)
-    return read_prompts(options.prompts, options.num_prompts)
+        prompts = firsts(CHAT if options.chat else BEGINNINGS, limit)
+    else:
+        prompts = read_prompts(options.prompts, limit)
+    if len(prompts) == len(firsts(prompts, options.warm)):
+        raise ConfigError(f"--warm {options.warm} leaves no prompt to be counted: give more.")
+    return prompts
 
 
 def _compare(plan: _Bench, console: Console) -> list[Comparison]:
     options = plan.options
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    total = len(plan.workloads) * options.repetitions * len(plan.modes)
+    once = sum(mode.size > 0 for mode in plan.modes)
+    total = len(plan.workloads) * (options.repetitions * (len(plan.modes) - once) + once)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("warming up", total=total)
         num_done = count()
@@ -186,6 +212,8 @@ def _document(
         "chat": plan.options.chat,
         "num_tokens": plan.options.tokens,
         "repetitions": plan.options.repetitions,
+        "num_warm": len(plan.workloads[0].lessons),
+        "num_texts": plan.options.texts,
         "configured": plan.configured,
         "plain_tokens_per_second": speeds,
         **figures(plan.modes, plan.workloads, comparisons, plan.configured),

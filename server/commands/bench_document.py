@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from engine.benchmark import Comparison, Mode, Workload
+from server.commands.bench_tables import ALL
 
 STAGED = "staged"
 """The second name, in the JSON and for `--mode`, of the mode that the configuration uses."""
@@ -27,6 +28,8 @@ def figures(
                 "share_cut": comparison.share_cut,
                 "num_diverged": comparison.num_diverged,
                 "worst": {mode: name for mode, (name, _) in comparison.worst().items()},
+                "pass_ms": comparison.pass_ms,
+                "best": {name or ALL: asdict(best) for name, best in comparison.best.items()},
             }
             for workload, comparison in zip(workloads, comparisons, strict=True)
         ],

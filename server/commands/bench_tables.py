@@ -1,20 +1,27 @@
 """The tables that `stagetree bench` prints: how fast each mode is, and what its step is made of."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from rich.box import SIMPLE
 from rich.table import Table
 
 from engine import ModelInfo, SamplingParams
-from engine.benchmark import PLAIN, Comparison, Result, machine
+from engine.benchmark import PLAIN, Comparison, Mode, Result, machine
 
 _CONFIGURED = "*"
+ALL = "all"
 
 
-def tables(comparison: Comparison, sampling: SamplingParams, configured: str | None) -> list[Table]:
+def tables(
+    comparison: Comparison,
+    sampling: SamplingParams,
+    configured: str | None,
+    modes: Sequence[Mode] = (),
+) -> list[Table]:
     """Two tables of one temperature, the same modes in both; `configured` is marked.
 
-    A third has the categories, if there are some.
+    A third has the categories, if there are some; and two more have the sizes, where there are
+    several, with what they bring in each category.
     """
     how = f"T = {sampling.temperature:g}" + (f", top-k {sampling.top_k}" if sampling.top_k else "")
     how += f", top-p {sampling.top_p:g}" if sampling.top_p < 1 else ""
@@ -26,22 +33,29 @@ def tables(comparison: Comparison, sampling: SamplingParams, configured: str | N
     return [
         _speed_table(f"{how} ({cut})", names, comparison.results),
         _step_table(f"{how}: one step", names, comparison.results),
-        *category_tables(comparison, f"{how}: by category"),
+        *category_tables(comparison, f"{how}: by category", {m.name for m in modes if m.size}),
+        *_size_tables(comparison, how, [mode for mode in modes if mode.size]),
     ]
 
 
-def category_tables(comparison: Comparison, title: str) -> list[Table]:
-    """A table of every mode in every category, and in its worst one; none without categories."""
+def category_tables(
+    comparison: Comparison, title: str, left_out: Collection[str] = ()
+) -> list[Table]:
+    """A table of every mode in every category, and in its worst one; none without categories.
+
+    Those that are `left_out` have tables of their own.
+    """
     if not comparison.categories:
         return []
     table = _table(title, *("mode", "tokens/s", "x plain", "95 %", "τ"), first="category")
     table.columns[1].justify = "left"
     for name, results in comparison.categories.items():
         for result in results:
-            table.add_row(name if result is results[0] else "", *_in_category(result))
+            if result.mode not in left_out:
+                table.add_row(name if result is results[0] else "", *_in_category(result))
         table.add_section()
     for mode, (name, result) in sorted(comparison.worst().items()):
-        if mode != PLAIN:
+        if mode != PLAIN and mode not in left_out:
             table.add_row(f"worst: {name}", *_in_category(result))
     return [table]
 
@@ -54,6 +68,35 @@ def _in_category(result: Result) -> tuple[str, ...]:
         f"{result.ratio_low:.2f}–{result.ratio_high:.2f}",
         f"{result.acceptance_length:.2f}",
     )
+
+
+def _size_tables(comparison: Comparison, how: str, sized: Sequence[Mode]) -> list[Table]:
+    """τ by draft nodes, what passes take by their rows, and the best that follows from both."""
+    if not sized:
+        return []
+    sizes = sorted({mode.size for mode in sized})
+    alone, *wider = [ms for _, ms in sorted(comparison.pass_ms.items())]
+    curves = _table(f"{how}: τ by draft nodes", "mode", *map(str, sizes), first="category")
+    curves.columns[1].justify = "left"
+    curves.add_row(f"{alone:.2f} ms", "t(1 + n) / t(1)", *(f"{ms / alone:.2f}" for ms in wider))
+    curves.add_section()
+    for name, results in {ALL: comparison.results, **comparison.categories}.items():
+        lengths = {result.mode: result.acceptance_length for result in results}
+        for way in dict.fromkeys(mode.way for mode in sized):
+            figures = [f"{lengths[f'{way}/{size}']:.2f}" for size in sizes]
+            curves.add_row(name, way, *figures)
+    headings = ("best by passes alone", "x plain", "95 %", "auto's share of it", "95 %")
+    best = _table(f"{how}: the best that these sizes allow", *headings, first="category")
+    for name, found in comparison.best.items():
+        best.add_row(
+            name or ALL,
+            found.mode,
+            f"{found.ratio:.2f}",
+            f"{found.ratio_low:.2f}–{found.ratio_high:.2f}",
+            f"{found.share:.3f}",
+            f"{found.share_low:.3f}–{found.share_high:.3f}",
+        )
+    return [curves, best] if comparison.best else [curves]
 
 
 def legend(info: ModelInfo, num_prompts: int, num_repetitions: int) -> str:

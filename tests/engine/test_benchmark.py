@@ -1,5 +1,6 @@
 """The benchmark's honesty: same texts, fresh look-ups, loops cut, figures that add up."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,17 @@ from engine import benchmark
 from engine.api import Engine
 from engine.benchmark import (
     Mode,
+    Run,
     Workload,
     compare,
     configured_mode,
     measure,
+    modes_by_size,
     modes_of,
     ratio_interval,
     resized,
 )
+from engine.benchmark.curves import best_size_of
 from engine.config import (
     EngineConfig,
     HeadStageConfig,
@@ -26,7 +30,8 @@ from engine.config import (
     RecycleStageConfig,
 )
 from engine.errors import ConfigError
-from engine.request import Finished, GenerateRequest, Output, SamplingParams
+from engine.request import GenerateRequest, SamplingParams
+from engine.stats import StepStats
 from tests.checkpoints import (
     make_head_weights,
     make_network,
@@ -217,17 +222,16 @@ def test_a_lone_prompt_is_read_anew_by_every_run(
 ) -> None:
     """Red when the time to the first token is that of a prompt already in the cache."""
     cached: list[int] = []
-    generate = Engine.generate
+    add = Engine.add
 
-    def spy(self: Engine, request: GenerateRequest) -> list[Output | Finished]:
-        items = list(generate(self, request))
-        if len(request.prompt) > 1 and isinstance(items[0], Output):
-            cached.append(items[0].num_cached_tokens)
-        return items
+    def spy(self: Engine, request: GenerateRequest) -> None:
+        add(self, request)
+        [text] = self._decoder._seats
+        cached.append(self._decoder.target.strips.known(text.seat, text))
 
-    monkeypatch.setattr(Engine, "generate", spy)
+    monkeypatch.setattr(Engine, "add", spy)
     compare(engine, [Mode("plain", (), "off")], replace(SAMPLED, prompts=PROMPTS[1:]), 2)
-    assert cached == [0, 0, 0, 0]
+    assert cached == [0, 0, 0]
 
 
 def test_a_text_is_cut_before_its_first_repeated_run(
@@ -237,7 +241,7 @@ def test_a_text_is_cut_before_its_first_repeated_run(
     assert measure.length_without_loop(text) == 30
     assert measure.length_without_loop([*text, *text]) == 30 + 15
     assert measure.length_without_loop([7] * 40) == 16
-    written = measure._text(engine, next(measure._requests(SAMPLED)))
+    written = measure._text(engine, next(measure._requests(SAMPLED, PROMPTS)))
     monkeypatch.setattr(measure, "length_without_loop", lambda text: 5)
     one_prompt = replace(SAMPLED, prompts=PROMPTS[:1])
     comparison = compare(engine, [Mode("plain", (), "off")], one_prompt, 1)
@@ -245,6 +249,106 @@ def test_a_text_is_cut_before_its_first_repeated_run(
     assert comparison.share_cut == pytest.approx(1 - 5 / len(written))
     whole = compare(engine, [Mode("plain", (), "off")], replace(one_prompt, with_loops=True), 1)
     assert (whole.num_tokens, whole.share_cut) == (len(written), 0)
+
+
+def test_of_several_sizes_each_runs_once_and_plain_every_time(engine: Engine) -> None:
+    """Red when sizes cost as many rounds as speeds do, or their τ is that of another size."""
+    config = replace(engine.config, stages=(NGRAM, RecycleStageConfig()))
+    modes, configured = modes_by_size(config, [6, 1, 6], None)
+    ways = ["ngram", "recycle", "ngram+recycle"]
+    sized = [f"{way}/{size}" for way in ways for size in (1, 6)]
+    assert names(modes) == ["plain", *sized, "auto"] and configured == "ngram+recycle/6"
+    assert [mode.way for mode in modes[1:3]] == ["ngram", "ngram"]
+    assert [stage.budget for stage in modes[-2].stages] == [6, 6]
+    assert modes[-1].stages == config.stages
+    told: list[str] = []
+    comparison = compare(engine, modes, SAMPLED, 3, told.append)
+    assert [told.count(name) for name in names(modes)] == [3, *[1] * 6, 3]
+    assert sorted(comparison.pass_ms) == [1, 2, 7]
+    results = {result.mode: result for result in comparison.results}
+    assert results["ngram+recycle/1"].nodes_per_step <= 2
+    assert 2 < results["ngram+recycle/6"].nodes_per_step <= 7
+    best = comparison.best[""]
+    assert best.share == pytest.approx(results["auto"].ratio_to_plain / best.ratio)
+    assert best.ratio_low <= best.ratio <= best.ratio_high
+    one, none = modes_by_size(config, [3], None), modes_by_size(config, [], None)
+    assert [mode.size for mode in (*one[0], *none[0])] == [0] * 10
+    assert (one[1], none[1]) == ("ngram+recycle", "ngram+recycle")
+
+
+def run_of(steps: Sequence[tuple[int, int]], seconds: Sequence[float], num_texts: int = 1) -> Run:
+    """Of each entry so many steps with so many accepted tokens in all, in so much time."""
+    entries = [
+        [StepStats(1, accepted // count + (at < accepted % count), 1.0, 1.0) for at in range(count)]
+        for count, accepted in steps
+    ]
+    return Run(
+        [0.1] * len(steps),
+        [*seconds],
+        [step for entry in entries for step in entry],
+        num_steps=[len(entry) for entry in entries],
+        num_texts=num_texts,
+    )
+
+
+@pytest.mark.parametrize("num_texts", [1, 4])
+def test_the_best_is_what_tokens_a_step_and_pass_times_say(num_texts: int) -> None:
+    """Red when a size is taken for its tokens alone, or a pass over the wrong rows is counted."""
+    sizes = [Mode("n/2", (NGRAM,), size=2), Mode("n/8", (NGRAM,), size=8)]
+    modes = [Mode("plain", (), "off"), *sizes, Mode("auto", (NGRAM,), "auto")]
+    passes = {num_texts: [2.0, 1.0, 3.0], 3 * num_texts: [2.5] * 3, 9 * num_texts: [4.0] * 3}
+    runs = {
+        "plain": [run_of([(30, 0), (30, 0)], [3.0, 3.0], num_texts)] * 3,
+        "n/2": [run_of([(15, 15), (25, 5)], [9, 9], num_texts)],
+        "n/8": [run_of([(10, 20), (10, 20)], [1, 1], num_texts)],
+        "auto": [run_of([(20, 10), (20, 10)], [2.0, 2.5], num_texts)] * 3,
+    }
+    best = best_size_of(modes, runs, passes)
+    assert best is not None and best.mode == "n/8"
+    assert best.ratio == pytest.approx(3 * 2 / 4)
+    assert best.share == pytest.approx(6 / 4.5 / 1.5)
+    assert best.ratio_low < best.ratio < best.ratio_high
+    dear = {**passes, 9 * num_texts: [9.0] * 3}
+    found = best_size_of(modes, runs, dear)
+    assert found is not None and found.mode == "n/2"
+    assert found.ratio == pytest.approx(60 / 40 * 2 / 2.5)
+    nothing = {width: [width / num_texts] * 3 for width in passes}
+    found = best_size_of(modes, runs, nothing)
+    assert found is not None and (found.mode, found.ratio) == ("plain", 1.0)
+    assert best_size_of([modes[0], modes[-1]], runs, {}) is None
+
+
+def test_texts_at_once_are_of_one_category_and_as_they_are_alone(engine: Engine) -> None:
+    """Red when a text is written alone after all, in strange company, or differently in company."""
+    config = replace(engine.config, stages=(), max_running=2)
+    pair = Engine.load(config)
+    prompts = [(start, start + 1, 33) for start in range(1, 13)]
+    workload = replace(SAMPLED, prompts=prompts, categories=["a", "b", "b"] * 4, num_texts=2)
+    modes = [Mode("plain", (), "off"), Mode("ngram", (NGRAM,)), Mode("auto", (NGRAM,), "auto")]
+    comparison = compare(pair, modes, workload, 2)
+    assert set(comparison.categories) == {"a", "b"}
+    passages, _ = measure.passages_of(pair, workload)
+    together = measure._in_company(passages, 2)
+    pairs = list(zip(together[::2], together[1::2], strict=True))
+    assert {(one.category, two.category) for one, two in pairs} == {("a", "a"), ("b", "b")}
+    assert all(len(one.text) == len(two.text) for one, two in pairs)
+    run = measure.run_mode(pair, modes[0], together, 2)
+    assert len(run.seconds) == len(pairs) and {step.num_texts for step in run.steps} == {2}
+    with pytest.raises(ConfigError, match="there are no 2 replies of one category"):
+        compare(pair, modes, replace(workload, categories=list("abcdefghijkl")), 1)
+
+
+def test_lessons_teach_and_are_not_counted(engine: Engine) -> None:
+    """Red when what is warm is measured cold, or lessons are among the figures."""
+    workload = Workload([PROMPTS[0]], 30, SamplingParams(temperature=1.5, seed=9))
+    modes = [Mode("plain", (), "off"), Mode("ngram", (NgramStageConfig(),))]
+    cold, warm = (
+        compare(engine, modes, replace(workload, lessons=lessons), 1)
+        for lessons in ([], [PROMPTS[0]])
+    )
+    # The lesson is the very text that follows.
+    assert warm.results[1].acceptance_length > 2 > cold.results[1].acceptance_length
+    assert warm.num_tokens == cold.num_tokens
 
 
 def simulated(

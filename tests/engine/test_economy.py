@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.economy import TARGET_PASS, Costs, Economy, Outcome, Step, time_passes
+from engine.economy.account import Account
 from engine.economy.beliefs import Beliefs, Claims, confidence_bin
 from engine.economy.choice import Prospects, best_size
 from engine.economy.costs import WIDTHS, CostCurve
@@ -180,6 +181,19 @@ def test_no_trial_reads_more_text_than_the_time_without_it_allows() -> None:
     assert trials.is_due(1.0, reading=10.0)
 
 
+def test_another_text_makes_up_for_a_small_part_of_earlier_failures() -> None:
+    """Red when each text tries anew what has failed in all before it, or never again."""
+    trials = Exploration()
+    for _ in range(8):
+        trials.settle(1.0, has_run=True, is_trial=True, is_right=False, pays=False)
+    least = trials.share
+    trials.start_anew()
+    assert least < trials.share < 1.2 * least
+    for _ in range(100):
+        trials.start_anew()
+    assert trials.share == Exploration().share
+
+
 @given(st.lists(chances, max_size=30), st.lists(times, min_size=31, max_size=31))
 def test_the_best_size_is_that_of_a_search_through_all(
     reach: list[float], milliseconds: list[float]
@@ -244,6 +258,31 @@ def test_a_pass_is_weighed_again_when_it_begins_to_pay() -> None:
     done = weighed([0.0] * 150 + [0.5])
     assert not all(done[50:150])
     assert all(done[250:])
+
+
+def asked_in_vain(account: Account, num_texts: int) -> list[int]:
+    """How often a stage is asked that never saves anything, by text."""
+    counts = []
+    for _ in range(num_texts):
+        account.start_text(plain=1.0)
+        count = 0
+        while account.saved >= 0:
+            account.settle_asking(0.2, -0.2)
+            count += 1
+        counts.append(count)
+    return counts
+
+
+def test_who_has_been_asked_in_vain_text_after_text_is_asked_less_in_the_next() -> None:
+    """Red when each text pays for the same lesson, or who has paid since is not believed."""
+    account = Account()
+    counts = asked_in_vain(account, 6)
+    assert counts == sorted(counts, reverse=True)
+    assert counts[1] == 4 and counts[-1] == 1
+    account.settle_asking(0.2, 5.0)
+    assert asked_in_vain(account, 1)[0] > 7
+    account.saved = 0.0
+    assert asked_in_vain(account, 1) == [7]
 
 
 def test_the_first_text_gives_a_draft_time_to_show() -> None:

@@ -38,6 +38,16 @@ def test_a_draft_that_is_never_right_costs_next_to_nothing(
     assert ratio_to_plain(num_tokens=512, text=TEXT, **settings) > 0.965
 
 
+def test_in_short_texts_that_nobody_foresees_little_is_lost_to_trying() -> None:
+    """Red when every text begins as if nothing had been learnt of those before it."""
+    machine = Machine(TEXT, **UNRELATED)
+    machine.measure()
+    starts = [150 + 97 * number for number in range(30)]
+    auto = [machine.play(64, start=start)[0] for start in starts]
+    plain = [machine.play(64, "off", start=start)[0] for start in starts]
+    assert sum(plain[6:]) / sum(auto[6:]) > 0.98
+
+
 def test_a_long_prompt_is_not_read_by_a_draft_that_does_not_pay() -> None:
     """After one reply it is known; its trials are worth no reading of thousands of tokens."""
     machine = Machine(TEXT, **UNRELATED)

@@ -113,14 +113,16 @@ deepseek-ai/DeepSeek-R1-Distill-Llama-8B Qwen/Qwen3-0.6B Qwen/Qwen3-1.7B Qwen/Qw
 Qwen/Qwen3-14B Qwen/Qwen3-32B yuhuili/EAGLE3-LLaMA3.1-Instruct-8B
 yuhuili/EAGLE3-LLaMA3.3-Instruct-70B yuhuili/EAGLE3-Vicuna1.3-13B
 yuhuili/EAGLE3-DeepSeek-R1-Distill-LLaMA-8B RedHatAI/Llama-3.1-8B-Instruct-speculator.eagle3
-RedHatAI/Qwen3-8B-speculator.eagle3 RedHatAI/Qwen3-32B-speculator.eagle3
+RedHatAI/Llama-3.3-70B-Instruct-speculator.eagle3 RedHatAI/Qwen3-8B-speculator.eagle3
+RedHatAI/Qwen3-14B-speculator.eagle3 RedHatAI/Qwen3-32B-speculator.eagle3
 AngelSlim/Qwen3-1.7B_eagle3 AngelSlim/Qwen3-4B_eagle3 AngelSlim/Qwen3-8B_eagle3
 AngelSlim/Qwen3-14B_eagle3 AngelSlim/Qwen3-32B_eagle3 Tengyunw/qwen3_8b_eagle3
 Qwen/Qwen2.5-0.5B-Instruct Qwen/Qwen2.5-1.5B-Instruct Qwen/Qwen2.5-3B-Instruct
 Qwen/Qwen2.5-7B-Instruct Qwen/Qwen2.5-14B-Instruct Qwen/Qwen2.5-32B-Instruct
 meta-llama/Llama-3.2-1B-Instruct meta-llama/Llama-3.2-3B-Instruct google/gemma-2-2b-it
 google/gemma-2-9b-it google/gemma-2-27b-it google/gemma-3-270m-it google/gemma-3-1b-it
-google/gemma-3-4b-it mistralai/Mistral-7B-Instruct-v0.3 mistralai/Mistral-Large-Instruct-2407
+google/gemma-3-4b-it google/gemma-3-12b-it mistralai/Mistral-7B-Instruct-v0.3
+mistralai/Mistral-Large-Instruct-2407
 microsoft/Phi-3-mini-4k-instruct microsoft/Phi-3-medium-4k-instruct smollm2
 HuggingFaceTB/SmolLM2-135M-Instruct HuggingFaceTB/SmolLM2-360M-Instruct
 HuggingFaceTB/SmolLM2-1.7B-Instruct distilgpt2 gpt2 gpt2-medium gpt2-large gpt2-xl

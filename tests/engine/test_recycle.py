@@ -177,6 +177,15 @@ def test_a_token_that_two_sources_name_is_one_node_of_the_first() -> None:
     assert tree.estimates[first] > math.log(0.7)
 
 
+def test_a_look_up_compares_as_many_tokens_as_it_is_told_to() -> None:
+    """Red when a match of two is found beside a table, or missed where there is none."""
+    ids = [9, 3, 4, 5, 8, 3, 4]
+    for min_match, expected in ((2, [5]), (3, [])):
+        own = LookupSource("look-up", min_match=min_match)
+        step, _ = grown(ModelFreeDrafter([own], 1, 3), salted(ids))
+        assert [step.tree.tokens[node] for node in step.tree.children(0)] == expected
+
+
 @pytest.mark.parametrize("loser", ["look-up", "recycle"])
 def test_of_two_sources_that_which_does_not_pay_is_left_out(loser: str) -> None:
     """Red when stages without a network are asked together or not at all."""

@@ -183,6 +183,29 @@ def test_the_fastest_plain_of_any_precision_stands_beside(kinds: Bench) -> None:
         assert f"fastest plain at T = {at}: {fastest} (tokens/s: float32 " in kinds.output
 
 
+def test_several_sizes_tell_what_each_brings_and_what_of_the_best_auto_has(family: Path) -> None:
+    """Red when sizes are missing in a table or in the JSON, or texts are counted that taught."""
+    file = family / "sizes.json"
+    prompts = ("--prompts", str(family / "kinds.jsonl"), "--num-prompts", "2", "--warm", "1")
+    sizes = ("--budget", "1", "--budget", "3", "--mode", "ngram", "--mode", "auto", "--texts", "2")
+    few = ("--tokens", "12", "--repetitions", "1")
+    result = run(family, *prompts, *sizes, *few, "--json", str(file))
+    assert result.exit_code == 0, result.output
+    document = json.loads(file.read_text())
+    assert list(document["modes"]) == ["plain", "ngram/1", "ngram/3", "auto"]
+    counts = [document[key] for key in ("num_prompts", "num_warm", "num_texts")]
+    assert counts == [4, 2, 2]
+    for at in document["temperatures"]:
+        assert list(at["pass_ms"]) == ["2", "4", "8"]
+        # What is left of a short text may be too little for two at once.
+        assert {"all"} < at["best"].keys() <= {"all", "code", "prose"}
+    assert "T = 0: τ by draft nodes" in result.output
+    assert len(re.findall(r"\d ms +t\(1 \+ n\) / t\(1\)( +\d\.\d\d){2}", result.output)) == 2
+    for row in (r"ngram +\d\.\d\d +\d\.", r"(?:ngram/\d|plain) +\d\."):
+        listed = len(re.findall(rf"^ (?:all|code|prose) +{row}", result.output, re.MULTILINE))
+        assert listed == sum(len(at["best"]) for at in document["temperatures"])
+
+
 def test_without_categories_there_is_no_table_of_them(bench: Bench) -> None:
     """Red when one nameless category is listed beside the whole."""
     assert bench.document["categories"] == [] and "category" not in bench.output
@@ -292,6 +315,8 @@ def test_only_the_named_modes_run_beside_plain(family: Path) -> None:
         (["--mode", "zzz"], "unknown mode 'zzz'. Valid names: plain, chain,"),
         (["--tokens", "512"], "a window of 512: ask for 511 or fewer, or raise max_model_len"),
         (["--budget", "5000"], "lower its budget"),
+        (["--warm", "8"], "--warm 8 leaves no prompt to be counted: give more"),
+        (["--mode", "ngram/2", "--budget", "3"], "unknown mode 'ngram/2'. Did you mean 'ngram'?"),
         (["--prompts", "absent.jsonl"], "--prompts absent.jsonl: cannot be read"),
         (["--beside", "bfloat61"], "--beside: unknown dtype 'bfloat61'. Did you mean 'bfloat16'?"),
         (["--chat"], "--chat: the model has no chat template: leave --chat out"),
