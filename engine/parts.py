@@ -155,6 +155,8 @@ def num_logits(parts: Sequence[Part]) -> int:
 
 def of_nodes(parts: Sequence[Part], logits: Tensor) -> Tensor:
     """The logits of nodes alone, part by part, from those of at least the last `num_logits`."""
+    if sum([len(part.nodes) for part in parts]) == len(logits):
+        return logits
     pairs = zip(parts, split(parts, logits), strict=True)
     found = [rows[len(rows) - len(part.nodes) :] for part, rows in pairs if part.nodes]
     if len(found) == 1:
