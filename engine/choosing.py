@@ -29,7 +29,7 @@ class Place(NamedTuple):
     @property
     def position(self) -> int:
         """The index of that token in the model's whole input."""
-        return self.text.root_position + self.tree.depths[self.node] + 1
+        return len(self.text.tokens) + self.tree.depths[self.node]
 
     @property
     def edited_row(self) -> EditedRow:
@@ -120,13 +120,12 @@ def chooser(
     """
 
     def chosen_after(nodes: Sequence[int]) -> list[int]:
-        own = [texts[tree.texts[node]] for node in nodes]
-        samplings = [text.sampling for text in own]
-        pairs = zip(own, nodes, strict=True)
-        positions = [len(text.tokens) + tree.depths[node] for text, node in pairs]
+        asked = places(texts, tree, nodes)
+        samplings = [place.text.sampling for place in asked]
+        positions = [place.position for place in asked]
         if not any([sampling.is_edited for sampling in samplings]):
             return choose(samplings, positions, logits, nodes)
-        rows = _edited(places(texts, tree, nodes), logits[list(nodes)])
+        rows = _edited(asked, logits[list(nodes)])
         return choose(samplings, positions, rows, range(len(nodes)))
 
     if logits.is_cpu:

@@ -56,7 +56,7 @@ def tree_parts(
     before the next.
     """
     turns: list[list[Share]] = []
-    num_nodes, room = sum(len(share.nodes) for share in shares), 0
+    num_nodes, room = sum([len(share.nodes) for share in shares]), 0
     was_long: bool | None = None
     for rows, tokens, nodes in shares:
         while nodes:
