@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.candidates import Candidates
 from engine.edits import EditedRow, edited
 from engine.noise import noise_values
-from engine.ranking import choose, rank
+from engine.ranking import choose, picked, rank
 from engine.request import EmittedToken
 from engine.text import Text
 from engine.tree import TokenTree
@@ -125,7 +125,7 @@ def chooser(
         positions = [place.position for place in asked]
         if not any([sampling.is_edited for sampling in samplings]):
             return choose(samplings, positions, logits, nodes)
-        rows = _edited(asked, logits[list(nodes)])
+        rows = _edited(asked, picked(logits, nodes))
         return choose(samplings, positions, rows, range(len(nodes)))
 
     if logits.is_cpu:

@@ -32,11 +32,16 @@ def choose(
     if (rules := _rules(samplings, logits)) is not None:
         vocab_size = min(samplings[0].vocab_size, logits.shape[-1])
         if logits.dtype != torch.float32:
-            logits, rows = logits[list(rows)].float(), range(len(rows))
+            logits, rows = picked(logits, rows).float(), range(len(rows))
         return choosing.choose(logits, vocab_size, rows, positions, rules)
-    # To pick rows by a list takes longer than to choose of them.
-    own = logits[rows[0] : rows[0] + 1] if len(rows) == 1 else logits[list(rows)]
-    return rank(samplings, positions, own).best()
+    return rank(samplings, positions, picked(logits, rows)).best()
+
+
+def picked(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    """These rows of logits: a view of one or of all, since a copy takes longer than to choose."""
+    if len(rows) == 1:
+        return logits[rows[0] : rows[0] + 1]
+    return logits if [*rows] == [*range(logits.shape[0])] else logits[list(rows)]
 
 
 def rank(samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor) -> Candidates:

@@ -23,7 +23,7 @@ from tests.engine.sampling_params import random_sampling
 from tests.engine.test_choosing import SIZE, WORDS, random_logits, random_place
 from tests.engine.test_company import assert_as_alone
 
-pytestmark = pytest.mark.usefixtures("cache")
+pytestmark = pytest.mark.usefixtures("loaded_kernels")
 
 NEVER = -math.inf
 
