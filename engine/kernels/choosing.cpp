@@ -162,28 +162,45 @@ inline Block bits_of_four(const Place& place, int64_t token) {
   return philox((uint64_t)place.seed, 1 + (uint64_t)token / 4, (uint64_t)place.position);
 }
 
+inline FloatVector vector_at(const float* figures) {
+  FloatVector vector;
+  std::memcpy(&vector, figures, sizeof vector);
+  return vector;
+}
+
+constexpr int64_t STRETCH = 16 * LANES;
+
 // The first of the highest; what is no number is higher than all.
 int64_t greedy(const Place& place) {
-  constexpr int WIDTH = 4 * LANES;
-  const float* row = place.row;
-  int64_t start = 0;
-  float highest[WIDTH];
-  int32_t odd[WIDTH] = {};
-  std::fill(highest, highest + WIDTH, NEVER);
-  for (; start + WIDTH <= place.size; start += WIDTH)
-    for (int lane = 0; lane < WIDTH; ++lane) {
-      const float logit = row[start + lane];
-      highest[lane] = logit > highest[lane] ? logit : highest[lane];
-      odd[lane] |= logit != logit;
+  const float *row = place.row, *end = row + place.size, *rest = row;
+  const float *where = row, *where_ends = end;
+  float best = NEVER;
+  FloatVector zeros{};  // no longer if any is infinite or no number
+  for (; end - rest >= STRETCH; rest += STRETCH) {
+    FloatVector highest = vector_at(rest), others = vector_at(rest + LANES);
+    zeros += highest * 0.0f + others * 0.0f;
+    for (int64_t at = 2 * LANES; at < STRETCH; at += 2 * LANES) {
+      const FloatVector one = vector_at(rest + at), other = vector_at(rest + at + LANES);
+      highest = one > highest ? one : highest;
+      others = other > others ? other : others;
+      zeros += one * 0.0f + other * 0.0f;
     }
-  float best = *std::max_element(highest, highest + WIDTH);
-  bool is_odd = std::find(odd, odd + WIDTH, 1) != odd + WIDTH;
-  for (; start < place.size; ++start) {
-    best = std::max(best, row[start]);
-    is_odd |= row[start] != row[start];
+    highest = others > highest ? others : highest;
+    float most = highest[0];
+    for (int lane = 1; lane < LANES; ++lane) most = std::max(most, highest[lane]);
+    if (most > best) best = most, where = rest, where_ends = rest + STRETCH;
   }
-  const auto is_best = [&](float logit) { return is_odd ? logit != logit : logit == best; };
-  return std::find_if(row, row + place.size, is_best) - row;
+  bool is_odd = false;
+  for (int lane = 0; lane < LANES; ++lane) is_odd |= zeros[lane] != 0.0f;
+  for (const float* last = rest; last < end; ++last) {
+    is_odd |= !std::isfinite(*last);
+    if (*last > best) best = *last, where = last, where_ends = end;
+  }
+  if (is_odd) {
+    const float* odd = std::find_if(row, end, [](float logit) { return std::isnan(logit); });
+    return (odd < end ? odd : std::max_element(row, end)) - row;
+  }
+  return std::find(where, where_ends, best) - row;
 }
 
 // Shares of tokens are counted in whole parts of the best one's, e to its distance from the best, so
@@ -229,8 +246,9 @@ double total_of_row(const Place& place, float best) {
   return total;
 }
 
-// How many of the likeliest tokens, with scores that fall, the filters keep.
-int64_t num_kept(const Place& place, const std::vector<Entry>& likeliest) {
+// How many of the likeliest tokens, with scores that fall, the filters keep. `whole` is the total of
+// the row, once it has been needed.
+int64_t num_kept(const Place& place, const std::vector<Entry>& likeliest, double& whole) {
   const auto end_at = [&](int64_t count, float least) {
     while (count > 0 && likeliest[count - 1].value < least) --count;
     return count;
@@ -241,8 +259,11 @@ int64_t num_kept(const Place& place, const std::vector<Entry>& likeliest) {
   if (is_narrowed) count = end_at(count, likeliest[std::min(place.top_k, count) - 1].value);
   if (place.top_p < 1.0) {
     double total = 0.0, before = 0.0;
-    if (!is_narrowed) total = total_of_row(place, best);
-    else for (int64_t i = 0; i < count; ++i) total += parts(likeliest[i].value - best);
+    if (is_narrowed) {
+      for (int64_t i = 0; i < count; ++i) total += parts(likeliest[i].value - best);
+    } else {
+      total = whole = whole < 0.0 ? total_of_row(place, best) : whole;
+    }
     int64_t num = 0;
     for (; num < count && before < place.top_p * total; ++num)
       before += parts(likeliest[num].value - best);
@@ -257,12 +278,13 @@ constexpr int64_t FIRST_WIDTH = 64, SPARE = 8, WIDER = 8;
 // more and more, until all that may be kept are there. What is no number alone is, if there is any.
 int64_t filter(const Place& place, std::vector<Entry>& likeliest) {
   const bool is_narrowed = place.top_k < place.size;
+  double whole = -1.0;
   for (int64_t width = is_narrowed ? place.top_k + SPARE : FIRST_WIDTH;; width *= WIDER) {
     width = std::min(width, place.size);
     likeliest_of_row(place.row, place.size, width, likeliest);
     if (std::isnan(likeliest[0].value)) return 1;
     for (Entry& entry : likeliest) entry.value /= place.temperature;
-    const int64_t count = num_kept(place, likeliest);
+    const int64_t count = num_kept(place, likeliest, whole);
     const float last = likeliest.back().value;
     const bool is_tied = is_narrowed && last >= likeliest[std::min(place.top_k, width) - 1].value;
     if (width == place.size || last == NEVER || (count < width && !is_tied)) return count;

@@ -20,6 +20,7 @@ from engine.ranking import choose, rank
 from engine.request import SamplingParams
 from engine.sampling import Sampling
 from tests.engine.sampling_params import random_sampling
+from tests.engine.setups import in_float32
 from tests.engine.test_choosing import SIZE, WORDS, random_logits, random_place
 from tests.engine.test_company import assert_as_alone
 
@@ -110,6 +111,7 @@ def test_edited_rows_too_and_those_that_ask_for_more_than_it_knows(seed: int) ->
         assert found == chooser([text], tree, logits)(nodes)
 
 
+@in_float32
 def test_texts_in_company_are_what_they_are_alone() -> None:
     """With the kernel, at every temperature: red when a row has another text's rule or place."""
     assert assert_as_alone("draft over ngram", seed=8) > 1
