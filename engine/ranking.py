@@ -90,8 +90,8 @@ def _filtered(
     """
     size = logits.shape[-1]
     if (rules := _rules(samplings, logits)) is not None:
-        scores, ids = choosing.candidates(logits, size, positions, rules)
-        return Candidates(scores, ids.numpy())
+        found = choosing.candidates(logits, size, positions, rules)
+        return Candidates(found[0], found[1].numpy())
     filters = _filters(samplings, positions)
     if filters.top_n_sigma is not None:
         logits = above_sigma(logits, _there(filters.top_n_sigma, logits))

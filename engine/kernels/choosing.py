@@ -107,10 +107,8 @@ _CHOICES = (
 def _check_choice(logits: Tensor) -> None:
     """Raise ValueError unless rows get the tokens that they should by `_CHOICES`."""
     rows, positions = range(len(logits)), range(5, 5 + len(logits))
-    expected = [
-        _chosen(row.tolist(), *asked)
-        for row, *asked in zip(logits, _CHOICES, positions, strict=True)
-    ]
+    asked = zip(logits.tolist(), _CHOICES, positions, strict=True)
+    expected = [_chosen(row, rule, position) for row, rule, position in asked]
     if choose(logits, logits.shape[1], rows, positions, _CHOICES) != expected:
         raise ValueError("tokens are chosen wrongly")
 
