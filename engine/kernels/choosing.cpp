@@ -137,7 +137,7 @@ inline float gumbel(uint64_t bits) {
 inline float most_gumbel(uint64_t bits) { return 0.6932f * (std::countl_zero(bits | 0x800) + 1); }
 constexpr float MOST_GUMBEL = 0.6932f * 53;
 
-// The row to choose for, and the rule by which: `engine.sampling.Rule`, whose names these are.
+// The row to choose for, and the rule by which: `Rule` in choosing.py, whose names these are.
 struct Place {
   const float* row;
   int64_t size, position, seed, top_k;
