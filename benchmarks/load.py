@@ -5,10 +5,10 @@
 Without a file the prompts are the beginnings of our own sources. Each shape is the embedded target,
 grown (0: as it is). So many texts are added at once; what is counted are the tokens of the steps in
 which all of them sit and have begun. Rounds of plain and `auto` alternate. `share` is what plain
-decoding makes of the machine's own passes: N tokens in the time that a pass over N rows takes, the
-host not counted, each round beside a pass timed just before and just after it, since a machine's
-speed moves. With `--fixed` five fixed sizes, used fully, are measured too; `ratio` is to plain
-decoding of the same round. Needs torch and transformers alone.
+decoding makes of the machine's own passes: N tokens in the time that a pass takes over a row of
+each of N texts as long as these, the host not counted, each round beside passes timed just before
+and just after it, since a machine's speed moves. With `--fixed` five fixed sizes, used fully, are
+measured too; `ratio` is to plain decoding of the same round. Needs torch and transformers alone.
 """
 
 import argparse
@@ -16,16 +16,25 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
 
 from engine.api import Engine
-from engine.benchmark import SIZES, grown, machine, pass_times, read_prompts
+from engine.benchmark import SIZES, grown, machine, read_prompts
 from engine.config import EngineConfig, ModelStageConfig, NgramStageConfig, StageConfig
 from engine.request import Finished, GenerateRequest, Output, SamplingParams, Speculation
+from engine.rows import Tokens
+from engine.scorer import TreeScorer
 from engine.tokenizer import load_tokenizer
+from engine.tree import TokenTree
 
 FIXED = ((4, 1), (8, 1), (8, 2), (16, 2), (48, 6))
+_NUM_PASSES = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +124,14 @@ def measure(
                     *((name, each, "always") for name, each in fixed.items()),
                 ]
                 for name, each, speculation in runs[:: 1 if number % 2 else -1]:
-                    before = pass_time(engine, prompts[0], num_texts) if name == "plain" else 0.0
+                    is_plain = name == "plain"
+                    before = pass_time(engine, chosen, arguments.tokens) if is_plain else 0.0
                     found = run(each, chosen, arguments.tokens, speculation)
                     if not number:  # the first round warms up
                         continue
                     rounds.setdefault(name, []).append(found)
-                    if name == "plain":
-                        after = pass_time(engine, prompts[0], num_texts)
+                    if is_plain:
+                        after = pass_time(engine, chosen, arguments.tokens)
                         shares.append(found[0] / num_texts * (before + after) / 2e3)
             for name, found in rounds.items():
                 low, rate, high = quartiles([rate for rate, _ in found])
@@ -138,10 +148,40 @@ def measure(
                 )
 
 
-def pass_time(engine: Engine, prompt: Sequence[int], num_rows: int) -> float:
-    """Milliseconds of a pass of the target over so many rows behind a prompt."""
-    times = pass_times({"target": engine.scorers["target"]}, prompt, [num_rows])
-    return times["target", num_rows]
+def pass_time(engine: Engine, prompts: Sequence[tuple[int, ...]], num_tokens: int) -> float:
+    """Milliseconds of a pass of the target over a row of each text, half of it written: the median.
+
+    It reads the rows of all these texts, as a step of them does. The pass alone is timed.
+    """
+    target = engine.scorers["target"]
+    texts = [
+        Tokens([*prompt, *prompt[: num_tokens // 2]], seat) for seat, prompt in enumerate(prompts)
+    ]
+    tree = TokenTree(*[text.tokens[-1] for text in texts])
+    target.score(texts, tree)
+    with timed(target) as times:
+        for _ in range(_NUM_PASSES):
+            target.strips.rollback()
+            target.score(texts, tree)
+    target.strips.rollback()
+    return statistics.median(times)
+
+
+@contextmanager
+def timed(scorer: TreeScorer) -> Iterator[list[float]]:
+    """The milliseconds of every pass that the scorer runs meanwhile, the host's work left out."""
+    times: list[float] = []
+    runner, run = scorer.runner, scorer.runner.run
+
+    def run_timed(*given: Any) -> tuple[torch.Tensor, ...]:
+        started = time.perf_counter()
+        outputs = run(*given)
+        scorer.wait()
+        times.append((time.perf_counter() - started) * 1e3)
+        return outputs
+
+    with patch.object(runner, "run", run_timed):
+        yield times
 
 
 def quartiles(figures: Sequence[float]) -> tuple[float, float, float]:

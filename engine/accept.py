@@ -15,11 +15,11 @@ class Acceptance(NamedTuple):
 
     def tokens(self, tree: TokenTree) -> list[int]:
         """What the step emits: a token after the root and after each accepted node."""
-        return [*(tree.tokens[node] for node in self.path), self.bonus_token]
+        return [*[tree.tokens[node] for node in self.path], self.bonus_token]
 
     def origins(self, tree: TokenTree) -> list[str]:
         """Who proposed each of them; nobody but the target the last."""
-        return [*(tree.origins[node] for node in self.path), TARGET]
+        return [*[tree.origins[node] for node in self.path], TARGET]
 
 
 def accept(tree: TokenTree, choose: Callable[[Sequence[int]], Sequence[int]]) -> list[Acceptance]:

@@ -5,7 +5,6 @@ are ranked here, by what their texts ask for and what lies before them. Rows may
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from engine.candidates import Candidates
 from engine.edits import EditedRow, edited
 from engine.noise import noise_values
-from engine.ranking import rank
+from engine.ranking import choose, picked, rank
 from engine.request import EmittedToken
 from engine.text import Text
 from engine.tree import TokenTree
@@ -30,7 +29,7 @@ class Place(NamedTuple):
     @property
     def position(self) -> int:
         """The index of that token in the model's whole input."""
-        return self.text.root_position + self.tree.depths[self.node] + 1
+        return len(self.text.tokens) + self.tree.depths[self.node]
 
     @property
     def edited_row(self) -> EditedRow:
@@ -84,8 +83,14 @@ def candidates(places: Sequence[Place], logits: Tensor) -> Candidates:
     """What may follow at places, of which `logits` (places, vocabulary) are the rows."""
     samplings = [place.text.sampling for place in places]
     if any(sampling.is_edited for sampling in samplings):
-        logits = edited(logits[:, : samplings[0].vocab_size], [each.edited_row for each in places])
+        logits = _edited(places, logits)
     return rank(samplings, [place.position for place in places], logits)
+
+
+def _edited(places: Sequence[Place], logits: Tensor) -> Tensor:
+    """Their logits (places, vocabulary) as the edits of each leave them."""
+    vocab_size = places[0].text.sampling.vocab_size
+    return edited(logits[:, :vocab_size], [each.edited_row for each in places])
 
 
 def scores_of(place: Place, tokens: Sequence[int], logprobs: Sequence[float]) -> list[float]:
@@ -113,17 +118,20 @@ def chooser(
     A CPU chooses for the nodes that are asked for alone; a GPU for all at once, to be waited for
     once.
     """
+
+    def chosen_after(nodes: Sequence[int]) -> list[int]:
+        asked = places(texts, tree, nodes)
+        samplings = [place.text.sampling for place in asked]
+        positions = [place.position for place in asked]
+        if not any([sampling.is_edited for sampling in samplings]):
+            return choose(samplings, positions, logits, nodes)
+        rows = _edited(asked, picked(logits, nodes))
+        return choose(samplings, positions, rows, range(len(nodes)))
+
     if logits.is_cpu:
-        return partial(_choose, texts, tree, logits)
-    chosen = candidates(places(texts, tree, range(len(tree))), logits).best()
+        return chosen_after
+    chosen = chosen_after(range(len(tree)))
     return lambda nodes: [chosen[node] for node in nodes]
-
-
-def _choose(
-    texts: Sequence[Text], tree: TokenTree, logits: Tensor, nodes: Sequence[int]
-) -> list[int]:
-    rows = logits[nodes[0] : nodes[0] + 1] if len(nodes) == 1 else logits[list(nodes)]
-    return candidates(places(texts, tree, nodes), rows).best()
 
 
 def describe(

@@ -118,8 +118,7 @@ class Decoder:
 
     def _write(self, texts: Sequence[Text]) -> list[Output | Finished]:
         """One step of texts that have been read: grow, score, accept, commit."""
-        # The last token of a reply is always a bonus.
-        max_depths = [min(max(0, t.num_left - 1), self.target.max_depth(t.tokens)) for t in texts]
+        max_depths = [self._max_depth(text) for text in texts]
         self.target.strips.rollback()  # of a step that was broken off
         step = self.economy.step(texts, max_depths)
         leaves = step.leaves
@@ -147,6 +146,13 @@ class Decoder:
             for text, tokens, figures in zip(texts, told, stats, strict=True)
             for event in self._tell(text, tokens, figures)
         ]
+
+    def _max_depth(self, text: Text) -> int:
+        """The deepest node that a tree below a text may have."""
+        if not text.is_drafted_for:
+            return 0
+        # The last token of a reply is always a bonus.
+        return min(max(0, text.num_left - 1), self.target.max_depth(text.tokens))
 
     def _tell(
         self, text: Text, tokens: tuple[EmittedToken, ...], stats: StepStats

@@ -25,6 +25,8 @@ _NEVER = np.float32(-math.inf)
 EVERY = 1 << 24
 """A top-k that keeps every token: more than any vocabulary has."""
 
+_PARTS = 2.0**34
+
 
 class Filters(NamedTuple):
     """Columns: a number for all rows, or an array (rows, 1); None where no row has that filter.
@@ -58,20 +60,31 @@ class Filters(NamedTuple):
         )
 
 
-def keep(scores: Array, filters: Filters, log_total: Array | None = None) -> Array:
+def parts(distances: Array) -> Array:
+    """The shares of tokens by their distances from the best one, in whole parts of its: float64.
+
+    The sums of whole numbers are exact in whatever order: a row's are the same in any company, and
+    in a kernel (`kernels/choosing.cpp`).
+    """
+    library = _library(distances)
+    doubles = distances.astype(np.float64) if library is np else distances.double()
+    return library.round(library.exp(doubles) * _PARTS)
+
+
+def keep(scores: Array, filters: Filters, total: Array | None = None) -> Array:
     """Scores (rows, width) with minus infinity where a token is not kept.
 
     They are logits over the temperature and fall along a row: the likeliest, or all; for XTC alone
     they need not fall. Where neither top-k nor typical-p ends a row that goes on behind them,
-    `log_total` (rows, 1) is the logarithm of the sum of its whole exponentials. Nothing waits for a
-    device, so a call can be recorded.
+    `total` (rows, 1) are the `parts` of all of its tokens. Nothing waits for a device, so a call
+    can be recorded.
     """
     if filters.top_k is not None:
         scores = _without(scores, scores < kth(scores, filters.top_k))
     if filters.typical_p is not None:
         scores = _typical(scores, filters.typical_p)
     if filters.top_p is not None:
-        scores = _without(scores, scores < _least_of_top_p(scores, filters, log_total))
+        scores = _without(scores, scores < _least_of_top_p(scores, filters, total))
     if filters.min_p is not None:
         scores = _without(scores, scores < _best(scores, filters) + filters.min_p)
     if filters.xtc_threshold is not None:
@@ -122,19 +135,16 @@ def _typical(scores: Array, typical_p: Array) -> Array:
     return _without(scores, strangeness > _at(strangeness, last))
 
 
-def _least_of_top_p(scores: Array, filters: Filters, log_total: Array | None) -> Array:
+def _least_of_top_p(scores: Array, filters: Filters, total: Array | None) -> Array:
     """The score at the cut of top-p: of the last token before which the mass does not reach it."""
     library = _library(scores)
-    best = _best(scores, filters)
-    weights = library.exp(scores - best)
-    sums = library.cumsum(weights, axis=-1, dtype=library.float64)
-    # The sum of all so far, which no zero behind them changes by a bit.
-    total = sums[:, -1:]
-    if log_total is not None:
-        whole = library.exp(log_total - best)
+    own = parts(scores - _best(scores, filters))
+    sums = library.cumsum(own, axis=-1)
+    mass = sums[:, -1:]
+    if total is not None:
         is_few = is_narrowed(filters)
-        total = whole if is_few is False else library.where(is_few, total, whole)
-    is_before = sums - weights < filters.top_p * total
+        mass = total if is_few is False else library.where(is_few, mass, total)
+    is_before = sums - own < filters.top_p * mass
     num_kept = is_before.sum(axis=-1, keepdims=True)
     return _at(scores, num_kept + (num_kept < 1) - 1)
 

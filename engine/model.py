@@ -149,7 +149,7 @@ class Model(TreeScorer):
         return self.strips.cache.features(rows.first + start, rows.first + end)
 
     def _forward(self, parts: Sequence[Part], inputs: PassInputs) -> Tensor:
-        extents = [part.extent for part in parts]
+        extents = (part.extent for part in parts)
         logits, *features = self.runner.run(inputs, (), num_logits(parts), extents)
         if features:
             for part, states in zip(parts, split(parts, features[0]), strict=True):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,8 +19,7 @@ _FIRST = 3
 """Where the text of an example begins, or a mistake about that would not show."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One text's share of a pass: ids and positions of its next rows, and what each of them sees.
 
     That are all rows of committed tokens and, behind these, row j if bit j of the row's `sight` is
@@ -48,12 +47,14 @@ class Part:
             raise ValueError("committed tokens cannot follow a tree's rows: roll back first")
         start, num_pending = rows.prefix - rows.first, len(pending)
         root, depths, tokens = start + num_pending, tree.depths, tree.tokens
-        ids = [*pending, *[tokens[node] for node in nodes]]
-        positions = [*range(start, root), *[root + depths[node] for node in nodes]]
+        ids = [tokens[node] for node in nodes]
+        positions = [root + depths[node] for node in nodes]
         sight = tree.ancestor_mask([*rows.nodes, *nodes])[len(rows.nodes) :]
         if pending:
             everybody = (1 << num_pending) - 1
             causal = [(2 << row) - 1 for row in range(num_pending)]
+            ids = [*pending, *ids]
+            positions = [*range(start, root), *positions]
             sight = [*causal, *[ancestors << num_pending | everybody for ancestors in sight]]
         return cls(rows, ids, positions, sight, tree, nodes, pending)
 
@@ -95,15 +96,17 @@ def join(parts: Sequence[Part], window: int = 0) -> PassInputs:
     prefixes: list[int] = []
     sight: list[int] = []
     num_columns = 0
-    for part in parts:
-        num_rows, rows = len(part.ids), part.rows
-        ids += part.ids
-        slots += part.slots
-        positions += part.positions
+    for rows, own, places, seen, *_ in parts:
+        num_rows = len(own)
+        num_behind = len(rows.nodes) + num_rows
+        ids += own
+        slots += rows.slots(num_rows)
+        positions += places
         firsts += [rows.first] * num_rows
         prefixes += [rows.prefix] * num_rows
-        sight += part.sight
-        num_columns = max(num_columns, len(rows.nodes) + num_rows)
+        sight += seen
+        if num_behind > num_columns:
+            num_columns = num_behind
     numbers = np.array(ids + slots + positions + firsts + prefixes)
     visible = packed(sight, (num_columns + 7) // 8)
     windowed = _windowed(parts, visible, window) if window else visible
@@ -135,7 +138,7 @@ def split(parts: Sequence[Part], output: Tensor) -> list[Tensor]:
     """A pass's output, of all rows or the last ones, by part: views (rows, ...)."""
     if len(parts) == 1:
         return [output]
-    outputs, end = [], len(output)
+    outputs, end = [], output.shape[0]
     for part in reversed(parts):
         start = max(0, end - len(part.ids))
         outputs.append(output[start:end])
@@ -145,7 +148,7 @@ def split(parts: Sequence[Part], output: Tensor) -> list[Tensor]:
 
 def num_logits(parts: Sequence[Part]) -> int:
     """How many of the last rows of a pass are needed for the logits of all nodes; 1 or more."""
-    count = sum(len(part.ids) for part in parts)
+    count = sum([len(part.ids) for part in parts])
     for part in parts:
         if part.nodes:
             return count - len(part.ids) + len(part.nodes)
@@ -155,6 +158,8 @@ def num_logits(parts: Sequence[Part]) -> int:
 
 def of_nodes(parts: Sequence[Part], logits: Tensor) -> Tensor:
     """The logits of nodes alone, part by part, from those of at least the last `num_logits`."""
+    if sum([len(part.nodes) for part in parts]) == logits.shape[0]:
+        return logits
     pairs = zip(parts, split(parts, logits), strict=True)
     found = [rows[len(rows) - len(part.nodes) :] for part, rows in pairs if part.nodes]
     if len(found) == 1:

@@ -14,12 +14,34 @@ from torch import Tensor
 
 from engine import kernels
 from engine.candidates import Candidates
-from engine.filters import EVERY, Array, Filters, above_sigma, is_narrowed, keep, kth
+from engine.filters import EVERY, Array, Filters, above_sigma, is_narrowed, keep, kth, parts
 from engine.kernels import choosing, triton_noise
 from engine.noise import as_int64, noise_rows, noise_values
 from engine.sampling import SPARE, Sampling
 
 _WIDER = 8
+
+
+def choose(
+    samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor, rows: Sequence[int]
+) -> list[int]:
+    """The best candidate in each of these rows of logits (any, vocabulary), as `rank` has them.
+
+    In one call of a kernel where there is one, and no row asks for what it does not know.
+    """
+    if (rules := _rules(samplings, logits)) is not None:
+        vocab_size = min(samplings[0].vocab_size, logits.shape[-1])
+        if logits.dtype != torch.float32:
+            logits, rows = picked(logits, rows).float(), range(len(rows))
+        return choosing.choose(logits, vocab_size, rows, positions, rules)
+    return rank(samplings, positions, picked(logits, rows)).best()
+
+
+def picked(logits: Tensor, rows: Sequence[int]) -> Tensor:
+    """These rows of logits: a view of one or of all, since a copy takes longer than to choose."""
+    if len(rows) == 1:
+        return logits[rows[0] : rows[0] + 1]
+    return logits if [*rows] == [*range(logits.shape[0])] else logits[list(rows)]
 
 
 def rank(samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor) -> Candidates:
@@ -67,10 +89,13 @@ def _filtered(
     They are looked for among more and more of the likeliest, until all that may count is there.
     """
     size = logits.shape[-1]
+    if (rules := _rules(samplings, logits)) is not None:
+        found = choosing.candidates(logits, size, positions, rules)
+        return Candidates(found[0], found[1].numpy())
     filters = _filters(samplings, positions)
     if filters.top_n_sigma is not None:
         logits = above_sigma(logits, _there(filters.top_n_sigma, logits))
-    log_total = _log_total(filters, logits)
+    total = _total(filters, logits)
     width = _width(samplings, filters, logits)
     while True:
         values, tokens = likeliest(logits, min(width, size))
@@ -78,7 +103,7 @@ def _filtered(
         if filters.temperature is not None:
             scores = scores / filters.temperature
         with np.errstate(invalid="ignore"):  # the best of a broken network may be infinite
-            kept = keep(scores, filters, log_total)
+            kept = keep(scores, filters, total)
         if width >= size or not _goes_on(scores, kept, filters):
             break
         width *= _WIDER
@@ -88,6 +113,14 @@ def _filtered(
 
 
 _RANKED = {"greedy": _greedy, "whole": _whole, "filtered": _filtered}
+
+
+def _rules(samplings: Sequence[Sampling], logits: Tensor) -> Sequence[choosing.Rule] | None:
+    """What a kernel is told, where there is one and it knows all that is asked for."""
+    if not (logits.is_cpu and kernels.is_loaded()):
+        return None
+    rules = [rule for sampling in samplings if (rule := sampling.rule) is not None]
+    return rules if len(rules) == len(samplings) else None
 
 
 def _filters(samplings: Sequence[Sampling], positions: Sequence[int]) -> Filters:
@@ -117,11 +150,13 @@ def _there(column: Array, logits: Tensor) -> Array:
     return torch.from_numpy(column).to(logits.device, logits.dtype) if is_array else column
 
 
-def _log_total(filters: Filters, logits: Tensor) -> Array | None:
-    """The logarithm of the sum of whole rows' exponentials, if top-p needs it: (rows, 1)."""
+def _total(filters: Filters, logits: Tensor) -> Array | None:
+    """The `parts` of whole rows, if top-p needs them: (rows, 1)."""
     if filters.top_p is None or np.all(is_narrowed(filters)):
         return None
-    return _scaled(logits, filters).logsumexp(dim=-1, keepdim=True).cpu().numpy()
+    scaled = _scaled(logits, filters)
+    own = parts(scaled - scaled.amax(dim=-1, keepdim=True))
+    return own.sum(dim=-1, keepdim=True).cpu().numpy()
 
 
 def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,8 @@ class Rows:
     @property
     def prefix(self) -> int:
         """The row of the cache where those of committed tokens end."""
-        return self.first + max(0, len(self.tokens) - self._offset)
+        num_rows = len(self.tokens) - self._offset
+        return self.first + num_rows if num_rows > 0 else self.first
 
     def known(self, text: Seated) -> int:
         """How many tokens a text, but for its last, has in common with this one.

@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 
 from engine.edits import edits_of
-from engine.filters import Filters
+from engine.filters import EVERY, Filters
 from engine.grammar import Matcher
-from engine.noise import NoiseRows
+from engine.kernels.choosing import Rule
+from engine.noise import NoiseRows, as_int64
 from engine.request import SamplingParams
 
 Kind = Literal["greedy", "whole", "filtered"]
@@ -41,6 +42,8 @@ class Sampling:
         self.vocab_size = vocab_size
         self.noise = NoiseRows(params.seed, vocab_size, device)
         self.edits = edits_of(params, vocab_size, num_prompt, stop_ids)
+        self.is_edited = bool(self.edits) or grammar is not None
+        """Whether what follows depends on more than logits, noise and filters."""
         self.filters = Filters.of([params], vocab_size)
         self.kind: Kind = "whole"
         if params.is_greedy:
@@ -48,6 +51,8 @@ class Sampling:
         elif params.is_filtered:
             self.kind = "filtered"
         self.is_excluding = params.is_excluding
+        self.rule = _rule(params, self.filters)
+        """All that is asked of a row that has been edited; None if a kernel knows not all of it."""
         self.width = _WIDTH
         if params.top_k:
             self.width = params.top_k + SPARE
@@ -57,19 +62,26 @@ class Sampling:
             self.width = 0  # that of a row is asked of the row
 
     @property
-    def is_edited(self) -> bool:
-        """Whether what follows depends on more than logits, noise and filters."""
-        return bool(self.edits) or self.grammar is not None
-
-    @property
     def is_plain(self) -> bool:
         """Whether temperature, top-k, top-p and min-p are all that is asked for."""
-        params = self.params
-        is_rare = self.is_excluding or params.typical_p < 1 or params.top_n_sigma > 0
-        return not self.is_edited and (params.is_greedy or not is_rare)
+        return not self.is_edited and self.rule is not None
 
     def xtc_threshold(self, position: int) -> float:
         """The logarithm of the share that XTC looks for there, infinity where it is not at work."""
         params = self.params
         is_at_work = self.is_excluding and self.noise.draw(position) < params.xtc_probability
         return math.log(max(params.xtc_threshold, 1e-30)) if is_at_work else math.inf
+
+
+def _rule(params: SamplingParams, filters: Filters) -> Rule | None:
+    """The same for a kernel, which knows neither typical-p, top-n-sigma nor XTC."""
+    is_rare = params.is_excluding or params.typical_p < 1 or params.top_n_sigma > 0
+    if is_rare and not params.is_greedy:
+        return None
+    return Rule(
+        as_int64(params.seed),
+        0.0 if params.is_greedy else params.temperature,
+        EVERY if filters.top_k is None else filters.top_k,
+        math.inf if filters.top_p is None else filters.top_p,
+        -math.inf if filters.min_p is None else filters.min_p,
+    )

@@ -111,9 +111,11 @@ class TreeScorer(ABC):
         end where their number of tokens is a multiple of their size, whatever was known before.
         What a neighbour has read meanwhile is copied: equal prompts may have come together.
         """
-        if self.num_missing(text) >= LEAST_COPY:
+        num_missing = self.num_missing(text)
+        if num_missing >= LEAST_COPY:
             self.strips.borrow(text)
-        if self.num_missing(text) <= self.chunk:
+            num_missing = self.num_missing(text)
+        if num_missing <= self.chunk:
             return False
         rows = self.strips.of(text)
         start = len(rows.tokens)
@@ -160,9 +162,9 @@ class TreeScorer(ABC):
             while self.read(text):
                 pass
             rows = self.strips.of(text)
-            if (room := room_for(rows, widest)) is not None:
+            pending = rows.missing(text.tokens)
+            if pending and (room := room_for(rows, widest)) is not None:
                 left = max(0, room - sum(map(len, own))) // len(pairs)
-                pending = rows.missing(text.tokens)
                 for part in prompt_parts(rows, pending, self.precision, widest, left):
                     self._feed([part])
             shares.append(Share(rows, text.tokens, group))

@@ -113,13 +113,14 @@ class Text:
         A constrained text ends where nothing but its end may come, too.
         """
         kept: list[int] = []
-        for token in emitted[: self.num_left]:
+        num_left = self.num_left
+        for token in emitted[:num_left]:
             kept.append(token)
             if (reason := self._end(kept)) is not None:
                 self.reason = reason
                 break
         else:
-            if len(kept) == self.num_left:
+            if len(kept) == num_left:
                 self.reason = "length"
         self.tokens.extend(kept)
         return len(kept)

@@ -22,8 +22,9 @@ def room_for(rows: Rows, widest: int | None) -> int | None:
 
     One less for a long text, whose passes may need a row of padding behind its boundary.
     """
-    rooms = [room for room in (widest, rows.state.widest) if room is not None]
-    return min(rooms) - rows.is_long if rooms else None
+    own = rows.state.widest
+    room = own if widest is None else widest if own is None else min(own, widest)
+    return None if room is None else room - rows.is_long
 
 
 def prompt_parts(
@@ -55,7 +56,7 @@ def tree_parts(
     before the next.
     """
     turns: list[list[Share]] = []
-    num_nodes, room = sum(len(share.nodes) for share in shares), 0
+    num_nodes, room = sum([len(share.nodes) for share in shares]), 0
     was_long: bool | None = None
     for rows, tokens, nodes in shares:
         while nodes:

@@ -95,7 +95,7 @@ class HeadModel(TreeScorer):
 
     def _forward(self, parts: Sequence[Part], inputs: PassInputs) -> Tensor:
         features = torch.cat([self._features(part) for part in parts])[None]
-        extents = [part.extent for part in parts]
+        extents = (part.extent for part in parts)
         logits, outputs = self.runner.run(inputs, (features,), num_logits(parts), extents)
         for part, states in zip(parts, split(parts, outputs), strict=True):
             num_others = len(part.ids) - len(part.nodes)

@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -59,17 +59,19 @@ class EagerRunner:
         inputs: PassInputs,
         extra: Sequence[Tensor] = (),
         num_logits: int = 0,
-        extents: Sequence[Extent] | None = None,
+        extents: Iterable[Extent] | None = None,
     ) -> tuple[Tensor, ...]:
         """The function's outputs; at least the last `num_logits` rows get logits, 0 means all.
 
-        `extents` are the parts of the cache that need to be read, by the rows of each text.
+        `extents` are the parts of the cache that need to be read, by the rows of each text; only
+        the function itself asks for them.
         """
         if self._fast is not None and self._fast.padding(inputs.width) == 0:
             return self._fast.run(inputs, extra)
         inputs = PassInputs(*(tensor.to(self._device) for tensor in inputs))
+        read = None if extents is None else [*extents]
         outputs: tuple[Tensor, ...] = self._function(
-            *inputs, *extra, *self._rows, num_logits=num_logits, extents=extents
+            *inputs, *extra, *self._rows, num_logits=num_logits, extents=read
         )
         return outputs
 

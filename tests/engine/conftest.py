@@ -17,6 +17,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def loaded_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The kernels are loaded; no network's passes are compiled."""
+    if not kernels.is_loaded():
+        folder = tmp_path_factory.mktemp("kernels")
+        kernels.build(folder)
+        assert kernels.load(folder)
+
+
+@pytest.fixture(scope="session")
 def cache(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder with the kernels and that target's package, by the real compiling process.
 
