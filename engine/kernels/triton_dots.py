@@ -37,8 +37,9 @@ def lay_out(codes: Codes) -> Laid:
     if codes.minima is not None:
         values = values[..., ::2] | values[..., 1::2] << 4
     halves = torch.stack([part for part in codes[1:] if part is not None])
-    quads = torch.nn.functional.pad(halves, (0, -len(values) % _QUAD)).unflatten(-1, (-1, _QUAD))
-    return Laid(values.contiguous(), quads.transpose(1, 2).contiguous())
+    padded = torch.nn.functional.pad(halves, (0, -len(values) % _QUAD))
+    quads = padded.view(len(halves), out, -1, _QUAD).transpose(1, 2)
+    return Laid(values.contiguous(), quads.contiguous())
 
 
 def codes_of(laid: Laid, in_features: int) -> Codes:
