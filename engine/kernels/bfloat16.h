@@ -60,6 +60,7 @@ struct BFloat16Dots {
       for (int v = 0; v < VECTORS; ++v) {
         const uint8_t* place = weights.panels + v / R::PARTS * panel + step * STEP;
         std::memcpy(&pairs[v], place + v % R::PARTS * sizeof(Words), sizeof(Words));
+        fetch_ahead<ROWS>(place);
       }
       for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v) totals[r][v] = dot(totals[r][v], pairs[v], words[r]);

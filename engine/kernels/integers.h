@@ -146,6 +146,7 @@ struct Integers : IntegerForm {
           const uint8_t* panel = weights.from(v / R::PARTS, in).codes;
           const uint8_t* place = panel + (group * LOADS + load) * STEP;
           std::memcpy(&codes, place + v % R::PARTS * sizeof codes, sizeof codes);
+          fetch_ahead<ROWS>(place);
           for (int r = 0; r < ROWS; ++r)
             sums[r][v] = add<ROWS>(sums[r][v], codes, words + load * ROWS + r);
         }
