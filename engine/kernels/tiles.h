@@ -13,6 +13,7 @@
 
 #if defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__AVX512VNNI__) && defined(__linux__)
 #define STAGETREE_TILES
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -31,10 +32,16 @@ class Tiles {
   static constexpr int ROWS = 16, PANELS = 4;
   typedef const uint8_t* Weights[PANELS];
 
-  // Linux gives a process their state if it asks, for all of its threads, and may refuse.
+  // Linux gives a process their state if it asks, for all of its threads, and may refuse. Not every
+  // kernel refuses where there are none, so the processor is asked first.
   static bool are_there() {
     constexpr long REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    static const bool is_given = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    constexpr unsigned NEEDED = 1u << 22 | 1u << 24 | 1u << 25;  // bfloat16, tiles, int8
+    static const bool is_given = [] {
+      unsigned a = 0, b = 0, c = 0, d = 0;
+      return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & NEEDED) == NEEDED &&
+          syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    }();
     return is_given;
   }
 
