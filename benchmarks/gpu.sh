@@ -3,6 +3,7 @@
 # own, and a part that fails or runs late stops none of the others.
 #
 #   benchmarks/gpu.sh RESULTS [PART ...]       parts: tests passes paper step load (these) attention
+#                                              integers, by the paper's target if it is there
 #   benchmarks/gpu.sh --smoke RESULTS          a rehearsal on any machine, whose speeds say nothing
 #
 # RESULTS gets at most eight files, what was printed in gpu.log; weights and samples go to WORK.
@@ -14,7 +15,7 @@ python=${PYTHON:-python3}
 
 smoke=""
 [ "${1:-}" = --smoke ] && { smoke=yes; shift; }
-[ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
 mkdir -p "$1"
 results=$(cd "$1" && pwd)
 shift
@@ -47,6 +48,9 @@ part() {
     echo "==> $name: exit $status after $((SECONDS - started)) s" | tee -a "$log"
 }
 
+target=$work/paper/grown
+[ -d "$target" ] || target=embedded/target
+
 if [ -n "$smoke" ]; then
     part tests 100 "$python" -m pytest -m gpu -q
     part passes 100 "$python" benchmarks/passes.py --device cpu --rounds 2 --context 32 \
@@ -57,6 +61,8 @@ if [ -n "$smoke" ]; then
         --trees 8/2 --prompt 16 --compile never --json "$results/step.json"
     part load 100 "$python" benchmarks/load.py --device cpu --texts 1,2 --tokens 8 --rounds 1 \
         --compile never --json "$results/load.json"
+    part integers 100 "$python" benchmarks/passes.py --device cpu --dtype bfloat16 int8 int4 \
+        --forms stock --draft "" --head "" --rounds 2 --context 32 --json "$results/integers.json"
 else
     # Compiling kernels for every shape takes most of the time of the tests.
     at_once=()
@@ -73,6 +79,9 @@ else
         --texts 1,4,8 --rounds 3 --tokens 64 "${prompts[@]}" --json "$results/load.json"
     part attention 60 "$python" benchmarks/attention.py --models llama-8b --widths 1 16 64 \
         --prefixes 512 8192 --rounds 10 --json "$results/attention.json"
+    part integers 90 "$python" benchmarks/passes.py --device cuda --dtype bfloat16 int8 int4 \
+        --model "$target" --forms captured --draft "" --head "" --rounds 5 \
+        --json "$results/integers.json"
 fi
 echo "==> done in $SECONDS s${failed:+; failed:$failed}" | tee -a "$log"
 [ -z "$failed" ]

@@ -7,6 +7,7 @@ from functools import cached_property
 from engine import attention
 from engine.acceleration.base import Acceleration, Scorers, run_by
 from engine.config import EngineConfig
+from engine.kernels import triton_dots
 from engine.passes import CapturedRunner, Record
 from engine.weights import lay_out
 
@@ -15,7 +16,7 @@ _START_SECONDS, _PAUSE_SECONDS = 10.0, 2.0
 
 
 class OnGpu(Acceleration):
-    """Graphs recorded by `record`, of passes that run over our attention where it is usable.
+    """Graphs recorded by `record`, of passes over our attention and products where usable.
 
     Torch's compiler fuses their kernels first, unless nothing is to be compiled now.
     """
@@ -37,7 +38,8 @@ class OnGpu(Acceleration):
     def settle(self, announce: Callable[[str], None]) -> bool:
         """Capture the widths that matter most, or all of them if that is to be waited for."""
         for scorer in self._scorers.values():
-            lay_out(scorer.network, has_kernels=False)
+            is_quantised = scorer.precision.is_quantised
+            lay_out(scorer.network, has_kernels=is_quantised and triton_dots.is_usable())
             if attention.has_gpu_kernel():
                 attention.use(scorer.network, attention.GPU_KERNEL)
         announce("capturing passes")

@@ -79,7 +79,7 @@ def load_head(name: str, target: Model, chunk: int, dtype: str = "auto") -> Head
 
 def _check_precision(name: str, target: Model, dtype: str) -> None:
     own = str(target.dtype).removeprefix("torch.")
-    is_roundable = target.device.type == "cpu" and own == "float32"
+    is_roundable = target.device.type in ("cpu", "cuda") and own == "float32"
     if dtype not in ("auto", own) and not (dtype in BITS and is_roundable):
         raise ConfigError(
             f"the head {name!r} reads its target's states and computes in their {own}: leave its "

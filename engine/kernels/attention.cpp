@@ -281,9 +281,6 @@ struct Sight {
         prefix(places.at(PREFIX, top) - first) {
     const int64_t num_bytes = visible.size(1);
     const uint8_t* bits = visible.const_data_ptr<uint8_t>() + top * num_bytes;
-    const auto is_set = [&](int64_t row, int64_t column) {
-      return bits[row * num_bytes + column / 8] >> column % 8 & 1;
-    };
     std::vector<uint8_t> any(num_bytes);
     for (int64_t row = 0; row < end - top; ++row) {
       for (int64_t i = 0; i < num_bytes; ++i) any[i] |= bits[row * num_bytes + i];
@@ -295,8 +292,10 @@ struct Sight {
     length = prefix + columns;
     for (int64_t row = 0; row < end - top; ++row) {
       std::vector<int32_t> own;
-      for (int64_t column = 0; column < columns; ++column)
-        if (is_set(row, column)) own.push_back(column);
+      own.reserve(columns);
+      for (int64_t i = 0; i < (columns + 7) / 8; ++i)
+        for (unsigned byte = bits[row * num_bytes + i]; byte; byte &= byte - 1)
+          own.push_back(8 * i + __builtin_ctz(byte));
       // It sees itself last; what a window hides comes before the others.
       const int64_t last = places.at(POSITION, top + row), count = own.size();
       rank.push_back(window ? std::max(prefix, last + 1 - count) : prefix);
@@ -449,11 +448,20 @@ class Block {
       int64_t most = 0;
       for (int64_t r = 0; r < rows; ++r) most = std::max(most, end_of_ranks(top + r) - start);
       for (int64_t first = 0; first < most; first += TILE) {
+        std::array<Span, MAX_ROWS> spans;
         int64_t low = own, high = 0;
+        for (int64_t r = 0; r < rows; ++r) {
+          const auto& [hidden, prefixed, from, to, shift] = spans[r] = span(top + r, start, first, text);
+          const std::vector<int32_t>& seen = sight_.seen[row(top + r) - sight_.top];
+          if (hidden < prefixed) low = std::min(low, hidden), high = std::max(high, prefixed);
+          if (from < to)
+            low = std::min<int64_t>(low, text + seen[from]),
+            high = std::max<int64_t>(high, text + seen[to - 1] + 1);
+        }
+        if (low >= high) continue;
         for (int64_t r = 0; r < rows; ++r)
-          weigh(top + r, start, first, text, scores + (top + r) * stride, weights.row(r), own, low, high);
-        if (low < high)
-          mix({weights.data + low, stride}, start + low, high - low, top, rows);
+          weigh(top + r, spans[r], text, scores + (top + r) * stride, weights.row(r), low, high);
+        mix({weights.data + low, stride}, start + low, high - low, top, rows);
       }
     }
   }
@@ -499,29 +507,47 @@ class Block {
     }
   }
 
-  // The weights of one tile of a query, the keys of `TILE` places from `start + first` on, by column;
-  // `low` to `high` become the columns of which any query has weights.
-  void weigh(
-      int64_t query, int64_t start, int64_t first, int64_t text, const float* scores, float* weights,
-      int64_t columns, int64_t& low, int64_t& high) {
-    const int64_t own = row(query) - sight_.top, width = problem_.padded_value_size();
-    const std::vector<int32_t>& seen = sight_.seen[own];
-    alignas(FloatVector) float tile[TILE];
-    std::fill_n(tile, TILE, HIDDEN);
+  // What a query sees of one tile, the keys of `TILE` places from `start + first` on: the columns
+  // `hidden` to `prefixed` of the prefix, and those of its own keys `from` to `to` behind it, which
+  // are `shift` further back in the tile than in their order.
+  struct Span {
+    int64_t hidden, prefixed, from, to, shift;
+  };
+
+  Span span(int64_t query, int64_t start, int64_t first, int64_t text) const {
+    const int64_t own = row(query) - sight_.top, size = sight_.seen[own].size();
     const int64_t hidden = std::clamp<int64_t>(sight_.reach[own] - start, 0, text);
     const int64_t prefixed = first ? 0 : text;  // the rest of the prefix is less than a tile
-    std::copy(scores + hidden, scores + std::max(hidden, prefixed), tile + hidden);
-    const int64_t shift = sight_.rank[own] - start - first;  // of what is seen, to its place in the tile
+    const int64_t shift = sight_.rank[own] - start - first;
     const int64_t from = std::max<int64_t>(0, -shift);
-    const int64_t to = std::min<int64_t>(std::max(TILE - shift, from), seen.size());
-    for (int64_t i = from; i < to; ++i) tile[shift + i] = scores[text + seen[i]];
-    std::fill_n(weights, columns, 0.0f);
+    const int64_t to = std::min<int64_t>(std::max(TILE - shift, from), size);
+    return {hidden, std::max(hidden, prefixed), from, to, shift};
+  }
+
+  // The weights of one tile of a query by column, of those from `low` to `high`.
+  void weigh(
+      int64_t query, const Span& span, int64_t text, const float* scores, float* weights,
+      int64_t low, int64_t high) {
+    const std::vector<int32_t>& seen = sight_.seen[row(query) - sight_.top];
+    const auto& [hidden, prefixed, from, to, shift] = span;
+    alignas(FloatVector) float tile[TILE];
+    std::fill_n(tile, TILE, HIDDEN);
+    std::copy(scores + hidden, scores + prefixed, tile + hidden);
+    // Those of a chain, unlike those of a tree, are side by side.
+    const bool is_chain = from < to && seen[to - 1] - seen[from] == to - 1 - from;
+    if (is_chain)
+      std::copy_n(scores + text + seen[from], to - from, tile + shift + from);
+    else
+      for (int64_t i = from; i < to; ++i) tile[shift + i] = scores[text + seen[i]];
+    std::fill(weights + low, weights + high, 0.0f);
     if (from >= to && hidden >= prefixed) return;
+    const int64_t width = problem_.padded_value_size();
     soften(tile, TILE, running_[query], mixed_ + query * width, width);
-    std::copy(tile + hidden, tile + std::max(hidden, prefixed), weights + hidden);
-    for (int64_t i = from; i < to; ++i) weights[text + seen[i]] = tile[shift + i];
-    low = std::min(low, hidden < prefixed ? hidden : text + seen[from]);
-    high = std::max(high, from < to ? text + seen[to - 1] + 1 : prefixed);
+    std::copy(tile + hidden, tile + prefixed, weights + hidden);
+    if (is_chain)
+      std::copy_n(tile + shift + from, to - from, weights + text + seen[from]);
+    else
+      for (int64_t i = from; i < to; ++i) weights[text + seen[i]] = tile[shift + i];
   }
 
   // Adds what these weights make of the values from `start` on.

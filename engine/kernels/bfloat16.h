@@ -16,6 +16,7 @@ struct BFloat16Dots {
   static constexpr const char* FORM = "fused multiply-adds";
   static constexpr int MAX_ROWS = NUM_REGISTERS >= 32 ? 12 : 6;
 #endif
+  static constexpr bool IS_TILED = false;
   static constexpr int LANES = stagetree::LANES;
   typedef Registers<LANES> R;
   typedef R::Floats Floats;
@@ -59,6 +60,7 @@ struct BFloat16Dots {
       for (int v = 0; v < VECTORS; ++v) {
         const uint8_t* place = weights.panels + v / R::PARTS * panel + step * STEP;
         std::memcpy(&pairs[v], place + v % R::PARTS * sizeof(Words), sizeof(Words));
+        fetch_ahead<ROWS>(place);
       }
       for (int r = 0; r < ROWS; ++r)
         for (int v = 0; v < VECTORS; ++v) totals[r][v] = dot(totals[r][v], pairs[v], words[r]);
@@ -68,10 +70,13 @@ struct BFloat16Dots {
 
   // One of ROWS rows of inputs, which are bfloat16 already: `input` are their bits.
   static void arrange(const uint16_t* input, int64_t in, int rows, int row, int32_t* words) {
-    for (int64_t k = 0; k < in; k += 2, words += rows) {
-      const uint32_t second = k + 1 < in ? input[k + 1] : 0;
-      words[row] = int32_t(second << 16 | input[k]);
-    }
+    for (int64_t k = 0; k < in; k += 2, words += rows) words[row] = word(input, in, k);
+  }
+
+  // Two inputs from `k` on, the second of which, or both, may be beyond the end.
+  static int32_t word(const uint16_t* input, int64_t in, int64_t k) {
+    const uint32_t first = k < in ? input[k] : 0, second = k + 1 < in ? input[k + 1] : 0;
+    return int32_t(second << 16 | first);
   }
 };
 

@@ -14,6 +14,7 @@
 
 #include "bfloat16.h"
 #include "integers.h"
+#include "tiles.h"
 
 namespace stagetree::dots {
 namespace {
@@ -22,17 +23,17 @@ using at::Tensor;
 using namespace stagetree;
 
 // One of several products of the same inputs.
-template <typename Dots>
+template <typename Weights>
 struct Product {
-  typename Dots::Weights weights;
+  Weights weights;
   int64_t num_panels;
 };
 
 // `finish(product, row, first output, figures, how many)` takes what comes out.
 template <typename Dots, typename Input, typename Finish>
-void multiply(
-    const Input* input, int64_t rows, int64_t in, const std::vector<Product<Dots>>& products,
-    const Finish& finish) {
+void multiply_by(
+    const Input* input, int64_t rows, int64_t in,
+    const std::vector<Product<typename Dots::Weights>>& products, const Finish& finish) {
   const int64_t blocks = (rows + Dots::MAX_ROWS - 1) / Dots::MAX_ROWS;
   const int64_t num_words = Dots::num_words(in);
   const auto top = [&](int64_t block) { return rows * block / blocks; };
@@ -63,6 +64,15 @@ void multiply(
       begin -= count, end -= count;
     }
   });
+}
+
+// The same by the form for so many rows.
+template <typename Dots, typename Input, typename Finish>
+void multiply(
+    const Input* input, int64_t rows, int64_t in,
+    const std::vector<Product<typename Dots::Weights>>& products, const Finish& finish) {
+  with_form<Dots>(
+      rows, [&]<typename Form>() { multiply_by<Form>(input, rows, in, products, finish); });
 }
 
 void check(const Tensor& part, int64_t out, int64_t steps, int64_t bytes, int64_t in) {
@@ -134,7 +144,7 @@ std::vector<Tensor> products_of_integers(
   using Dots = Integers<BITS>;
   const Tensor input = given.to(at::kFloat).contiguous();
   const int64_t in = input.size(-1), rows = input.numel() / std::max<int64_t>(in, 1);
-  std::vector<Product<Dots>> products;
+  std::vector<Product<typename Dots::Weights>> products;
   std::vector<Tensor> outputs;
   std::vector<float*> to;
   for (size_t place = 0; place < panels.size(); ++place) {

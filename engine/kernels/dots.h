@@ -1,8 +1,10 @@
-// Products of few rows in dot products, of four int8 (integers.h) or two bfloat16 (bfloat16.h) a word.
+// Products of few rows in dot products, of four int8 (integers.h) or two bfloat16 (bfloat16.h) a word,
+// by vectors, or by tiles where there are such (tiles.h).
 //
 // Weights (out, in) lie in panels of OUTPUTS rows, and a step of a panel is 64 bytes: a word of four
 // bytes of each output, one after another. So it is for all instruction sets, and so are the figures
-// to the bit. Inputs are the words of ROWS rows side by side, in the order in which they are read.
+// to the bit, but for those of bfloat16 in tiles. Inputs are the words of ROWS rows side by side, in
+// the order in which they are read.
 
 #pragma once
 
@@ -66,9 +68,13 @@ void multiply_panels(
 // The same for a number of rows, MAX_ROWS at most, that is only known now.
 template <typename Dots, int ROWS = Dots::MAX_ROWS, typename... Given>
 void multiply_rows(int rows, const Given&... given) {
-  if constexpr (ROWS > 1)
-    if (rows < ROWS) return multiply_rows<Dots, ROWS - 1>(rows, given...);
-  multiply_panels<Dots, ROWS>(given...);
+  if constexpr (Dots::IS_TILED) {
+    Dots::multiply(rows, given...);
+  } else {
+    if constexpr (ROWS > 1)
+      if (rows < ROWS) return multiply_rows<Dots, ROWS - 1>(rows, given...);
+    multiply_panels<Dots, ROWS>(given...);
+  }
 }
 
 }  // namespace stagetree

@@ -1,6 +1,6 @@
 """Products over weights in integers or bfloat16, by dot products.
 
-`integers.h` and `bfloat16.h` say how, and why so.
+`integers.h`, `bfloat16.h` and `tiles.h` say how, and why so.
 """
 
 from collections.abc import Sequence
@@ -122,7 +122,8 @@ def multiply_bfloat16(
 ) -> Tensor:
     """Inputs (..., in), rounded to bfloat16, times packed weights: (..., out), summed in float32.
 
-    A row's figures do not depend on how many rows there are, nor on the processor.
+    A row's figures do not depend on how many rows there are, nor on the processor, unless it has
+    AMX and this process may use it.
     """
     return cast(Tensor, torch.ops.stagetree.linear_bfloat16(inputs, panels, bias, out_features))
 

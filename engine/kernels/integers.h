@@ -105,6 +105,7 @@ struct IntegerForm {
 template <int BITS>
 struct Integers : IntegerForm {
   static constexpr int GROUP = 32, STEPS = GROUP / WORD, LOADS = STEPS * BITS / 8;
+  static constexpr bool IS_TILED = false;
   static constexpr bool HAS_MINIMA = BITS == 4, IS_OFFSET = !HAS_MINIMA && IntegerForm::IS_OFFSET;
   static constexpr int HALVES = OUTPUTS * (HAS_MINIMA ? 2 : 1);  // of a group of a panel
 
@@ -145,23 +146,29 @@ struct Integers : IntegerForm {
           const uint8_t* panel = weights.from(v / R::PARTS, in).codes;
           const uint8_t* place = panel + (group * LOADS + load) * STEP;
           std::memcpy(&codes, place + v % R::PARTS * sizeof codes, sizeof codes);
+          fetch_ahead<ROWS>(place);
           for (int r = 0; r < ROWS; ++r)
             sums[r][v] = add<ROWS>(sums[r][v], codes, words + load * ROWS + r);
         }
       for (int v = 0; v < VECTORS; ++v) {
         const uint16_t* halves = weights.from(v / R::PARTS, in).halves + group * HALVES;
         halves += v % R::PARTS * LANES;
-        for (int r = 0; r < ROWS; ++r) {
-          const Floats sum = __builtin_convertvector(sums[r][v], Floats);
-          const Floats scale = widened(halves) * of_bits(words[ROWS * STEPS + r]);
-          totals[r][v] = R::fused(sum, scale, totals[r][v]);
-          if constexpr (HAS_MINIMA)
-            totals[r][v] =
-                R::fused(widened(halves + OUTPUTS), Floats{} + of_bits(added[r]), totals[r][v]);
-        }
+        for (int r = 0; r < ROWS; ++r)
+          totals[r][v] =
+              chained(totals[r][v], sums[r][v], halves, words[ROWS * STEPS + r], added[r]);
       }
     }
     std::memcpy(outputs, totals, sizeof totals);
+  }
+
+  // One more group in outputs' chains; `scale` and what its sum adds are the row's, as bits.
+  static Floats chained(
+      Floats totals, Ints sums, const uint16_t* halves, int32_t scale, int32_t added) {
+    const Floats scales = widened(halves) * of_bits(scale);
+    totals = R::fused(__builtin_convertvector(sums, Floats), scales, totals);
+    if constexpr (HAS_MINIMA)
+      totals = R::fused(widened(halves + OUTPUTS), Floats{} + of_bits(added), totals);
+    return totals;
   }
 
   // The products of one load, of one step or of two, whose inputs are half a group apart.
@@ -178,7 +185,9 @@ struct Integers : IntegerForm {
     return number;
   }
 
-  // One of ROWS rows of inputs, by groups: the largest becomes 127. What is not finite stays so.
+  // One of ROWS rows of inputs, by groups: the largest becomes 127. What is not finite stays so. A
+  // group has the words of its steps, row beside row, or those of its rows, step after step.
+  template <bool IS_BY_ROW = false>
   static void arrange(const float* input, int64_t in, int rows, int row, int32_t* words) {
     for (int64_t first = 0; first < in; first += GROUP, words += rows * (STEPS + 2)) {
       float group[GROUP] = {};
@@ -199,7 +208,8 @@ struct Integers : IntegerForm {
         sum += bytes[k];
       }
       for (int step = 0; step < STEPS; ++step)
-        std::memcpy(words + step * rows + row, bytes + step * WORD, WORD);
+        std::memcpy(
+            words + (IS_BY_ROW ? row * STEPS + step : step * rows + row), bytes + step * WORD, WORD);
       std::memcpy(words + STEPS * rows + row, &scale, sizeof scale);
       const float mass = scale * float(sum);
       int32_t& added = words[(STEPS + 1) * rows + row];

@@ -20,6 +20,14 @@ typedef uint32_t WordVector __attribute__((vector_size(LANES * sizeof(uint32_t))
 constexpr int64_t PANEL = 2 * LANES;  // columns of a right factor that lie together
 constexpr int MAX_ROWS = NUM_REGISTERS >= 32 ? 12 : 6;  // accumulators fill registers
 
+// Lets what lies behind these weights be on its way. With many rows a processor's own guesses come too
+// late, and arithmetic waits for memory; with few there is nothing but memory to wait for.
+template <int ROWS>
+inline void fetch_ahead(const void* weights) {
+  constexpr int BYTES = 2048;
+  if constexpr (ROWS >= 8) __builtin_prefetch(static_cast<const char*>(weights) + BYTES);
+}
+
 inline FloatVector in_every_lane(float x) { return x - FloatVector{}; }
 
 }  // namespace stagetree

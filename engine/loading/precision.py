@@ -47,16 +47,17 @@ def choose_precision(
 ) -> Precision:
     """The precision by its name; `auto` goes by the device, the checkpoint and the memory there is.
 
-    A GPU runs the checkpoint's own precision. A CPU runs float32, with or without instructions for
-    bfloat16: our kernels compute in float32 whatever they are given, and keep weights in bfloat16
-    where that is exact, so the text is better for the same reading. Only weights of bfloat16 that
-    would not fit the memory in float32 keep their own; engines of one machine have equal parts.
+    A GPU runs the checkpoint's own precision, whatever blocks a file has. A CPU runs float32, with
+    or without instructions for bfloat16: our kernels compute in float32 whatever they are given,
+    and keep weights in bfloat16 where that is exact, so the text is better for the same reading.
+    Only weights of bfloat16 that would not fit the memory in float32 keep their own; engines of one
+    machine have equal parts.
     What a file has in `blocks` for a precision is computed in that.
     Raises ConfigError for what the device has no products for.
     """
-    if dtype in BITS and device.type != "cpu":
+    if dtype in BITS and device.type not in ("cpu", "cuda"):
         raise ConfigError(
-            f"dtype {dtype} is for CPUs, and this is {device.type}: choose bfloat16 or auto.",
+            f"dtype {dtype} is for cpu and cuda, not for {device.type}: choose bfloat16 or auto.",
             "dtype",
         )
     if dtype in BITS:

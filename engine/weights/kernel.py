@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from engine.kernels import dots, linear
+from engine.kernels import dots, linear, triton_dots
 from engine.weights.integers import IntegerLinear
 from engine.weights.packed import PackedLinear
 
@@ -139,3 +139,35 @@ class IntegerKernelLinear(PanelLinear):
         """Inputs (..., in) to outputs (..., out)."""
         panels = dots.Panels(self.panels, self.halves)
         return dots.multiply(inputs, panels, self.bias, self.out_features)
+
+
+class GpuIntegerLinear(PackedLinear):
+    """The same on a GPU, with the same figures."""
+
+    values: Tensor
+    halves: Tensor
+
+    def __init__(self, plain: IntegerLinear) -> None:
+        """The same weights as those of another layer, laid out for our programs."""
+        super().__init__(plain.values, plain.bias)
+        self.dtype = plain.dtype
+        for name, part in triton_dots.lay_out(plain.codes)._asdict().items():
+            self.register_buffer(name, part, persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """A plain copy of the weights, in float32 as before they were laid out: (out, in)."""
+        return triton_dots.codes_of(self._laid, self.in_features).plain()
+
+    @property
+    def num_bytes(self) -> int:
+        """What reading the weights reads."""
+        return self.values.nbytes + self.halves.nbytes
+
+    @property
+    def _laid(self) -> triton_dots.Laid:
+        return triton_dots.Laid(self.values, self.halves)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs (..., in) to outputs (..., out)."""
+        return triton_dots.multiply(inputs, self._laid, self.bias)

@@ -11,7 +11,12 @@ from transformers.pytorch_utils import Conv1D
 from engine.errors import ConfigError
 from engine.kernels.dots import quantise as codes_of
 from engine.weights.integers import IntegerEmbedding, IntegerLinear
-from engine.weights.kernel import BFloat16KernelLinear, IntegerKernelLinear, KernelLinear
+from engine.weights.kernel import (
+    BFloat16KernelLinear,
+    GpuIntegerLinear,
+    IntegerKernelLinear,
+    KernelLinear,
+)
 from engine.weights.library import LibraryLinear
 from engine.weights.precision import BITS
 
@@ -22,7 +27,7 @@ _Change = Callable[[nn.Module], nn.Module]
 def lay_out(network: nn.Module, has_kernels: bool) -> None:
     """Lay out every linear layer of a network; again, if there are kernels of ours by now.
 
-    What no layout suits stays as it is, as on a GPU.
+    What no layout suits stays as it is, as on a GPU all that is not in integers.
     """
     _change(network, _for_kernels if has_kernels else _for_library)
 
@@ -67,7 +72,8 @@ def _change(module: nn.Module, change: _Change) -> None:
 
 def _for_kernels(layer: nn.Module) -> nn.Module:
     if isinstance(layer, IntegerLinear):
-        return IntegerKernelLinear(layer)
+        is_on_cpu = layer.values.device.type == "cpu"
+        return IntegerKernelLinear(layer) if is_on_cpu else GpuIntegerLinear(layer)
     if type(layer) in (nn.Linear, Conv1D, LibraryLinear):
         weight = _weight(layer)
         for layout in (BFloat16KernelLinear, KernelLinear):

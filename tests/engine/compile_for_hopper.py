@@ -1,4 +1,4 @@
-"""Compiles the Triton attention for a GPU that is not there, as Triton's compiler can.
+"""Compiles our Triton programs for a GPU that is not there, as Triton's compiler can.
 
 `python -m tests.engine.compile_for_hopper` prints, for every example, a line of JSON: the bytes of
 shared memory of its programs and the instructions of its products.
@@ -14,7 +14,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from engine.kernels import triton_attention, triton_programs
+from engine.kernels import dot_programs, dots, triton_attention, triton_dots, triton_programs
 from engine.kernels.sight import Sight
 
 CAPACITY = 32768
@@ -51,6 +51,17 @@ class Compiled:
         self.results.append({"shared": kernel.metadata.shared, "instructions": instructions})
 
 
+def compile_product(rows: int, bits: int) -> list[dict[str, Any]]:
+    """The same of the two programs of a product in integers."""
+    results: list[dict[str, Any]] = []
+    laid = triton_dots.lay_out(dots.quantise(torch.zeros(2048, 1024), bits))
+    programs = ("round_rows", "multiply_rows")
+    replaced = {name: Compiled(getattr(dot_programs, name), results) for name in programs}
+    with patch.multiple(dot_programs, **replaced):
+        triton_dots.multiply(torch.zeros(rows, 1024), laid, None)
+    return results
+
+
 def compile_example(
     rows: int, heads: int, kv_heads: int, size: int, dtype: torch.dtype, has_options: bool
 ) -> list[dict[str, Any]]:
@@ -81,6 +92,8 @@ def main() -> None:
             (8, 32, 32, 80, torch.float32, True),
         ):
             print(json.dumps(compile_example(*example)))
+    for rows, bits in ((1, 8), (1, 4), (64, 8), (64, 4)):
+        print(json.dumps(compile_product(rows, bits)))
 
 
 if __name__ == "__main__":

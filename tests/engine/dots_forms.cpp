@@ -4,11 +4,12 @@
 
 #include "bfloat16.h"
 #include "integers.h"
+#include "tiles.h"
 
 namespace {
 
 template <typename Dots, typename Input>
-void multiply(
+void multiply_by(
     const Input* input, int64_t rows, int64_t in, typename Dots::Weights weights, int64_t out,
     float* output) {
   for (int64_t top = 0; top < rows; top += Dots::MAX_ROWS) {
@@ -26,12 +27,29 @@ void multiply(
   }
 }
 
+template <typename Dots, typename Input>
+void multiply(
+    const Input* input, int64_t rows, int64_t in, typename Dots::Weights weights, int64_t out,
+    float* output) {
+  stagetree::with_form<Dots>(rows, [&]<typename Form>() {
+    multiply_by<Form>(input, rows, in, weights, out, output);
+  });
+}
+
 }  // namespace
 
 extern "C" {
 
 const char* form_of_integers() { return stagetree::IntegerForm::FORM; }
 const char* form_of_bfloat16() { return stagetree::BFloat16Dots::FORM; }
+
+bool has_tiles() {
+#ifdef STAGETREE_TILES
+  return stagetree::Tiles::are_there();
+#else
+  return false;
+#endif
+}
 
 void int8(
     const float* input, int64_t rows, int64_t in, const uint8_t* panels, const uint16_t* scales,

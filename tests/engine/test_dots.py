@@ -161,31 +161,92 @@ FORMS = {
 def test_every_form_gives_the_same_figures_to_the_bit(
     cache: Path, weight: Tensor, architecture: str, tmp_path: Path
 ) -> None:
-    """Red when a text depends on the processor. What this one lacks is compiled and not run."""
-    path = tmp_path / "forms.so"
-    command = ["g++", "-std=c++20", "-O2", f"-march={architecture}", "-shared", "-fPIC"]
-    source = ROOT / "tests/engine/dots_forms.cpp"
-    subprocess.run(
-        [*command, f"-I{ROOT / 'engine/kernels'}", str(source), "-o", str(path)], check=True
-    )
+    """Red when a text depends on the processor. What this one lacks is compiled and not run.
+
+    What tiles of bfloat16 sum up is the exception.
+    """
     of_integers, of_bfloat16, needed = FORMS[architecture]
-    flags = {*Path("/proc/cpuinfo").read_text().split()} if sys.platform == "linux" else set()
-    if not needed <= flags:
-        pytest.skip(f"compiled and not run: this processor has no {', '.join(needed - flags)}")
-    library = ctypes.CDLL(str(path))
+    library = compiled(tmp_path, needed, f"-march={architecture}")
     for name, form in (("integers", of_integers), ("bfloat16", of_bfloat16)):
         told = library[f"form_of_{name}"]
         told.restype = ctypes.c_char_p
         assert form in (None, told().decode())
     for rows in (1, 5, 14, 33):
         inputs = torch.randn(rows, IN)
-        for bits, function in ((8, library.int8), (4, library.int4)):
-            codes = dots.quantise(weight, bits)
-            found = run(function, inputs, *dots.pack(codes))
-            assert torch.equal(found, integers(inputs, codes))
-        panels = dots.pack_bfloat16(weight)
-        found = run(library.bfloat16, inputs.bfloat16(), panels, panels)
-        assert torch.equal(found, bfloat16(inputs, weight))
+        assert_integers_are_the_same(library, inputs, weight)
+        if library.has_tiles() == ("amx_bf16" in flags()):
+            found = run_bfloat16(library, inputs, weight)
+            assert torch.equal(found, bfloat16(inputs, weight))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="forms of this architecture")
+def test_tiles_give_the_same_integers_and_rows_of_their_own(
+    cache: Path, weight: Tensor, tmp_path: Path
+) -> None:
+    """Red when a tile has another shape than what is loaded, or a rest of one is not zeros.
+
+    By an emulation, whatever the processor: nothing is said of what real tiles do.
+    """
+    tiles = ROOT / "tests/engine/emulated_tiles.h"
+    library = compiled(tmp_path, {"avx512_vnni"}, "-march=native", "-include", str(tiles))
+    assert library.has_tiles()
+    for rows in (1, 7, 8, 16, 17, 33):
+        inputs = torch.randn(rows, IN) * torch.logspace(-2, 2, rows)[:, None]
+        assert_integers_are_the_same(library, inputs, weight)
+        found = run_bfloat16(library, inputs, weight)
+        near, weights = inputs.bfloat16().double(), weight.bfloat16().double()
+        most = near.abs() @ weights.abs().T
+        assert ((found - near @ weights.T).abs() <= 1e-5 * most).all()
+        for row in range(rows):
+            alone = run_bfloat16(library, inputs[row : row + 1], weight)
+            assert torch.equal(alone[0], found[row])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="forms of this architecture")
+def test_who_may_not_use_tiles_has_the_other_forms(
+    cache: Path, weight: Tensor, tmp_path: Path
+) -> None:
+    """Red when code for tiles is run without being permitted to, which ends the process."""
+    options = ("-mamx-tile", "-mamx-int8", "-mamx-bf16")
+    library = compiled(tmp_path, set(), "-march=native", *options)
+    assert library.has_tiles() <= ("amx_tile" in flags())
+    inputs = torch.randn(9, IN)
+    assert_integers_are_the_same(library, inputs, weight)
+    assert torch.equal(run_bfloat16(library, inputs, weight), bfloat16(inputs, weight))
+
+
+def flags() -> set[str]:
+    """What this processor says it has."""
+    return {*Path("/proc/cpuinfo").read_text().split()} if sys.platform == "linux" else set()
+
+
+def compiled(folder: Path, needed: set[str], *options: str) -> ctypes.CDLL:
+    """The forms as a compiler's options choose them, or a skip where they cannot be run."""
+    path = folder / "forms.so"
+    command = ["g++", "-std=c++20", "-O2", *options, "-shared", "-fPIC"]
+    source = ROOT / "tests/engine/dots_forms.cpp"
+    subprocess.run(
+        [*command, f"-I{ROOT / 'engine/kernels'}", str(source), "-o", str(path)], check=True
+    )
+    if missing := needed - flags():
+        pytest.skip(f"compiled and not run: this processor has no {', '.join(missing)}")
+    library = ctypes.CDLL(str(path))
+    library.has_tiles.restype = ctypes.c_bool
+    return library
+
+
+def assert_integers_are_the_same(library: ctypes.CDLL, inputs: Tensor, weight: Tensor) -> None:
+    for bits, function in ((8, library.int8), (4, library.int4)):
+        codes = dots.quantise(weight, bits)
+        found = run(function, inputs, *dots.pack(codes))
+        assert torch.equal(found, integers(inputs, codes))
+
+
+def run_bfloat16(library: ctypes.CDLL, inputs: Tensor, weight: Tensor) -> Tensor:
+    panels = dots.pack_bfloat16(weight)
+    return run(library.bfloat16, inputs.bfloat16(), panels, panels)
 
 
 def run(function: object, inputs: Tensor, panels: Tensor, halves: Tensor) -> Tensor:

@@ -83,12 +83,15 @@ def test_in_float32_no_text_changes(device: str, tmp_path: Path) -> None:
     assert num_accepted > 100 and num_rejected > 100
 
 
-def test_in_bfloat16_texts_part_at_near_ties_alone(device: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int4"])
+def test_where_inputs_are_rounded_texts_part_at_near_ties_alone(
+    device: str, tmp_path: Path, dtype: str
+) -> None:
     """Red when captured passes are wrong by more than rounding.
 
     Without filters: a token at a filter's edge is in or out by rounding too, whatever its score.
     """
-    engine = load(tmp_path, device, "bfloat16")
+    engine = load(tmp_path, device, dtype)
     rng = random.Random(6)
     prompts = [[rng.randrange(VOCAB_SIZE) for _ in range(20)] for _ in range(20)]
     worst = max(*rounding(engine.scorers["target"], prompts), torch.finfo(torch.bfloat16).eps)

@@ -104,12 +104,13 @@ def test_what_is_asked_for_is_done_and_a_gpu_runs_the_checkpoints_own() -> None:
     reason = "that of the checkpoint"
     assert choose_precision("auto", gpu, SHAPE) == Precision.of(torch.bfloat16, reason)
     for dtype in ("int8", "int4"):
-        with pytest.raises(ConfigError, match=f"dtype {dtype} is for CPUs"):
-            choose_precision(dtype, gpu, SHAPE)
+        assert choose_precision(dtype, gpu, SHAPE).name == dtype
+        with pytest.raises(ConfigError, match=f"dtype {dtype} is for cpu and cuda, not for mps"):
+            choose_precision(dtype, torch.device("mps"), SHAPE)
 
 
 def test_a_cpu_computes_in_the_bits_that_a_file_has() -> None:
-    """Red when blocks are widened to be read slowly, or a GPU gets what it has no products for."""
+    """Red when blocks are widened to be read slowly, or a GPU gets what was not asked for."""
     own = choose_precision("auto", CPU, SHAPE, blocks="int4")
     assert own == Precision("int4", torch.float32, "that of the file's blocks")
     assert choose_precision("float32", CPU, SHAPE, blocks="int4").name == "float32"
