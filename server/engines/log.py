@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from engine import ModelInfo
+from engine import ModelInfo, short_name
 from server.engines.contract import Engine
 
 _log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class EngineLog:
         _log.info(
             "%s: ready: %s, %.1fM parameters on %s, window %d, stages: %s; precision: %s, %s; "
             "seats: %d, %s",
-            *(self._name, info.model, info.num_parameters / 1e6, info.device),
+            *(self._name, short_name(info.model), info.num_parameters / 1e6, info.device),
             *(info.max_model_len, " <- ".join(("target", *info.stages))),
             *(info.dtype, info.precision, info.num_seats, info.seating),
         )
