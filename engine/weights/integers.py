@@ -1,10 +1,19 @@
 """Weights in 8 or 4 bits: linear layers before there are kernels for them, and embeddings."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
-from engine.kernels.dots import Codes, rounded
+from engine.kernels.dots import Codes, quantise, rounded
 from engine.weights.packed import PackedLinear
+
+
+def rounded_rows(parts: Iterable[Tensor], bits: int) -> Codes:
+    """Rows of a matrix, some at a time (rows, in), as one matrix in 8 or 4 bits."""
+    found = zip(*(quantise(part, bits) for part in parts), strict=True)
+    values, scales, minima = ([*part] for part in found)
+    return Codes(torch.cat(values), torch.cat(scales), torch.cat(minima) if bits == 4 else None)
 
 
 class IntegerLinear(PackedLinear):
@@ -48,8 +57,14 @@ class IntegerEmbedding(nn.Module):
     scales: Tensor
     minima: Tensor | None
 
-    def __init__(self, codes: Codes) -> None:
+    def __init__(self, codes: Codes, factor: float = 1.0, is_tied: bool = False) -> None:
+        """`factor` multiplies what is looked up, as Gemma's embeddings do, and not the weights.
+
+        One that `is_tied` has the weights of the layer that scores tokens.
+        """
         super().__init__()
+        self.is_tied = is_tied
+        self._factor = factor
         for name, part in zip(Codes._fields, codes, strict=True):
             self.register_buffer(name, part, persistent=False)
 
@@ -61,4 +76,5 @@ class IntegerEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids (...) to embeddings (..., hidden), in float32."""
         minima = None if self.minima is None else self.minima[ids]
-        return Codes(self.values[ids], self.scales[ids], minima).plain()
+        found = Codes(self.values[ids], self.scales[ids], minima).plain()
+        return found if self._factor == 1 else found * self._factor
