@@ -19,7 +19,7 @@ from engine.kernels.dots import Codes
 from engine.loading.packed_formats import Format, Layer
 from engine.loading.stored import Rows
 from engine.scratch import Scratch
-from engine.weights import IntegerEmbedding, IntegerLinear, Precision, num_weights
+from engine.weights import IntegerEmbedding, IntegerLinear, Precision, num_weights, parted
 
 LEAST = 2**28
 """Weights of a model from which on rounding takes longer than reading."""
@@ -34,14 +34,17 @@ _log = logging.getLogger(__name__)
 class KeptCodes(Format):
     """Codes of our own, which an earlier load has rounded."""
 
-    leaves = frozenset(Codes._fields)
+    leaves = frozenset({*Codes._fields, "pairs"})
 
     def bits(self, layer: Layer) -> int:
         """By whether there are minima."""
         return 4 if "minima" in layer.leaves else 8
 
     def shape(self, layer: Layer) -> tuple[int, ...]:
-        """Nothing is packed."""
+        """Two codes of 4 bits may be in a byte."""
+        if "pairs" in layer.leaves:
+            num_rows, num_pairs = layer.shape("pairs")
+            return num_rows, 2 * num_pairs
         return layer.shape("values")
 
     def rows(self, layer: Layer) -> Rows:
@@ -55,7 +58,9 @@ class OurCodes(Rows):
     def __init__(self, bits: int, layer: Layer) -> None:
         self.bits = bits
         minima = layer.tensor("minima") if bits == 4 else None
-        self._codes = Codes(layer.tensor("values"), layer.tensor("scales"), minima)
+        is_paired = "pairs" in layer.leaves
+        values = parted(layer.tensor("pairs")) if is_paired else layer.tensor("values")
+        self._codes = Codes(values, layer.tensor("scales"), minima)
 
     def plain(self, rows: slice = slice(None)) -> Tensor:
         """What they stand for."""

@@ -16,9 +16,23 @@ def rounded_rows(parts: Iterable[Tensor], bits: int) -> Codes:
     return Codes(torch.cat(values), torch.cat(scales), torch.cat(minima) if bits == 4 else None)
 
 
-class IntegerLinear(PackedLinear):
-    """Weights and inputs rounded by groups of a row; by torch's own product, of them widened."""
+def paired(codes: Tensor) -> Tensor:
+    """Codes of 4 bits (rows, n), of which n is even, two in a byte: (rows, n / 2)."""
+    return codes[:, ::2] | (codes[:, 1::2] << 4)
 
+
+def parted(pairs: Tensor) -> Tensor:
+    """The codes (rows, n) that were put in pairs."""
+    return torch.stack((pairs & 15, pairs >> 4), -1).flatten(1)
+
+
+class IntegerLinear(PackedLinear):
+    """Weights and inputs rounded by groups of a row; by torch's own product, of them widened.
+
+    Codes of 4 bits are kept in pairs, two in a byte.
+    """
+
+    pairs: Tensor
     values: Tensor
     scales: Tensor
     minima: Tensor | None
@@ -27,13 +41,17 @@ class IntegerLinear(PackedLinear):
         """`dtype` is that of the weights as they were loaded."""
         super().__init__(codes.values, bias)
         self.dtype = dtype
-        for name, part in zip(Codes._fields, codes, strict=True):
-            self.register_buffer(name, part, persistent=False)
+        self._is_paired = codes.minima is not None and self.in_features % 2 == 0
+        values = paired(codes.values) if self._is_paired else codes.values
+        self.register_buffer("pairs" if self._is_paired else "values", values, persistent=False)
+        self.register_buffer("scales", codes.scales, persistent=False)
+        self.register_buffer("minima", codes.minima, persistent=False)
 
     @property
     def codes(self) -> Codes:
-        """The weights as they are kept."""
-        return Codes(self.values, self.scales, self.minima)
+        """The weights, a code in a byte."""
+        values = parted(self.pairs) if self._is_paired else self.values
+        return Codes(values, self.scales, self.minima)
 
     @property
     def weight(self) -> Tensor:
@@ -43,7 +61,7 @@ class IntegerLinear(PackedLinear):
     @property
     def num_bytes(self) -> int:
         """What reading the weights reads."""
-        return sum(part.nbytes for part in self.codes if part is not None)
+        return sum(part.nbytes for part in self.buffers(recurse=False))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (..., in) to outputs (..., out)."""
