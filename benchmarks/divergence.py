@@ -98,7 +98,7 @@ def _quality(
     losses: list[list[Tensor]] = [[], []]
     divergences, agreements = [], []
     for prompt in prompts:
-        both = [_log_probabilities(each, prompt) for each in (scorer, exact)]
+        both = [log_probabilities(each, prompt) for each in (scorer, exact)]
         targets = torch.tensor(prompt[1:])[:, None]
         for found, each in zip(losses, both, strict=True):
             found.append(-each.gather(1, targets))
@@ -113,7 +113,7 @@ def _quality(
     )
 
 
-def _log_probabilities(scorer: TreeScorer, prompt: Sequence[int]) -> Tensor:
+def log_probabilities(scorer: TreeScorer, prompt: Sequence[int]) -> Tensor:
     """Of every next token, in float64: (tokens - 1, vocabulary)."""
     scorer.strips.forget()
     text, logits = Tokens([*prompt]), []

@@ -26,7 +26,7 @@ from engine.errors import (
     in_one_line,
     nearest,
 )
-from engine.names import find_folder
+from engine.names import find_folder, short_name
 from engine.prefix import num_common
 from engine.program import own_environment
 from engine.public import CHECKED, PublicDraft, public_drafts
@@ -100,6 +100,7 @@ __all__ = [
     "own_environment",
     "public_drafts",
     "read_tokenizer",
+    "short_name",
 ]
 
 

@@ -26,6 +26,7 @@ from engine.drafting.needs import needs_of_stages
 from engine.economy import TARGET_PASS, Costs
 from engine.errors import ConfigError
 from engine.loading import Checkpoint
+from engine.names import short_name
 from engine.request import Finished, GenerateRequest, LoadProgress, ModelInfo, Output
 from engine.scorer import TreeScorer
 from engine.shared import Shared
@@ -68,7 +69,7 @@ class Engine:
         if config.threads or config.num_engines > 1:
             share = max(1, THREADS.num_threads // config.num_engines)
             THREADS.set_num_threads(config.threads or share)
-        on_progress(LoadProgress(f"loading the target {config.model}", 0.0))
+        on_progress(LoadProgress(f"loading the target {short_name(config.model)}", 0.0))
         checkpoint = Checkpoint.read(config.model)
         known = checkpoint.limits.max_positions
         if (wanted := config.max_model_len or 0) > known:
@@ -85,6 +86,7 @@ class Engine:
             num_engines=config.num_engines,
             num_seats=config.max_running or 0,
             beside=needs_of_stages(config, checkpoint),
+            lora=config.lora,
         )
         return cls(config, Shared(config, target), on_progress)
 
@@ -172,7 +174,7 @@ def _teller(config: EngineConfig, on_progress: OnProgress) -> Callable[[StageCon
     shares = (number / (len(config.stages) + 1) for number in count(1))
 
     def tell(stage: StageConfig) -> None:
-        what = f"loading the stage {stage.checkpoint or stage.name}"
+        what = f"loading the stage {short_name(stage.checkpoint or stage.name)}"
         on_progress(LoadProgress(what, next(shares)))
 
     return tell

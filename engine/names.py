@@ -1,5 +1,5 @@
 """What a name means: a folder, a GGUF file, a part of the family that ships with the engine, a
-model that comes as a package, or an id of the hub."""
+model that comes as a package, or an id of the hub, with a quantisation of a GGUF file in it."""
 
 import hashlib
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.code_cache import cache_root
 from engine.errors import ModelLoadError, first_line
+from engine.hub import find_in_hub
 from engine.packaged import PACKAGED
 
 _EMBEDDED = Path(__file__).parent
@@ -18,7 +19,10 @@ _FORM = "1"
 
 
 def find_gguf(name: str) -> Path | None:
-    """The GGUF file that a name means, if it means one: by its path, alone in its folder, packaged.
+    """The GGUF file that a name means, if it means one.
+
+    It is named by its path, is alone in its folder, comes as a package, or is in a repository of
+    the hub: then it is downloaded first.
 
     Raises ModelLoadError, with the remedy, for one that is not there, and for several.
     """
@@ -30,12 +34,17 @@ def find_gguf(name: str) -> Path | None:
             raise ModelLoadError(f"there is no file {name!r}: name a GGUF file that is there.")
         return path
     if not path.is_dir() or (path / "config.json").exists():
-        return None
+        return None if path.exists() else find_in_hub(name)
     found = sorted(path.glob(f"*{_GGUF}"))
     if len(found) > 1:
         names = ", ".join(each.name for each in found)
         raise ModelLoadError(f"{name!r} holds several GGUF files: name one of them ({names}).")
     return found[0] if found else None
+
+
+def short_name(name: str) -> str:
+    """What a log calls a model: of the path of a GGUF file its end."""
+    return Path(name).name if name.lower().endswith(_GGUF) else name
 
 
 def described(file: Path) -> Path:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-_NAMES = ("model", "table", "cache_dir")
+_NAMES = ("model", "lora", "table", "cache_dir")
 _STAGES = ("stages", "alternatives")
 
 

@@ -17,6 +17,7 @@ from server.terminal import path_option, readable_errors
 HELP: Mapping[str, str] = {
     "model": "A Hugging Face id, a folder, a GGUF file, embedded/target or smollm2.",
     "draft": "A draft model for the model.",
+    "lora": "An adapter to merge into the model.",
     "dtype": "Precision of the weights.",
     "device": "auto, cpu, cuda, mps.",
     "devices": "0,1 or cpu,cpu: an engine process on each.",
@@ -37,7 +38,7 @@ HELP: Mapping[str, str] = {
 }
 """By name, as a server takes them; others are lines of its YAML file, or variables."""
 
-MODEL_FLAGS = ("model", "draft", "dtype", "device", "threads")
+MODEL_FLAGS = ("model", "draft", "lora", "dtype", "device", "threads")
 """Those of every command that loads models."""
 
 _CONFIG = Parameter(

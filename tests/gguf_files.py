@@ -79,7 +79,8 @@ def _add_shape(writer: GGUFWriter, network: PreTrainedModel) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
+    share = rope.get("full_attention", rope).get("partial_rotary_factor", 1)
+    writer.add_rope_dimension_count(int(head_dim * share))
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     if cap := getattr(config, "attn_logit_softcapping", None):

@@ -4,7 +4,13 @@ For targets, drafts and heads alike: what is wrong with the files, which weights
 over, which are not numbers. Whatever stock transformers would make up is refused here.
 """
 
-from engine.checkpoint.files import check_configuration, check_files, check_weights, read_json
+from engine.checkpoint.files import (
+    check_configuration,
+    check_files,
+    check_weights,
+    read_json,
+    weight_files,
+)
 from engine.checkpoint.fingerprint import fingerprint
 from engine.checkpoint.hub import asked_once
 from engine.checkpoint.tokens import PADDING, check_same_tokens, compare_tokens
@@ -23,4 +29,5 @@ __all__ = [
     "compare_tokens",
     "fingerprint",
     "read_json",
+    "weight_files",
 ]

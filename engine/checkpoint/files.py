@@ -32,7 +32,7 @@ def check_files(name: str) -> None:
     folder = find_folder(name)
     if folder is None or "transformers_weights" in read_json(folder / "config.json"):
         return
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         check_weights(file)
 
 
@@ -40,8 +40,8 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from its file. Raises ModelLoadError."""
     if not file.exists() and (file.parent / "adapter_config.json").exists():
         raise ModelLoadError(
-            f"{str(file.parent)!r} is an adapter without its base model: merge them, and name the "
-            "folder of what comes of it."
+            f"{str(file.parent)!r} is an adapter without its base model: name that model, and this "
+            "folder in `lora` (--lora)."
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
@@ -59,8 +59,8 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers reads, the first kind that is there."""
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers reads, the first kind that is there. Raises ModelLoadError."""
     for name in _WEIGHTS:
         if (file := folder / name).exists():
             return [file]

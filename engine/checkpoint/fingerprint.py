@@ -9,9 +9,12 @@ _CODES = (torch.int8, torch.uint8)
 """Of weights that were rounded as they were read."""
 
 
-def fingerprint(network: nn.Module, num_sampled: int = 64) -> str:
-    """A digest of samples of all weights, by name: another training has another."""
-    digest = hashlib.sha256()
+def fingerprint(network: nn.Module, merged: str = "", num_sampled: int = 64) -> str:
+    """A digest of samples of all weights, by name: another training has another.
+
+    What was `merged` into them is in it: of codes, samples may not tell.
+    """
+    digest = hashlib.sha256(merged.encode())
     codes = [(name, part) for name, part in network.named_buffers() if part.dtype in _CODES]
     for name, weights in (*network.named_parameters(), *codes):
         flat = weights.detach().reshape(-1)

@@ -20,6 +20,7 @@ class EngineConfig(Section):
     `embedded/...` for the family that ships with the engine, or `smollm2`, which comes as a
     package. `stages` run from the one nearest the target downwards; none is plain decoding.
     `alternatives` are drafters that only a benchmark loads, each in the place of the first stage.
+    `lora` is an adapter in PEFT's layout, a folder or an id, to be merged into the model's weights.
     `threads` 0 leaves the number of CPU threads to torch, and takes its part of that number where
     `num_engines` processes share the machine. So many texts are written at once as `max_running`
     says; by default the device and its memory do. Prompts are read in chunks of `prefill_chunk`
@@ -34,6 +35,7 @@ class EngineConfig(Section):
 
     model: str
     stages: tuple[StageConfig, ...] = ()
+    lora: str | None = None
     dtype: Dtype = "auto"
     device: str = "auto"
     max_model_len: Positive | None = None

@@ -1,9 +1,11 @@
 """From a name to a `Model`: checkpoints on disk or on the Hugging Face hub, dtype and device.
 
 `embedded/...` names a part of the family that ships with the engine. A GGUF file is described
-once in Hugging Face's layout, in a folder of the cache (`unpacking.py`); its weights are read
-where they are, tensor by tensor (`gguf_weights.py`), in the blocks that they have
-(`gguf_blocks.py`).
+once in Hugging Face's layout, in a folder of the cache (`unpacking.py`). Weights that are in blocks
+or packed, and those that are to be rounded, are read where they are: a source (`gguf_weights.py`,
+`safetensors_weights.py`) has them by name, each with its rows (`gguf_blocks.py`,
+`packed_rows.py`; `adapter.py` adds to them), and `filling.py` gives them to a network, one after
+another. `weights.py` says which way a checkpoint goes; others transformers loads (`network.py`).
 """
 
 from engine.loading.checkpoint import Checkpoint, load_model, random_model

@@ -10,19 +10,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from engine import attention
-from engine.checkpoint import asked_once, check_configuration, check_files, fingerprint
+from engine.checkpoint import asked_once, check_configuration, fingerprint
 from engine.errors import EngineError, ModelLoadError
 from engine.kv_cache import kept_by
-from engine.loading.gguf_blocks import precision_of
-from engine.loading.gguf_weights import load_gguf
+from engine.loading.adapter import Adapter
 from engine.loading.limits import eos_token_ids, read_limits
-from engine.loading.network import load_network, unfit, unloadable
+from engine.loading.network import unfit, unloadable
 from engine.loading.precision import choose_device, choose_precision, dtype_of_loading
 from engine.loading.quiet import silence
-from engine.loading.unpacking import contents, unpack
+from engine.loading.unpacking import unpack
+from engine.loading.weights import StoredWeights
 from engine.memory import Needs
 from engine.model import CausalPass, Model
-from engine.names import find_gguf, resolve
+from engine.names import resolve
 from engine.scorer import ModelLimits
 from engine.strips import NOTHING, needs_of, plan_seats
 from engine.weights import Precision, num_weights, quantise, unpacked
@@ -57,6 +57,7 @@ class Checkpoint:
         num_engines: int = 1,
         num_seats: int = 1,
         vocab_size: int = 0,
+        lora: str | None = None,
         beside: Needs = NOTHING,
     ) -> Model:
         """Load the weights, prove that they obey tree masks, and give them a cache.
@@ -65,28 +66,32 @@ class Checkpoint:
         these may be as long as it allows, too. `num_engines`, this one included, share the machine,
         and what is `beside` it in each is still to be loaded.
         Ids up to `vocab_size`, if there are fewer, get an embedding, so that a larger target's
-        padding ids can be fed. Raises ModelLoadError for weights that cannot be found or an
-        architecture that cannot be served, ConfigError for a device or precision that this machine
-        lacks.
+        padding ids can be fed. The adapter `lora` is merged into the weights. Raises ModelLoadError
+        for weights that cannot be found or an architecture that cannot be served, ConfigError for a
+        device or precision that this machine lacks.
         """
         place = choose_device(device)
         with _named(self.name):
-            wanted = self.precision(dtype, place, num_engines)
-            network = self._network(wanted, place, num_engines, vocab_size)
+            adapter = None if lora is None else Adapter.read(lora)
+            weights = StoredWeights(self.name, self.config, adapter)
+            wanted = choose_precision(dtype, place, self.config, num_engines, weights.precision)
+            grows = vocab_size > self.limits.vocab_size
+            network, wanted = weights.load(wanted, place, num_engines, keeps_ends=grows)
             eos = eos_token_ids(self.config, network.generation_config)
             limits = replace(self.limits, eos_token_ids=eos)
-            if vocab_size > limits.vocab_size:
+            if grows:
                 network.resize_token_embeddings(vocab_size, mean_resizing=False)
                 limits = replace(limits, vocab_size=vocab_size)
-            whose = fingerprint(network)
+            whose = fingerprint(network, "" if adapter is None else adapter.fingerprint)
             given = (max_model_len, chunk, num_seats, num_engines, beside)
             model = _model_of(network, limits, wanted, *given)
         model.fingerprint = whose
         return model
 
-    def precision(self, dtype: str, place: torch.device, num_engines: int = 1) -> Precision:
+    def precision(self, dtype: str, place: torch.device) -> Precision:
         """That in which it is computed there; raises as `choose_precision` does."""
-        return choose_precision(dtype, place, self.config, num_engines, self._blocks())
+        kept = StoredWeights(self.name, self.config).precision
+        return choose_precision(dtype, place, self.config, 1, kept)
 
     def needs(self, dtype: str, place: torch.device) -> Needs:
         """What it will take in memory, by its shape alone; nothing where that does not tell.
@@ -107,23 +112,6 @@ class Checkpoint:
             return NOTHING
         loaded = num_weights(network) * dtype_of_loading(wanted, self.config).itemsize
         return needs_of(kept) + Needs(num_bytes=loaded)
-
-    def _blocks(self) -> str | None:
-        """The precision that a file's blocks are for, if it has such."""
-        file = find_gguf(self.name)
-        return None if file is None else precision_of(contents(file).num_weights())
-
-    def _network(
-        self, precision: Precision, place: torch.device, num_engines: int, vocab_size: int
-    ) -> PreTrainedModel:
-        """With its weights, of a GGUF file rounded already but for tokens that are to grow."""
-        if (file := find_gguf(self.name)) is not None:
-            grows = vocab_size > self.limits.vocab_size
-            given = (self.name, file, self.config, precision, place, num_engines)
-            return load_gguf(*given, keeps_ends=grows)
-        check_files(self.name)
-        dtype = dtype_of_loading(precision, self.config)
-        return load_network(self.name, self.config, dtype, place, num_engines)
 
 
 def load_model(
@@ -231,6 +219,6 @@ def _refuse_adapter(name: str) -> None:
         return
     if adapter is not None:
         raise ModelLoadError(
-            f"{name!r} holds an adapter such as LoRA's (adapter_config.json), which is not applied "
-            "here: merge it into its base model (merge_and_unload of peft), or name that model."
+            f"{name!r} holds an adapter such as LoRA's (adapter_config.json): name its base model, "
+            "and this folder in `lora` (--lora)."
         )

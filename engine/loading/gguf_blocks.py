@@ -9,51 +9,50 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.kernels.dots import GROUP, Codes, quantise
-from engine.weights import BITS, INT4, INT8
+from engine.kernels.dots import GROUP, Codes
+from engine.loading.stored import NUMBERS, Rows
 
 _IN_4_BITS = ("Q4_0", "Q4_1", "Q4_K")
 _NUMBERS = ("F32", "F16", "BF16")
+_OTHERS = 5
+"""Bits, as far as it matters: of blocks that our groups do not hold."""
 _LEAST = -128
 """Of int8, which our codes do without."""
 
 
-def plain(rows: NDArray[Any], kind: str) -> Tensor:
-    """Rows of bytes (..., bytes), or of numbers, as the numbers (..., in) that they stand for."""
-    values = gguf.dequantize(rows, GGMLQuantizationType[kind])
-    return torch.from_numpy(np.array(values, np.float32))
+def bits_of(kind: str) -> int:
+    """Of a weight in blocks of a kind; one number for all that our groups cannot hold."""
+    known = {"Q8_0": 8, **dict.fromkeys(_IN_4_BITS, 4), **dict.fromkeys(_NUMBERS, NUMBERS)}
+    return known.get(kind, _OTHERS)
 
 
-def codes_of(rows: NDArray[Any], kind: str, precision: str, keeps_bits: bool) -> Codes:
-    """Rows of bytes (out, bytes) as codes of a precision.
+class Blocks(Rows):
+    """Rows of bytes (out, bytes) in blocks of a kind.
 
-    In 4 bits, or in 8 and not to be rounded to 4, blocks of 32 are what our groups are: nothing is
-    rounded but the scales of Q4_K, to half precision. Plain numbers, and Q8_0, are rounded to the
-    bits of the precision, unless it `keeps_bits`: then to no less than 8. What has 5, 6, or fewer
-    than 4 bits is widened to 8.
+    In 4 or 8 bits blocks of 32 are what our groups are: nothing is rounded but the scales of Q4_K,
+    to half precision.
     """
-    if kind in _IN_4_BITS:
-        return _OF_BLOCKS[kind](rows)
-    if kind == "Q8_0" and (precision == INT8 or keeps_bits):
-        codes = _of_q8_0(rows)
-        if int(codes.values.min()) > _LEAST:
-            return codes
-    is_widened = keeps_bits or kind not in (*_NUMBERS, "Q8_0")
-    return quantise(plain(rows, kind), 8 if is_widened else BITS[precision])
+
+    def __init__(self, rows: NDArray[Any], kind: str) -> None:
+        self.bits = bits_of(kind)
+        self._rows, self._kind = rows, kind
+
+    def plain(self, rows: slice = slice(None)) -> Tensor:
+        """The numbers that they stand for, in float32."""
+        values = gguf.dequantize(self._rows[rows], GGMLQuantizationType[self._kind])
+        return torch.from_numpy(np.array(values, np.float32))
+
+    def codes(self) -> Codes | None:
+        """The same."""
+        of_blocks = _OF_BLOCKS.get(self._kind)
+        return None if of_blocks is None else of_blocks(self._rows)
 
 
-def precision_of(num_weights: dict[str, int]) -> str | None:
-    """In which precision a file is, of which so many weights of matrices are of each kind.
-
-    None for plain numbers.
-    """
-    most = max(num_weights, key=lambda kind: num_weights[kind])
-    return None if most in _NUMBERS else INT4 if most in _IN_4_BITS else INT8
-
-
-def _of_q8_0(rows: NDArray[Any]) -> Codes:
+def _of_q8_0(rows: NDArray[Any]) -> Codes | None:
+    """Nothing, if one of them is of a size that has no opposite."""
     scales, values = _parts(rows, 2 + GROUP, 2)
-    return Codes(_joined(values.view(np.int8)), _halves(scales), None)
+    codes = _joined(values.view(np.int8))
+    return Codes(codes, _halves(scales), None) if int(codes.min()) > _LEAST else None
 
 
 def _of_q4_0(rows: NDArray[Any]) -> Codes:
@@ -80,7 +79,7 @@ def _of_q4_k(rows: NDArray[Any]) -> Codes:
     return Codes(torch.from_numpy(both.reshape(len(rows), -1).copy()), halves[0], -halves[1])
 
 
-_OF_BLOCKS = {"Q4_0": _of_q4_0, "Q4_1": _of_q4_1, "Q4_K": _of_q4_k}
+_OF_BLOCKS = {"Q8_0": _of_q8_0, "Q4_0": _of_q4_0, "Q4_1": _of_q4_1, "Q4_K": _of_q4_k}
 
 
 def _parts(rows: NDArray[Any], size: int, *places: int) -> list[NDArray[Any]]:

@@ -21,7 +21,6 @@ ARCHITECTURES = ("gemma2", "gemma3", "llama", "phi3", "qwen2", "qwen3")
 """Whose files are read: tests compare each with the checkpoint that a file was made of."""
 FACTORS = "rope_freqs.weight"
 """What Llama 3 divides its frequencies by: no weight of a network, but a part of its rope."""
-_EMBEDDING = "token_embd.weight"
 _NUMBERS = {"BF16": "bfloat16", "F16": "float16"}
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3_LENGTHS = (8192, 4096, 16384)
@@ -44,14 +43,6 @@ class Contents:
 
     architecture: str
     tensors: tuple[StoredTensor, ...]
-
-    def num_weights(self) -> dict[str, int]:
-        """Those of matrices by kind; but for the embedding, of which a pass reads a few rows."""
-        found: dict[str, int] = {}
-        for each in self.tensors:
-            if len(each.shape) > 1 and each.name != _EMBEDDING:
-                found[each.kind] = found.get(each.kind, 0) + math.prod(each.shape)
-        return found
 
     def to_json(self) -> dict[str, Any]:
         """For a file of its own."""
@@ -132,7 +123,8 @@ def _fact(reader: GGUFReader, key: str) -> Any:
 def _complete(file: Path, config: Any, reader: GGUFReader, architecture: str) -> None:
     """Add to a configuration what transformers does not read of the file. Raises ModelLoadError."""
     facts = {key: _fact(reader, f"{architecture}.{key}") for key in _KEYS}
-    if (size := facts["attention.key_length"]) and hasattr(config, "head_dim"):
+    size = facts["attention.key_length"] or config.hidden_size // config.num_attention_heads
+    if hasattr(config, "head_dim"):
         config.head_dim = size
     if (window := facts["attention.sliding_window"]) and hasattr(config, "sliding_window"):
         config.sliding_window = window
@@ -148,6 +140,13 @@ def _complete(file: Path, config: Any, reader: GGUFReader, architecture: str) ->
     rope = rope.get("full_attention", rope)
     if (base := facts["rope.freq_base"]) is not None:
         rope["rope_theta"] = base
+    if (rotated := facts["rope.dimension_count"] or size) != size:
+        if architecture not in _ROTATED_IN_PART:
+            raise ModelLoadError(
+                f"{str(file)!r} rotates {rotated} of the {size} numbers of a head, which is not "
+                f"done here for {architecture}: name the same model in Hugging Face's layout."
+            )
+        rope["partial_rotary_factor"] = rotated / size
     scaling = facts["rope.scaling.type"] or "none"
     if scaling in ("linear", "yarn"):
         rope |= {"rope_type": scaling, "factor": facts["rope.scaling.factor"] or 1.0}
@@ -168,12 +167,14 @@ def _complete(file: Path, config: Any, reader: GGUFReader, architecture: str) ->
     config.eos_token_id = [*dict.fromkeys(each for each in ids if each is not None)]
 
 
+_ROTATED_IN_PART = ("phi3",)
 _LAYERS_BY_WIDTH = {"gemma2": 46, "gemma3": 62}
 _KEYS = (
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "attention.key_length",
     "attention.sliding_window",
+    "rope.dimension_count",
     "rope.freq_base",
     "rope.scaling.type",
     "rope.scaling.factor",

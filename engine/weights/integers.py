@@ -1,15 +1,38 @@
 """Weights in 8 or 4 bits: linear layers before there are kernels for them, and embeddings."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
-from engine.kernels.dots import Codes, rounded
+from engine.kernels.dots import Codes, quantise, rounded
 from engine.weights.packed import PackedLinear
 
 
-class IntegerLinear(PackedLinear):
-    """Weights and inputs rounded by groups of a row; by torch's own product, of them widened."""
+def rounded_rows(parts: Iterable[Tensor], bits: int) -> Codes:
+    """Rows of a matrix, some at a time (rows, in), as one matrix in 8 or 4 bits."""
+    found = zip(*(quantise(part, bits) for part in parts), strict=True)
+    values, scales, minima = ([*part] for part in found)
+    return Codes(torch.cat(values), torch.cat(scales), torch.cat(minima) if bits == 4 else None)
 
+
+def paired(codes: Tensor) -> Tensor:
+    """Codes of 4 bits (rows, n), of which n is even, two in a byte: (rows, n / 2)."""
+    return codes[:, ::2] | (codes[:, 1::2] << 4)
+
+
+def parted(pairs: Tensor) -> Tensor:
+    """The codes (rows, n) that were put in pairs."""
+    return torch.stack((pairs & 15, pairs >> 4), -1).flatten(1)
+
+
+class IntegerLinear(PackedLinear):
+    """Weights and inputs rounded by groups of a row; by torch's own product, of them widened.
+
+    Codes of 4 bits are kept in pairs, two in a byte.
+    """
+
+    pairs: Tensor
     values: Tensor
     scales: Tensor
     minima: Tensor | None
@@ -18,13 +41,17 @@ class IntegerLinear(PackedLinear):
         """`dtype` is that of the weights as they were loaded."""
         super().__init__(codes.values, bias)
         self.dtype = dtype
-        for name, part in zip(Codes._fields, codes, strict=True):
-            self.register_buffer(name, part, persistent=False)
+        self._is_paired = codes.minima is not None and self.in_features % 2 == 0
+        values = paired(codes.values) if self._is_paired else codes.values
+        self.register_buffer("pairs" if self._is_paired else "values", values, persistent=False)
+        self.register_buffer("scales", codes.scales, persistent=False)
+        self.register_buffer("minima", codes.minima, persistent=False)
 
     @property
     def codes(self) -> Codes:
-        """The weights as they are kept."""
-        return Codes(self.values, self.scales, self.minima)
+        """The weights, a code in a byte."""
+        values = parted(self.pairs) if self._is_paired else self.values
+        return Codes(values, self.scales, self.minima)
 
     @property
     def weight(self) -> Tensor:
@@ -34,7 +61,7 @@ class IntegerLinear(PackedLinear):
     @property
     def num_bytes(self) -> int:
         """What reading the weights reads."""
-        return sum(part.nbytes for part in self.codes if part is not None)
+        return sum(part.nbytes for part in self.buffers(recurse=False))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (..., in) to outputs (..., out)."""
@@ -48,8 +75,14 @@ class IntegerEmbedding(nn.Module):
     scales: Tensor
     minima: Tensor | None
 
-    def __init__(self, codes: Codes) -> None:
+    def __init__(self, codes: Codes, factor: float = 1.0, is_tied: bool = False) -> None:
+        """`factor` multiplies what is looked up, as Gemma's embeddings do, and not the weights.
+
+        One that `is_tied` has the weights of the layer that scores tokens.
+        """
         super().__init__()
+        self.is_tied = is_tied
+        self._factor = factor
         for name, part in zip(Codes._fields, codes, strict=True):
             self.register_buffer(name, part, persistent=False)
 
@@ -61,4 +94,5 @@ class IntegerEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids (...) to embeddings (..., hidden), in float32."""
         minima = None if self.minima is None else self.minima[ids]
-        return Codes(self.values[ids], self.scales[ids], minima).plain()
+        found = Codes(self.values[ids], self.scales[ids], minima).plain()
+        return found if self._factor == 1 else found * self._factor

@@ -108,9 +108,10 @@ class IntegerKernelLinear(PanelLinear):
 
     def __init__(self, plain: IntegerLinear) -> None:
         """The same weights as those of another layer, laid out for our kernels."""
-        super().__init__(plain.values, plain.bias)
+        codes = plain.codes
+        super().__init__(codes.values, plain.bias)
         self.dtype = plain.dtype
-        panels = dots.pack(plain.codes)
+        panels = dots.pack(codes)
         self.register_buffer("panels", panels.codes, persistent=False)
         self.register_buffer("halves", panels.halves, persistent=False)
 

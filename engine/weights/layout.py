@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from engine.errors import ConfigError
-from engine.kernels.dots import quantise as codes_of
-from engine.weights.integers import IntegerEmbedding, IntegerLinear
+from engine.kernels.dots import Codes
+from engine.weights.integers import IntegerEmbedding, IntegerLinear, rounded_rows
 from engine.weights.kernel import (
     BFloat16KernelLinear,
     GpuIntegerLinear,
@@ -20,6 +20,8 @@ from engine.weights.kernel import (
 from engine.weights.library import LibraryLinear
 from engine.weights.precision import BITS
 
+_MOST_AT_ONCE = 2**24
+"""Weights."""
 _Change = Callable[[nn.Module], nn.Module]
 """From a linear layer to another one, or to itself."""
 
@@ -91,10 +93,31 @@ def _for_library(layer: nn.Module) -> nn.Module:
 def _rounded(layer: nn.Module, bits: int, ends: tuple[object, ...]) -> nn.Module:
     if type(layer) in (nn.Linear, Conv1D):
         weight = _weight(layer)
-        return IntegerLinear(codes_of(weight, bits), _bias(layer), weight.dtype)
-    if type(layer) is nn.Embedding and layer in ends:
-        return IntegerEmbedding(codes_of(layer.weight.detach(), bits))
+        return IntegerLinear(_codes(weight, bits), _bias(layer), weight.dtype)
+    if layer in ends and (factor := embedding_factor(layer)) is not None:
+        weight = cast(Tensor, layer.weight)
+        is_tied = any(getattr(end, "weight", None) is weight for end in ends if end is not layer)
+        return IntegerEmbedding(_codes(weight.detach(), bits), factor, is_tied)
     return layer
+
+
+def _codes(weight: Tensor, bits: int) -> Codes:
+    """Some rows at a time: no copy of it in float32 is ever whole."""
+    step = max(1, _MOST_AT_ONCE // weight.shape[1])
+    return rounded_rows(
+        (weight[start : start + step] for start in range(0, len(weight), step)), bits
+    )
+
+
+def embedding_factor(layer: nn.Module) -> float | None:
+    """By what an embedding multiplies what it looks up, as Gemma's do; None if it is no embedding.
+
+    What else a class of a library's own does with embeddings nobody can tell from here.
+    """
+    if type(layer) is nn.Embedding:
+        return 1.0
+    factor = getattr(layer, "scalar_embed_scale", None)
+    return float(factor) if isinstance(layer, nn.Embedding) and factor is not None else None
 
 
 def _weight(layer: nn.Module) -> Tensor:

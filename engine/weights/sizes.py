@@ -20,9 +20,9 @@ def bytes_loaded(network: nn.Module) -> int:
 
 
 def _plain(network: nn.Module) -> list[Tensor]:
-    """All but those of packed layers: numbers, or an embedding's codes."""
-    rounded = (each.values for each in network.modules() if isinstance(each, IntegerEmbedding))
-    return [*network.parameters(), *rounded]
+    """All but those of packed layers: numbers, or an embedding's codes, unless it scores, too."""
+    embeddings = [each for each in network.modules() if isinstance(each, IntegerEmbedding)]
+    return [*network.parameters(), *(each.values for each in embeddings if not each.is_tied)]
 
 
 def _packed(network: nn.Module) -> list[PackedLinear]:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 
-from engine import ModelInfo
+from engine import ModelInfo, short_name
 from server.engines.contract import Engine
 
 _log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ class EngineLog:
         _log.info(
             "%s: ready: %s, %.1fM parameters on %s, window %d, stages: %s; precision: %s, %s; "
             "seats: %d, %s",
-            *(self._name, info.model, info.num_parameters / 1e6, info.device),
+            *(self._name, short_name(info.model), info.num_parameters / 1e6, info.device),
             *(info.max_model_len, " <- ".join(("target", *info.stages))),
             *(info.dtype, info.precision, info.num_seats, info.seating),
         )

@@ -39,7 +39,6 @@ from tests.checkpoints import (
 
 Weights = dict[str, Tensor]
 DOWN = "model.layers.3.mlp.down_proj.weight"
-FP8 = "transformers.quantizers.quantizer_finegrained_fp8"
 DRAFT_IDS = list(range(0, VOCAB_SIZE, 2))
 
 
@@ -202,25 +201,18 @@ def test_a_precision_too_narrow_for_the_weights_is_told(folder: Path) -> None:
     assert f"not finite numbers in float16: {DOWN}" in refusal(folder, dtype="float16")
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "compressed-tensors", "something", None])
+@pytest.mark.parametrize("method", ["something", None])
 def test_a_quantised_checkpoint_that_cannot_be_run_is_refused(
-    folder: Path, method: str | None, monkeypatch: pytest.MonkeyPatch
+    folder: Path, method: str | None
 ) -> None:
-    """Red when an unknown method is ignored, as transformers does, or a missing package is an
-    unexpected error."""
-    # Which may be installed, and FP8 is not read without.
-    monkeypatch.setattr(f"{FP8}.is_accelerate_available", lambda: False)
+    """Red when an unknown method is ignored, as transformers does."""
     configure(folder, quantization_config={"quant_method": method, "bits": 4})
-    assert ("FP8 quantized" if method == "fp8" else f"quantised ({method})") in refusal(folder)
+    assert f"quantised ({method})" in refusal(folder)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "auto"])
-def test_a_dequantised_checkpoint_is_of_one_precision(
-    folder: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Red when what transformers dequantises to bfloat16 stays so beside what is float32."""
-    # Which is needed to quantise, and not to undo it.
-    monkeypatch.setattr(f"{FP8}.is_accelerate_available", lambda: True)
+def test_a_dequantised_checkpoint_is_of_one_precision(folder: Path, dtype: str) -> None:
+    """Red when what was bfloat16 beside FP8 stays so beside what is float32."""
     edit(folder, in_fp8)
     quantisation = {
         "quant_method": "fp8",
@@ -366,7 +358,7 @@ def test_a_checkpoints_own_code_is_neither_run_nor_asked_for(
 def test_an_adapter_beside_a_model_is_refused(folder: Path) -> None:
     """Red when the base model is served as if it were the tuned one."""
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
-    assert "holds an adapter" in refusal(folder) and "merge it" in refusal(folder)
+    assert "holds an adapter" in refusal(folder) and "(--lora)" in refusal(folder)
 
 
 def test_weights_are_looked_at_once_before_they_are_loaded(

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from engine.errors import ModelLoadError
 from engine.loading import Checkpoint, load_model
-from engine.loading.gguf_weights import load_gguf
+from engine.loading.weights import StoredWeights
 from engine.model import Model
 from engine.names import described, find_gguf, resolve
 from engine.rows import Tokens
 from engine.tokenizer import load_tokenizer
 from engine.tree import TokenTree
-from engine.weights import IntegerLinear, Precision
+from engine.weights import IntegerEmbedding, IntegerLinear, Precision
 from tests import gguf_files
 from tests.checkpoints import make_network
 
@@ -77,7 +77,8 @@ def test_every_kind_of_block_becomes_the_numbers_that_it_stands_for(
     network = make_network(**shape)
     file = gguf_files.write(tmp_path / "model.gguf", network, kind)
     config, float32 = Checkpoint.read(str(file)).config, Precision.of(torch.float32)
-    found = load_gguf(str(file), file, config, float32, torch.device("cpu"), 1, False)
+    weights = StoredWeights(str(file), config)
+    found, _ = weights.load(float32, torch.device("cpu"), num_engines=1, keeps_ends=False)
     for ours, given in zip(found.parameters(), network.parameters(), strict=True):
         assert torch.equal(ours, given)
 
@@ -164,6 +165,54 @@ def test_rotary_positions_are_scaled_as_the_file_says(scaling: str, tmp_path: Pa
     found = loaded(file).network.model.rotary_emb
     assert torch.allclose(found.inv_freq, network.model.rotary_emb.inv_freq)
     assert found.attention_scaling == pytest.approx(network.model.rotary_emb.attention_scaling)
+
+
+def test_a_head_that_is_rotated_in_part_is_so_or_refused(tmp_path: Path) -> None:
+    """Red when all of a head is rotated, of which the model was trained to rotate some."""
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    network = make_network("phi3", **SHAPE, rope_parameters=rope)
+    file = gguf_files.write(tmp_path / "a.gguf", network, architecture="phi3")
+    network.save_pretrained(tmp_path / "checkpoint")
+    assert (logits(loaded(file)) - logits(loaded(tmp_path / "checkpoint"))).abs().max() < 1e-5
+    file = gguf_files.write(tmp_path / "b.gguf", make_network(**SHAPE, rope_parameters=rope))
+    assert "rotates 8 of the 16 numbers of a head" in refusal(file)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_an_embedding_that_scales_what_it_finds_is_rounded_like_any_other(
+    dtype: str, tmp_path: Path
+) -> None:
+    """Red when the largest matrix of a small Gemma stays in 32 bits, or loses its factor."""
+    network = make_network("gemma3_text", **SHAPE, query_pre_attn_scalar=8)
+    file = gguf_files.write(tmp_path / "model.gguf", network, architecture="gemma3")
+    embedding = loaded(file, dtype).network.get_input_embeddings()
+    assert isinstance(embedding, IntegerEmbedding)
+    ids = torch.arange(SHAPE["vocab_size"])
+    error = (embedding(ids) - network.get_input_embeddings()(ids)).abs()
+    assert error.max() <= 0.51 * embedding.scales.float().max() * SHAPE["hidden_size"] ** 0.5
+
+
+def test_what_became_of_a_files_blocks_is_told(tmp_path: Path) -> None:
+    """Red when the log says that blocks are as they were which have been widened."""
+    shape = SHAPE | {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+    for kind, dtype, told in (
+        ("Q4_0", "auto", "that of the file's blocks: Q4_0 kept"),
+        ("Q6_K", "auto", "that of the file's blocks: Q6_K in 8 bits"),
+        ("Q8_0", "int4", "as asked for: Q8_0 kept, Q8_0 in 4 bits"),
+        ("Q4_1", "float32", "as asked for: Q4_1 widened"),
+        ("BF16", "int8", "as asked for"),
+    ):
+        file = gguf_files.write(tmp_path / f"{kind}.gguf", make_network(**shape), kind)
+        assert loaded(file, dtype).precision.reason == told
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "int4"])
+def test_a_tied_embedding_is_counted_once(dtype: str, tmp_path: Path) -> None:
+    """Red when a model has a fifth more parameters once it is in codes."""
+    network = make_network(**SHAPE, tie_word_embeddings=True)
+    file = gguf_files.write(tmp_path / "model.gguf", network, "Q8_0")
+    num_weights = sum(weight.numel() for weight in network.parameters())
+    assert loaded(file, dtype).num_parameters == num_weights
 
 
 def test_all_that_ends_a_turn_ends_a_text(tmp_path: Path) -> None:

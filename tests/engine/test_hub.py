@@ -1,0 +1,148 @@
+"""GGUF files of the hub: a repository and a quantisation are one file, or a line says why not."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from engine.errors import ModelLoadError
+from engine.hub import chosen, find_in_hub
+from tests import gguf_files
+from tests.checkpoints import make_network
+
+FILES = (
+    "README.md",
+    "model-Q4_K_M.gguf",
+    "model-Q4_K_S.gguf",
+    "model-IQ4_XS.gguf",
+    "model.Q8_0.gguf",
+    "mmproj-model-Q8_0.gguf",
+    "BF16/model-BF16-00001-of-00002.gguf",
+    "BF16/model-BF16-00002-of-00002.gguf",
+    "model-UD-Q2_K.gguf",
+    "model-Q2_K.gguf",
+)
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "file"),
+    [
+        ("Q4_K_M", "model-Q4_K_M.gguf"),
+        ("q4_k_m", "model-Q4_K_M.gguf"),
+        ("Q8_0", "model.Q8_0.gguf"),
+        ("IQ4_XS", "model-IQ4_XS.gguf"),
+        ("UD-Q2_K", "model-UD-Q2_K.gguf"),
+    ],
+)
+def test_the_one_file_that_says_a_quantisation_is_chosen(quantisation: str, file: str) -> None:
+    """Red when a longer name is taken for a shorter one, or a projector for a model."""
+    assert chosen("a/b", FILES, quantisation) == file
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "told"),
+    [
+        ("Q4_K", "no file of this quantisation (BF16/model-BF16-00001-of-00002.gguf, "),
+        ("4_XS", "no file of this quantisation"),
+        ("Q2_K", "several files of this quantisation (model-Q2_K.gguf, model-UD-Q2_K.gguf)"),
+        ("BF16", "is of several parts in the hub"),
+    ],
+)
+def test_a_quantisation_that_is_not_one_file_is_told(quantisation: str, told: str) -> None:
+    """Red when one is guessed, or a part of a model is loaded as the whole."""
+    with pytest.raises(ModelLoadError) as caught:
+        chosen(f"a/b:{quantisation}", FILES, quantisation)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ModelLoadError, match="no GGUF files at all"):
+        chosen("a/b:Q4_0", ["model.safetensors"], "Q4_0")
+
+
+def test_other_names_are_not_the_hubs() -> None:
+    """Red when a path with a colon is looked for in the net."""
+    for name in ("user/repo", "model.gguf", "./a:b", "C:/models/a:b", "repo:Q4_0"):
+        assert find_in_hub(name) is None
+
+
+@contextmanager
+def hub(repo: str, files: dict[str, bytes]) -> Iterator[str]:
+    """The address of a hub with one repository, as far as its API is asked for files."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            name = path.removeprefix(f"/{repo}/resolve/").partition("/")[2]
+            if path.startswith(f"/api/models/{repo}/tree/"):
+                listed = [
+                    {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+                    for name, content in files.items()
+                ]
+                self._answer(json.dumps(listed).encode(), "application/json")
+            elif path.startswith(f"/{repo}/resolve/") and name in files:
+                self._answer(files[name], "application/octet-stream")
+            else:
+                self.send_error(404)
+
+        def _answer(self, content: bytes, kind: str) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", '"' + "a" * 40 + '"')
+            self.send_header("X-Repo-Commit", commit)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, *given: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+PROGRAM = """
+import sys
+from engine.errors import EngineError
+from engine.loading import load_model
+try:
+    given = {"dtype": "auto", "device": "cpu", "max_model_len": 64, "chunk": 16}
+    print(load_model(sys.argv[1], **given).precision)
+except EngineError as error:
+    print(error)
+"""
+
+
+def test_a_file_is_downloaded_once_and_found_without_the_hub(tmp_path: Path) -> None:
+    """Red when a repository's file is not found as its API lists it, or is asked for every time."""
+    shape = {"vocab_size": len(gguf_files.tokens()), "hidden_size": 64, "intermediate_size": 96}
+    file = gguf_files.write(tmp_path / "model.gguf", make_network(**shape), "Q4_0")
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+
+    def told(name: str, **changes: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM, name],
+            env=environment | changes,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    with hub("user/repo", {"README.md": b"-", "model-Q4_0.gguf": file.read_bytes()}) as address:
+        assert "name='int4'" in told("user/repo:Q4_0", HF_ENDPOINT=address)
+        assert "no file of this quantisation (model-Q4_0.gguf)" in told(
+            "user/repo:Q8_0", HF_ENDPOINT=address
+        )
+        assert "cannot be had from the hub" in told("user/other:Q8_0", HF_ENDPOINT=address)
+    assert "name='int4'" in told("user/repo:Q4_0", HF_HUB_OFFLINE="1")

@@ -1,0 +1,201 @@
+"""Checkpoints of tiny random models as others quantise them, packed by loops as their code packs.
+
+The codes are random, since only what they stand for matters: the network takes those numbers, so
+that it is the one that the files hold.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from tests.checkpoints import make_network
+
+GROUP = 32
+SHAPE = {"hidden_size": 64, "intermediate_size": 128}
+Packed = tuple[dict[str, Tensor], Tensor]
+"""A layer's tensors by the last parts of their names, and the weight (out, in) that they are."""
+
+
+def words(codes: NDArray[Any], bits: int, order: Sequence[int] | None = None) -> Tensor:
+    """Codes (rows, n) in words of 32 bits; in place i of each is the `order[i]`-th of its codes."""
+    num = 32 // bits
+    packed = np.zeros((len(codes), codes.shape[1] // num), np.uint32)
+    for word in range(packed.shape[1]):
+        for place in range(num):
+            at = word * num + (order[place] if order else place)
+            packed[:, word] |= codes[:, at].astype(np.uint32) << np.uint32(bits * place)
+    return torch.from_numpy(packed.view(np.int32))
+
+
+def gptq(
+    generator: np.random.Generator, out: int, size: int, bits: int = 4, **about: Any
+) -> Packed:
+    """Words below one another, and one less than the zeros, unless it is of the second version."""
+    codes, scales, zeros = _affine(generator, out, size, bits)
+    order = np.arange(size) // GROUP
+    if about.get("desc_act"):
+        order = generator.permutation(order)
+    weight = (codes.astype(np.int32) - zeros[:, order]) * scales.astype(np.float32)[:, order]
+    below = 0 if about.get("checkpoint_format") == "gptq_v2" else 1
+    parts = {
+        "qweight": words(codes, bits).T.contiguous(),
+        "qzeros": words((zeros - below).T % 2**bits, bits),
+        "scales": torch.from_numpy(scales.T.copy()),
+        "g_idx": torch.from_numpy(order.astype(np.int32)),
+    }
+    return parts, torch.from_numpy(weight)
+
+
+def awq(generator: np.random.Generator, out: int, size: int, **about: Any) -> Packed:
+    """Words side by side along the outputs, whose even ones come first."""
+    codes, scales, zeros = _affine(generator, out, size, 4)
+    order = np.arange(size) // GROUP
+    weight = (codes.astype(np.int32) - zeros[:, order]) * scales.astype(np.float32)[:, order]
+    places = (0, 2, 4, 6, 1, 3, 5, 7)
+    parts = {
+        "qweight": words(codes.T, 4, places),
+        "qzeros": words(zeros.T, 4, places),
+        "scales": torch.from_numpy(scales.T.copy()),
+    }
+    return parts, torch.from_numpy(weight)
+
+
+def in_words(
+    generator: np.random.Generator, out: int, size: int, bits: int = 4, **about: Any
+) -> Packed:
+    """compressed-tensors' `pack-quantized`: codes of a sign, to which half of their range is added.
+
+    Zeros, if there are any, are in words below one another.
+    """
+    codes, scales, zeros = _affine(generator, out, size, bits)
+    half = 2 ** (bits - 1)
+    if about.get("symmetric", True):
+        zeros = np.full_like(zeros, half)
+    signed, zero_points = codes.astype(np.int32) - half, zeros.astype(np.int32) - half
+    order = np.arange(size) // GROUP
+    weight = (signed - zero_points[:, order]) * scales.astype(np.float32)[:, order]
+    parts = {
+        "weight_packed": words(codes, bits),
+        "weight_scale": torch.from_numpy(scales),
+        "weight_shape": torch.tensor([out, size]),
+    }
+    if not about.get("symmetric", True):
+        parts["weight_zero_point"] = words(zeros.T, bits).T.contiguous()
+    return parts, torch.from_numpy(weight)
+
+
+def in_bytes(generator: np.random.Generator, out: int, size: int, **about: Any) -> Packed:
+    """compressed-tensors' `int-quantized`: a scale for each output."""
+    codes = generator.integers(-127, 128, (out, size)).astype(np.int8)
+    codes[0, 0] = -128
+    scales = torch.from_numpy(generator.uniform(0.001, 0.002, (out, 1))).bfloat16()
+    weight = torch.from_numpy(codes).float() * scales.float()
+    return {"weight": torch.from_numpy(codes), "weight_scale": scales}, weight
+
+
+def in_floats(generator: np.random.Generator, out: int, size: int, **about: Any) -> Packed:
+    """compressed-tensors' `float-quantized`: a scale for each output, and one that inputs need."""
+    values = torch.from_numpy(generator.normal(0, 100, (out, size))).to(torch.float8_e4m3fn)
+    scales = torch.from_numpy(generator.uniform(0.001, 0.002, (out, 1))).bfloat16()
+    parts = {"weight": values, "weight_scale": scales, "input_scale": torch.ones(1)}
+    return parts, values.float() * scales.float()
+
+
+def in_blocks(generator: np.random.Generator, out: int, size: int, **about: Any) -> Packed:
+    """FP8 as DeepSeek publishes it, with one scale for a block, of which the last are not whole."""
+    values = torch.from_numpy(generator.normal(0, 100, (out, size))).to(torch.float8_e4m3fn)
+    high, wide = about["weight_block_size"]
+    scales = torch.from_numpy(generator.uniform(0.001, 0.002, (-(-out // high), -(-size // wide))))
+    scales = scales.float()
+    weight = torch.empty(out, size)
+    for i in range(out):
+        for j in range(size):
+            weight[i, j] = values[i, j].float() * scales[i // high, j // wide]
+    return {"weight": values, "weight_scale_inv": scales}, weight
+
+
+def _affine(
+    generator: np.random.Generator, out: int, size: int, bits: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    codes = generator.integers(1 if bits == 8 else 0, 2**bits, (out, size)).astype(np.uint8)
+    codes[0, 0] = 0  # which in 8 bits has no opposite, and is rare
+    scales = generator.uniform(0.2, 0.4, (out, size // GROUP)) / 2**bits
+    zeros = generator.integers(1, 2**bits, scales.shape).astype(np.int32)
+    return codes, scales.astype(np.float16), zeros
+
+
+def compressed(kind: str, **weights: Any) -> dict[str, Any]:
+    """What a configuration says of compressed-tensors."""
+    group = {"targets": ["Linear"], "weights": weights}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": kind,
+        "config_groups": {"group_0": group},
+        "ignore": ["lm_head"],
+    }
+
+
+_GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False}
+_AWQ = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}
+FORMATS: Mapping[str, tuple[Callable[..., Packed], dict[str, Any], dict[str, Any]]] = {
+    "gptq": (gptq, _GPTQ, {}),
+    "gptq_v2": (gptq, {**_GPTQ, "checkpoint_format": "gptq_v2"}, {}),
+    "gptq in 8 bits": (gptq, {**_GPTQ, "bits": 8}, {}),
+    "gptq in order": (gptq, {**_GPTQ, "desc_act": True}, {}),
+    "awq": (awq, _AWQ, {}),
+    "words of 4 bits": (in_words, compressed("pack-quantized", num_bits=4, group_size=GROUP), {}),
+    "words of 8 bits": (
+        in_words,
+        compressed("pack-quantized", num_bits=8, group_size=GROUP),
+        {"bits": 8},
+    ),
+    "words with zeros": (
+        in_words,
+        compressed("pack-quantized", num_bits=4, group_size=GROUP),
+        {"symmetric": False},
+    ),
+    "bytes": (in_bytes, compressed("int-quantized", num_bits=8), {}),
+    "floats": (in_floats, compressed("float-quantized", num_bits=8), {}),
+    "blocks": (in_blocks, {"quant_method": "fp8", "weight_block_size": [48, 48]}, {}),
+}
+"""By name: who packs, what the configuration says, and what else who packs must know."""
+KEPT = {
+    "gptq": 4,
+    "gptq_v2": 4,
+    "awq": 4,
+    "words of 4 bits": 4,
+    "words of 8 bits": 8,
+    "words with zeros": 4,
+    "bytes": 8,
+}
+"""In how many bits codes are taken as they are."""
+IN_8_BITS = ("gptq in 8 bits", "words of 8 bits", "bytes")
+
+
+def save(folder: Path, kind: str, **shape: Any) -> PreTrainedModel:
+    """Write such a checkpoint; returns the network that it is."""
+    pack, about, more = FORMATS[kind]
+    network = make_network(**{**SHAPE, **shape})
+    generator = np.random.default_rng(0)
+    tensors: dict[str, Tensor] = {}
+    for key, weight in network.named_parameters():
+        if "_proj." not in key:
+            tensors[key] = weight.detach().clone()
+            continue
+        parts, plain = pack(generator, *weight.shape, **{**about, **more})
+        weight.data = plain
+        path = key.removesuffix(".weight")
+        tensors |= {f"{path}.{leaf}": part.contiguous() for leaf, part in parts.items()}
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = network.config.to_dict() | {"quantization_config": about}
+    (folder / "config.json").write_text(json.dumps(config, default=str))
+    return network
