@@ -3,6 +3,7 @@
 # own, and a part that fails or runs late stops none of the others.
 #
 #   benchmarks/gpu.sh RESULTS [PART ...]       parts: tests passes paper step load (these) attention
+#                                              hybrids
 #   benchmarks/gpu.sh --smoke RESULTS          a rehearsal on any machine, whose speeds say nothing
 #
 # RESULTS gets at most eight files, what was printed in gpu.log; weights and samples go to WORK.
@@ -14,7 +15,7 @@ python=${PYTHON:-python3}
 
 smoke=""
 [ "${1:-}" = --smoke ] && { smoke=yes; shift; }
-[ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
 mkdir -p "$1"
 results=$(cd "$1" && pwd)
 shift
@@ -57,6 +58,8 @@ if [ -n "$smoke" ]; then
         --trees 8/2 --prompt 16 --compile never --json "$results/step.json"
     part load 100 "$python" benchmarks/load.py --device cpu --texts 1,2 --tokens 8 --rounds 1 \
         --compile never --json "$results/load.json"
+    part hybrids 100 "$python" -m benchmarks.hybrids --device cpu --shapes tiny --dtype float32 \
+        --rounds 1 --texts 1 2 --compile never --json "$results/hybrids.json"
 else
     # Compiling kernels for every shape takes most of the time of the tests.
     at_once=()
@@ -73,6 +76,8 @@ else
         --texts 1,4,8 --rounds 3 --tokens 64 "${prompts[@]}" --json "$results/load.json"
     part attention 60 "$python" benchmarks/attention.py --models llama-8b --widths 1 16 64 \
         --prefixes 512 8192 --rounds 10 --json "$results/attention.json"
+    part hybrids 180 "$python" -m benchmarks.hybrids --device cuda --dtype bfloat16 \
+        --json "$results/hybrids.json"
 fi
 echo "==> done in $SECONDS s${failed:+; failed:$failed}" | tee -a "$log"
 [ -z "$failed" ]

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from torch import Tensor
+
 from engine.geometry import SPARE_ROWS, strip_rows
 from engine.kv_cache import Cache, Kept, KVCache, kept_by
 from engine.memory import num_that_fit, require
-from engine.recurrent import SeatState, States, seat_bytes
+from engine.recurrent import SeatState, States, seat_bytes, spare_bytes
 from engine.rows import Rows, Seated
 
 LEAST_COPY = 16
@@ -37,7 +39,7 @@ class Strips:
         size, kept = strip_rows(max_model_len), kept_by(probe)
         capacity = num_seats * size + SPARE_ROWS
         require(
-            capacity * _row_bytes(kept) + num_seats * _seat_bytes(kept),
+            capacity * _row_bytes(kept) + num_seats * _seat_bytes(kept) + _spare_bytes(kept),
             kept.rows[0].device,
             f"a cache of {num_seats} x {size} rows",
             "choose a lower max_model_len, or a lower max_running.",
@@ -54,6 +56,11 @@ class Strips:
         ]
         self.spare = Rows(num_seats * size, SPARE_ROWS, seat=num_seats)
         """Where the rows lie that nobody reads."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that passes read and write: the cache's rows and what is kept in place of rows."""
+        return [*self.cache.rows, *(self.states.tensors if self.states else ())]
 
     def of(self, text: Seated) -> Rows:
         """The rows of a text; when it comes to sit, whatever is known of it already."""
@@ -141,6 +148,15 @@ def _row_bytes(kept: Kept) -> int:
 
 def _seat_bytes(kept: Kept) -> int:
     """Of what a seat has beside its rows."""
+    return seat_bytes(*_state_sizes(kept)) if kept.states else 0
+
+
+def _spare_bytes(kept: Kept) -> int:
+    """Of what the spare seat has."""
+    return spare_bytes(*_state_sizes(kept)) if kept.states else 0
+
+
+def _state_sizes(kept: Kept) -> tuple[int, int]:
+    """Bytes of the states of a text in all layers that have any, and of what a row changes."""
     layers = kept.states.values()
-    state_bytes = sum(layer.num_bytes for layer in layers)
-    return seat_bytes(state_bytes, sum(layer.row_bytes for layer in layers)) if layers else 0
+    return sum(each.num_bytes for each in layers), sum(each.row_bytes for each in layers)

@@ -22,7 +22,7 @@ def room_for(rows: Rows, widest: int | None) -> int | None:
 
     One less for a long text, whose passes may need a row of padding behind its boundary.
     """
-    rooms = [room for room in (widest, rows.state.widest) if room is not None]
+    rooms = [room for room in (widest, rows.state.most_rows) if room is not None]
     return min(rooms) - rows.is_long if rooms else None
 
 

@@ -126,4 +126,5 @@ def _mamba2(
     groups = values.shape[1] // B.shape[1]
     keys, queries = (each.float().repeat_interleave(groups, dim=1) for each in (B, C))
     asked = Asked(queries, keys, values * steps[..., None], A.float() * steps)
-    return states.recur(asked)[0] + D[:, None] * values
+    # Its states have values on the left.
+    return states.turned().recur(asked)[0] + D[:, None] * values
