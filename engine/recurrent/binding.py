@@ -8,7 +8,6 @@ proven when a model is loaded (`Model.check_seam`).
 
 import inspect
 from collections.abc import Callable
-from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -73,12 +72,21 @@ def _forward(kind: type[nn.Module]) -> FunctionType | None:
     return function if isinstance(function, FunctionType) else None
 
 
+def _beside(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Ours, which is given the stock one first."""
+
+    def call(*given: Any, **named: Any) -> Any:  # torch's compiler cannot follow a `partial`
+        return ours(stock, *given, **named)
+
+    return call
+
+
 def _over_ours(kind: type[nn.Module]) -> FunctionType:
     """The same code, whose functions are ours where there is one."""
     forward = _forward(kind)
     assert forward is not None
     known = forward.__globals__
-    ours = {name: partial(ours, known[name]) for name, ours in _OURS.items() if name in known}
+    ours = {name: _beside(known[name], ours) for name, ours in _OURS.items() if name in known}
     bound = FunctionType(
         forward.__code__,
         {**known, **ours},

@@ -96,18 +96,18 @@ class Lineage:
         first = own[:, 0]
         start, seats = self._numbers[first], self._seats[first]
         column = torch.arange(own.shape[1], device=own.device)
-        behind = torch.cat([earlier.expand(len(own), -1), start[:, None] + column], dim=1)
-        is_row = own - own[:, :1] == column
-        is_there = torch.cat([earlier < start[:, None], is_row], dim=1)
+        behind = torch.cat([earlier.expand(own.shape[0], -1), start[:, None] + column], dim=1)
+        is_row, is_known = own - own[:, :1] == column, earlier < start[:, None]
+        is_there = torch.cat([is_known, is_row], dim=1)
         bits = _bits(self._visible[own], behind[:, None])
-        is_other = torch.nn.functional.pad(self._seats[1:] != self._seats[:-1], (1, 0))
-        text = is_other.cumsum(0)
+        before = (torch.arange(self._seats.shape[0], device=own.device) - 1).clamp(min=0)
+        text = (self._seats != self._seats[before]).cumsum(0)
         return Forest(
             own,
             text * own.shape[1] + self._numbers - start[text],
             bits & is_there[:, None] & is_row[:, :, None],
             seats,
-            kept_at(seats[:, None], earlier),
+            kept_at(seats[:, None], torch.where(is_known, earlier, 0)),
             kept_at(self._seats, self._numbers),
         )
 

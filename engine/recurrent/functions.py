@@ -28,6 +28,8 @@ def convolution(
     if not isinstance(inputs, Windows):
         return stock(inputs, weight, bias, **kwargs)
     activation = {name: kwargs[name] for name in ("activation",) if name in kwargs}
+    if bias is not None:
+        bias = bias.to(inputs.inputs.dtype)  # which differ where a pass is tried in a higher one
     return stock(inputs.inputs, weight, bias, **activation)[..., -1].T[None]
 
 

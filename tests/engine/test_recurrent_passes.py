@@ -13,6 +13,7 @@ from engine import attention
 from engine.acceleration import run_by
 from engine.decoder import Decoder
 from engine.drafting.sources import LookupSource
+from engine.geometry import NUM_BYTES
 from engine.loading import read_limits
 from engine.model import Model
 from engine.passes import CapturedRunner, CompiledRunner, Form, PassInputs
@@ -128,18 +129,18 @@ def test_texts_over_compiled_passes_are_those_of_plain_decoding(
     paths, or a package keeps what it should have written."""
     model, rng = compiled(architecture), random.Random(architecture)
     decoder = Decoder(model, recycle(12, LookupSource("look-up")))
-    alone = Decoder(model)
+    alone, num_drafted = Decoder(model), 0
     for _ in range(3):
         request = random_request(rng)
         steps, finished = run(decoder, request, "always")
-        assert finished.stats.num_draft_tokens > 0 or not steps
+        num_drafted += finished.stats.num_draft_tokens
         assert token_ids(steps) == token_ids(run(alone, request, "off")[0])
     requests = requests_of(rng, 6)
     texts, cut, most = play_together(decoder, requests, rng)
     for request in requests:
         expected, got = token_ids(run(alone, request, "off")[0]), texts[request.request_id]
         assert got == (expected[: len(got)] if request.request_id in cut else expected), request
-    assert most > 1
+    assert most > 1 and num_drafted > 0
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -241,7 +242,8 @@ def test_fast_passes_that_keep_or_read_other_rows_are_refused(
     assert states is not None
     before = [each for seat in states.seats for each in states.copy(seat)]
     prove(Broken(model, nothing), model.function, model._example, (1, 8))
-    for width in (1, 8, 64):
+    # Of a tree in one pass nothing has been scored before.
+    for width in (1, 8) if break_it is wrong_sights else (1, 8, 64):
         with pytest.raises(WrongPassError):
             prove(Broken(model, break_it), model.function, model._example, (width,))
     after = [each for seat in states.seats for each in states.copy(seat)]
@@ -262,7 +264,7 @@ def test_rows_by_their_texts_are_the_rows_of_a_pass(texts: list[tuple[int, int]]
     states = States({0: KeptByLayer(window, torch.zeros(1, 1, 2, 2))}, [1], 4, strip)
     zeros = [0] * len(slots)
     rows = torch.tensor([zeros, slots, zeros, zeros, prefixes])
-    visible = torch.full((len(slots), 8), 255, dtype=torch.uint8)
+    visible = torch.full((len(slots), NUM_BYTES), 255, dtype=torch.uint8)
     for sizes in (None, states.sizes(len(slots))[1]):
         grouping = states.grouping(rows, sizes)
         made = forest.Lineage(rows, visible, grouping, strip).forest()
