@@ -269,6 +269,7 @@ def main() -> None:
     """Print what is measured, and keep it if a file is named."""
     arguments = _parse()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     document: dict[str, Any] = {"machine": machine(), "engines": {}}
     print(machine(), flush=True)
     for shape in arguments.shapes:

@@ -99,7 +99,7 @@ class _Trial:
             *(_Written(place, 2, slots) for place in range(len(rows))),
             *(_Written(len(rows) + place, 0, each.to(device)) for place, each in written),
         ]
-        self._tensors = tensors
+        self._tensors, self._num_turns = tensors, 2 if function.states else 1
         inputs, extra = self._part(0, num_judged)
         given = [each.to(device) for each in (*inputs, *function.grouping(inputs.rows), *extra)]
         narrow = rows[0].dtype
@@ -121,8 +121,9 @@ class _Trial:
         """Raise WrongPassError unless rows come out right in passes of this width."""
         for each in self._written:
             self._tensors[each.place].index_fill_(each.axis, each.rows, 0.0)
-        # One row that chooses otherwise tells nothing.
-        num_rows = max(width, _FEW) if self._has_choices else width
+        # One row that chooses otherwise tells nothing; what rows change is read by a later pass.
+        num_rows = max(width, _FEW) if self._has_choices else width * self._num_turns
+        num_rows = min(num_rows, self._inputs.width)
         starts = range(0, num_rows, width)
         parts = [fast.run(*self._part(start, start + width)) for start in starts]
         outputs = [torch.cat(each) for each in zip(*parts, strict=True)]

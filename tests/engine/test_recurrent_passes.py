@@ -1,6 +1,7 @@
 """Passes over layers that keep a state, in every form: figures of eager ones, and their texts."""
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -54,7 +55,8 @@ def compiled(cache: object, tmp_path_factory: pytest.TempPathFactory) -> Compile
         if architecture not in models:
             model = models[architecture] = over_kernels(architecture)
             runner = run_by(model, CompiledRunner)
-            runner.compile(folder)
+            with warnings.catch_warnings(action="ignore"):  # of torch's compiler about torch
+                runner.compile(folder)
             assert runner.take_package(folder), runner.refusal
         return models[architecture]
 
