@@ -98,14 +98,15 @@ class Lineage:
         column = torch.arange(own.shape[1], device=own.device)
         behind = torch.cat([earlier.expand(own.shape[0], -1), start[:, None] + column], dim=1)
         is_row, is_known = own - own[:, :1] == column, earlier < start[:, None]
-        is_there = torch.cat([is_known, is_row], dim=1)
-        bits = _bits(self._visible[own], behind[:, None])
+        # In integers: torch's compiler for CPUs makes wrong code of truths that it puts together.
+        is_there = torch.cat([is_known.long(), is_row.long()], dim=1)
+        sees = _bits(self._visible[own], behind[:, None]) & is_there[:, None] & is_row[..., None]
         before = (torch.arange(self._seats.shape[0], device=own.device) - 1).clamp(min=0)
         text = (self._seats != self._seats[before]).cumsum(0)
         return Forest(
             own,
             text * own.shape[1] + self._numbers - start[text],
-            bits & is_there[:, None] & is_row[:, :, None],
+            sees > 0,
             seats,
             kept_at(seats[:, None], torch.where(is_known, earlier, 0)),
             kept_at(self._seats, self._numbers),
@@ -115,14 +116,14 @@ class Lineage:
         """Of a convolution that sees so many rows."""
         own, earlier = self._grouping
         row = torch.arange(earlier.shape[0] + own.shape[1], device=own.device)
-        seen = torch.nn.functional.pad(_bits(self._visible, row), (size - 1, 0), value=True)
-        column = torch.arange(seen.shape[1], device=own.device)
-        found = [self._numbers + size - 1]
+        seen, found = _bits(self._visible, row) > 0, [self._numbers]
         for _ in range(size - 1):
-            is_before = seen & (column < found[-1][:, None])
-            found.append(torch.where(is_before, column, 0).amax(dim=1))
-        begin = kept_at(self._seats, 1 - size, size - 1)
-        return Paths(begin + found[0], torch.stack(found[::-1], dim=1) + begin[:, None])
+            last = found[-1]
+            parent = torch.where(seen & (row < last[:, None]), row, -1).amax(dim=1)
+            found.append(torch.where(last < 0, last - 1, parent))
+        numbers = torch.stack(found[::-1], dim=1)
+        windows = kept_at(self._seats[:, None], numbers, size - 1)
+        return Paths(windows[:, -1], windows)
 
 
 def numbers_and_seats(rows: Tensor, strip: int) -> tuple[Tensor, Tensor]:
@@ -137,6 +138,7 @@ def kept_at(seats: Tensor, numbers: Tensor | int, ahead: int = 0) -> Tensor:
 
 
 def _bits(packed: Tensor, column: Tensor) -> Tensor:
-    """Bits of these columns (..., columns) of each row (..., bytes), the lowest of a byte first."""
+    """Bits of these columns (..., columns) of each row (..., bytes), the lowest of a byte first, as
+    numbers."""
     column = column.expand(*packed.shape[:-1], column.shape[-1])
-    return ((packed.gather(-1, column >> 3) >> (column & 7)) & 1).bool()
+    return (packed.gather(-1, column >> 3).long() >> (column & 7)) & 1

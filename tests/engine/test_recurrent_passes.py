@@ -17,7 +17,7 @@ from engine.drafting.sources import LookupSource
 from engine.geometry import NUM_BYTES
 from engine.loading import read_limits
 from engine.model import Model
-from engine.passes import CapturedRunner, CompiledRunner, Form, PassInputs
+from engine.passes import CompiledRunner, Form, PassInputs
 from engine.passes.proof import WrongPassError, prove
 from engine.recurrent import KeptByLayer, States, forest
 from engine.rows import Tokens
@@ -25,7 +25,7 @@ from engine.tree import TokenTree
 from engine.weights import lay_out
 from tests.checkpoints import HYBRIDS, VOCAB_SIZE, make_model, make_network
 from tests.engine.setups import in_float32, random_request, recycle, run, token_ids
-from tests.engine.test_captured import DEVICES, again, capture
+from tests.engine.test_captured import DEVICES, capture
 from tests.engine.test_company import play as play_together
 from tests.engine.test_company import requests_of
 
@@ -156,19 +156,6 @@ def test_captured_passes_score_forests_as_eager_ones_do(architecture: str, devic
         model.strips.forget()
         scorers = [model, on(device, architecture)]
         assert worst_difference(scorers, random.Random(seed)) < CLOSE
-
-
-def test_layers_that_keep_a_state_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Red when one breaks the compiler's graph: then passes are captured as they are, with a
-    warning that nobody reads."""
-    monkeypatch.setattr("engine.passes.fused._COMPILER", "aot_eager")
-    torch._dynamo.reset()
-    for architecture in ("lfm2", "qwen3_5_text"):
-        model = on("cpu", architecture)
-        runner = run_by(model, CapturedRunner)
-        assert runner.capture(0.0, again, is_fused=True)
-        assert runner._is_fusible
-        assert worst_difference([model, on("cpu", architecture)], random.Random(0)) < CLOSE
 
 
 def wrong_rows(monkeypatch: pytest.MonkeyPatch) -> None:
