@@ -220,8 +220,8 @@ refused by name, and so is a network without any attention. Beside models of att
   counts states, copies and all rows.
 - **Passes** are compiled on a CPU and captured on a GPU as others are: what rows change lies in
   memory of a fixed size, 256 rows for each seat. So many rows of a prompt are read at once, and a
-  tree has fewer nodes: larger budgets are refused. On a GPU every pass of such a draft waits for
-  the host.
+  tree has fewer nodes: larger budgets are refused. On a GPU they are captured as they are, not
+  fused first, and every pass of such a draft waits for the host.
 - **Figures** are those of plain decoding up to rounding, not to the bit: a state that has taken a
   row in adds in another order than a tree that has not.
 - **Memory.** Of the shape of Qwen3.5-0.8B in float32 a state is 20.2 MB and a node's row 0.74: a
