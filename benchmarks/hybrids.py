@@ -90,7 +90,9 @@ def loaded(shape: str, dtype: str, arguments: argparse.Namespace) -> Iterator[En
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         torch.manual_seed(0)
         config = SHAPES[shape]
-        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        network = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, trust_remote_code=False
+        )
         network.save_pretrained(folder)
         del network
         yield Engine.load(
