@@ -24,6 +24,8 @@ _NEEDED = {
     "update_recurrent_state": [{*_DELTA}, {*_MAMBA2}],
 }
 """By what a layer says to the cache, the functions, one set of them, in which it must do that."""
+_ASKED = "get_conv_state"
+"""What it must ask the cache for."""
 
 
 _OURS: dict[str, Callable[..., Any]] = {
@@ -63,6 +65,11 @@ def _is_linear(kind: type) -> bool:
         others = [each.__name__ for each in called if inspect.isfunction(each)]
         told = f", but by {', '.join(others)}" if others else ""
         raise ModelLoadError(f"{kind.__name__} does not do that by functions known here{told}")
+    if kept and _ASKED not in names:
+        raise ModelLoadError(
+            f"{kind.__name__} asks its cache for the state in a way that is not known here: "
+            "install another release of transformers, such as 5.23"
+        )
     return bool(kept)
 
 

@@ -308,6 +308,28 @@ def test_a_function_of_another_name_is_refused() -> None:
         check_layers(room)
 
 
+def test_a_layer_that_asks_its_cache_in_another_way_is_refused() -> None:
+    """Red when it is known by its functions alone: an older transformers has the same, and fails
+    where nobody can tell why."""
+
+    class Older(nn.Module):
+        def forward(self, states: Tensor, cache: Any) -> object:
+            if cache.has_previous_state(0):
+                return cache.update_conv_state(causal_conv1d_fn(states), 0)
+            return states
+
+    Older.__module__ = "older"
+    room = ModuleType("older")
+    room.Older = Older  # type: ignore[attr-defined]
+    with pytest.raises(ModelLoadError, match=r"Older asks its cache .* another release"):
+        check_layers(room)
+
+
+def causal_conv1d_fn(states: Tensor) -> Tensor:
+    """A function that is known by name."""
+    return states
+
+
 def chunk_rule(states: Tensor) -> Tensor:
     """A function that nobody knows."""
     return states
