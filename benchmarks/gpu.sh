@@ -3,7 +3,7 @@
 # own, and a part that fails or runs late stops none of the others.
 #
 #   benchmarks/gpu.sh RESULTS [PART ...]       parts: tests passes paper step load (these) attention
-#                                              integers, by the paper's target if it is there
+#                                              hybrids, integers by the paper's target if it is there
 #   benchmarks/gpu.sh --smoke RESULTS          a rehearsal on any machine, whose speeds say nothing
 #
 # RESULTS gets at most eight files, what was printed in gpu.log; weights and samples go to WORK.
@@ -63,6 +63,8 @@ if [ -n "$smoke" ]; then
         --compile never --json "$results/load.json"
     part integers 100 "$python" benchmarks/passes.py --device cpu --dtype bfloat16 int8 int4 \
         --forms stock --draft "" --head "" --rounds 2 --context 32 --json "$results/integers.json"
+    part hybrids 100 "$python" -m benchmarks.hybrids --device cpu --shapes tiny --dtype float32 \
+        --rounds 1 --texts 1 2 --compile never --json "$results/hybrids.json"
 else
     # Compiling kernels for every shape takes most of the time of the tests.
     at_once=()
@@ -82,6 +84,8 @@ else
     part integers 90 "$python" benchmarks/passes.py --device cuda --dtype bfloat16 int8 int4 \
         --model "$target" --forms captured --draft "" --head "" --rounds 5 \
         --json "$results/integers.json"
+    part hybrids 180 "$python" -m benchmarks.hybrids --device cuda --dtype bfloat16 \
+        --json "$results/hybrids.json"
 fi
 echo "==> done in $SECONDS s${failed:+; failed:$failed}" | tee -a "$log"
 [ -z "$failed" ]

@@ -23,6 +23,10 @@ NUM_BYTES = (MAX_TREE_ROWS + MAX_WIDTH) // 8
 SPARE_ROWS = MAX_WIDTH
 """Behind all texts, for rows that nobody reads: padding, and passes that mean nothing."""
 
+MAX_STATE_ROWS = 256
+"""Rows of a text behind its committed ones, where some layers have a state: a tree's, or those of
+a prompt that are read at once."""
+
 
 def strip_rows(max_model_len: int) -> int:
     """The rows of a cache that one text needs, with a tree behind it."""

@@ -137,24 +137,12 @@ class _Probe(DynamicCache):
         return recurrent_states
 
 
-class PassRows(Cache):
-    """A cache's rows as one forward pass sees them: it writes `slots` and may read all.
+class _PassStates(Cache):
+    """What layers see that have `states`, by number, in place of rows."""
 
-    Made of tensors alone, so that a pass is a function that can be compiled, where no layers have
-    `states` in place of rows. `slots` are indices of rows, one for each token of the pass.
-    """
-
-    def __init__(
-        self, rows: Sequence[Tensor], slots: Tensor, states: StatesOfPass | None = None
-    ) -> None:
-        pairs = zip(rows[::2], rows[1::2], strict=True)
-        layers: list[Any] = [_PassLayer(keys, values, slots) for keys, values in pairs]
-        if states is not None:
-            self._states = states.by_layer
-            # Whoever has no rows asks for none.
-            numbered = dict(zip(states.with_rows, layers, strict=True))
-            layers = [numbered.get(n, layers[0]) for n in range(max(numbered) + 1)]
+    def __init__(self, layers: list[Any], states: Mapping[int, PassStates]) -> None:
         super().__init__(layers=layers)
+        self._states = states
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> None:
         """None, or one token alone would be read in another way than several."""
@@ -163,22 +151,49 @@ class PassRows(Cache):
         self, conv_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> Windows:
         """What the convolution sees at each row."""
-        return self._states[layer_idx].windows(conv_states)
+        return self._of(layer_idx).windows(conv_states)
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> PassStates:  # type: ignore[override]
         """What stands for the state where a layer's function is ours."""
-        return self._states[layer_idx]
+        return self._of(layer_idx)
 
     def update_recurrent_state(self, *args: object, **kwargs: object) -> None:  # type: ignore[override]
         """Nothing: the rows are known already, and become the state's when they are accepted."""
 
+    def _of(self, number: int) -> PassStates:
+        return self._states[number]
+
+
+class PassRows(_PassStates):
+    """A cache's rows as one forward pass sees them: it writes `slots` and may read all.
+
+    Made of tensors alone, so that a pass is a function that can be compiled. `slots` are indices of
+    rows, one for each token of the pass. Some layers may have `states` in place of rows.
+    """
+
+    def __init__(
+        self, rows: Sequence[Tensor], slots: Tensor, states: StatesOfPass | None = None
+    ) -> None:
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        layers: list[Any] = [_PassLayer(keys, values, slots) for keys, values in pairs]
+        if states is not None:
+            # Whoever has no rows asks for none.
+            numbered = dict(zip(states.with_rows, layers, strict=True))
+            count = max(*numbered, *states.by_layer) + 1
+            layers = [numbered.get(number, layers[0]) for number in range(count)]
+        super().__init__(layers, states.by_layer if states else {})
+
     def of_layer(self, number: int) -> "LayerRows":
-        """The rows of one layer alone, for a layer of whatever number."""
-        return LayerRows(layers=[self.layers[number]])
+        """What one layer alone keeps, for a layer of whatever number."""
+        own = {0: self._states[number]} if number in self._states else {}
+        return LayerRows([self.layers[number]], own)
 
 
-class LayerRows(Cache):
-    """The rows of one layer as that layer sees them, which need not say which one it is."""
+class LayerRows(_PassStates):
+    """What one layer keeps as that layer sees it, which need not say which one it is."""
+
+    def _of(self, number: int) -> PassStates:
+        return self._states[0]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object

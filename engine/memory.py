@@ -15,7 +15,7 @@ _MEMINFO = Path("/proc/meminfo")
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes that a network takes: of weights, for each row of a text, and for each seat beside."""
+    """Bytes that a network takes: once, for each row of a text, and for each seat beside these."""
 
     num_bytes: int = 0
     row_bytes: int = 0

@@ -16,7 +16,7 @@ from engine.kv_cache import Cache, PassRows
 from engine.masks import DenseMasks, Extent, PackedMasks
 from engine.parts import Part, num_logits, of_nodes, split
 from engine.passes import PassFunction, PassInputs
-from engine.recurrent import bind
+from engine.recurrent import Grouping, bind
 from engine.rows import Tokens
 from engine.scorer import ModelLimits, TreeScorer
 from engine.seam import check_far, without_cache
@@ -68,11 +68,14 @@ class CausalPass(PassFunction):
     ) -> tuple[Tensor, ...]:
         """Logits (width, vocabulary) and, of chosen layers, features (width, layers * hidden)."""
         ids, slots, positions = rows[:3, None]
-        kept = None if self.states is None else self.states.of_pass(rows[[1, 3, 4]], visible)
+        cache, kept = rest, None
+        if self.states is not None:
+            grouping, cache = Grouping(*rest[:2]), rest[2 : -len(self.states.tensors)]
+            kept = self.states.of_pass(rows, visible, grouping, rest[2 + len(cache) :])
         output = self.network(
             input_ids=ids,
             position_ids=positions,
-            past_key_values=PassRows(rest, slots[0], kept),
+            past_key_values=PassRows(cache, slots[0], kept),
             use_cache=True,
             logits_to_keep=num_logits,
             tree_masks=PackedMasks(rows[2:], visible, windowed, self.window, extents),

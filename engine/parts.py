@@ -171,8 +171,9 @@ def of_nodes(parts: Sequence[Part], logits: Tensor) -> Tensor:
 class Examples:
     """Makes arguments of passes that mean nothing: the first nodes of a tree.
 
-    `cache` are the rows of a cache, `extra` makes a network's own inputs for a width. Ids are below
-    `vocab_size`, positions below `max_positions`, `window` is that of sliding layers (0: none).
+    `cache` are the rows of a cache, and what is kept in place of rows; `extra` makes a network's
+    own inputs for a width. Ids are below `vocab_size`, positions below `max_positions`, `window` is
+    that of sliding layers (0: none).
     """
 
     cache: Sequence[Tensor]

@@ -125,7 +125,7 @@ class Rows:
 
     def add(self, tokens: Sequence[int], nodes: Sequence[int]) -> None:
         """Count in the rows that a pass has just written, of tokens and then of nodes."""
-        self.state.read(len(tokens))
+        self.state.read(len(tokens), len(nodes))
         self.tokens.extend(tokens)
         self.nodes.extend(nodes)
 
@@ -165,4 +165,3 @@ class Rows:
     def rollback(self) -> None:
         """Forget the tree's rows."""
         self.nodes, self.carried = [], {}
-        self.state.drop()

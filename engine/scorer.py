@@ -73,7 +73,7 @@ class TreeScorer(ABC):
             num_seats, self.max_model_len, function.probe, offset, limits.rope_boundary
         )
         sizes = (limits.vocab_size, self.max_model_len, limits.window)
-        self._example = Examples(self.strips.cache.rows, function.extra, *sizes)
+        self._example = Examples(self.strips.tensors, function.extra, *sizes)
         self._offset = offset
         self._runners: dict[str, EagerRunner] = {}
 

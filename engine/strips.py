@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from torch import Tensor
+
 from engine.geometry import SPARE_ROWS, strip_rows
 from engine.kv_cache import Cache, Kept, KVCache, kept_by
 from engine.memory import Needs, num_that_fit, require
-from engine.recurrent import SeatState, States, seat_bytes
+from engine.recurrent import SeatState, States, seat_bytes, spare_bytes
 from engine.rows import Rows, Seated
 
 LEAST_COPY = 16
@@ -40,7 +42,7 @@ class Strips:
         capacity = num_seats * size + SPARE_ROWS
         needs = needs_of(kept)
         require(
-            capacity * needs.row_bytes + num_seats * needs.seat_bytes,
+            capacity * needs.row_bytes + num_seats * needs.seat_bytes + needs.num_bytes,
             kept.rows[0].device,
             f"a cache of {num_seats} x {size} rows",
             "choose a lower max_model_len, or a lower max_running.",
@@ -57,6 +59,11 @@ class Strips:
         ]
         self.spare = Rows(num_seats * size, SPARE_ROWS, seat=num_seats)
         """Where the rows lie that nobody reads."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that passes read and write: the cache's rows and what is kept in place of rows."""
+        return [*self.cache.rows, *(self.states.tensors if self.states else ())]
 
     def of(self, text: Seated) -> Rows:
         """The rows of a text; when it comes to sit, whatever is known of it already."""
@@ -121,7 +128,7 @@ def plan_seats(
     """
     kept = kept_by(probe)
     device, needs = kept.rows[0].device, needs_of(kept) + beside
-    row_bytes, promised = needs.row_bytes, beside.num_bytes
+    row_bytes, promised = needs.row_bytes, needs.num_bytes
     most, shrunk = num_seats or _MOST_SEATS.get(device.type, _MOST_SEATS_ELSEWHERE), ""
     window = max_model_len or longest
     if max_model_len is None:
@@ -142,8 +149,10 @@ def plan_seats(
 
 
 def needs_of(kept: Kept) -> Needs:
-    """Of a row in all layers that have rows, and of what a seat has beside them."""
+    """Of a row in all layers that have rows, and of what seats, and the spare one, have beside."""
+    rows = sum(each.nbytes for each in kept.rows)
+    if not kept.states:
+        return Needs(row_bytes=rows)
     layers = kept.states.values()
-    state_bytes = sum(layer.num_bytes for layer in layers)
-    beside = seat_bytes(state_bytes, sum(layer.row_bytes for layer in layers)) if layers else 0
-    return Needs(row_bytes=sum(rows.nbytes for rows in kept.rows), seat_bytes=beside)
+    sizes = sum(each.num_bytes for each in layers), sum(each.row_bytes for each in layers)
+    return Needs(num_bytes=spare_bytes(*sizes), row_bytes=rows, seat_bytes=seat_bytes(*sizes))

@@ -22,9 +22,8 @@ def room_for(rows: Rows, widest: int | None) -> int | None:
 
     One less for a long text, whose passes may need a row of padding behind its boundary.
     """
-    own = rows.state.widest
-    room = own if widest is None else widest if own is None else min(own, widest)
-    return None if room is None else room - rows.is_long
+    rooms = [room for room in (widest, rows.state.most_rows) if room is not None]
+    return min(rooms) - rows.is_long if rooms else None
 
 
 def prompt_parts(

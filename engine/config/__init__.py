@@ -6,7 +6,7 @@ An unknown key is an error that names the nearest valid one.
 """
 
 from engine.config.engine import Compile, EngineConfig
-from engine.config.stage_list import STAGE_KINDS, below_drafter
+from engine.config.stage_list import STAGE_KINDS, below_drafter, most_nodes
 from engine.config.stages import (
     Dtype,
     HeadStageConfig,
@@ -29,4 +29,5 @@ __all__ = [
     "RecycleStageConfig",
     "StageConfig",
     "below_drafter",
+    "most_nodes",
 ]

@@ -53,20 +53,26 @@ def _stage(item: object, where: str) -> StageConfig:
 
 def check_stages(stages: Sequence[StageConfig], where: str) -> None:
     """Refuse a list whose order is wrong, or whose trees would outgrow the rows kept for them."""
-    num_calls = 1
-    for i, stage in enumerate(stages):
+    for i, (stage, num_rows) in enumerate(zip(stages, most_nodes(stages), strict=True)):
         if i and stage.reads_target:
             raise ConfigError(
                 f"{where}stages[{i}] is a {stage.name}: it reads the target, so it must be the "
                 "first stage.",
                 "stages",
             )
-        num_guesses = stages[i + 1].budget if i + 1 < len(stages) else MOST_FORCED
-        num_rows = stage.num_rows(num_calls, num_guesses)
         if num_rows > MAX_TREE_ROWS:
             raise ConfigError(
                 f"{where}stages[{i}] could make {num_rows} nodes in a step, more than "
                 f"{MAX_TREE_ROWS}: lower its budget, passes or width, or the budget below it.",
                 "stages",
             )
+
+
+def most_nodes(stages: Sequence[StageConfig]) -> list[int]:
+    """The most nodes that each stage may hold in a step."""
+    found, num_calls = [], 1
+    for i, stage in enumerate(stages):
+        num_guesses = stages[i + 1].budget if i + 1 < len(stages) else MOST_FORCED
+        found.append(stage.num_rows(num_calls, num_guesses))
         num_calls *= max(1, stage.passes)
+    return found

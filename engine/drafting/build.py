@@ -14,6 +14,7 @@ from engine.config import (
     NgramStageConfig,
     RecycleStageConfig,
     StageConfig,
+    most_nodes,
 )
 from engine.drafting.head import HeadModel
 from engine.drafting.head_checkpoint import load_head, names_head
@@ -30,10 +31,11 @@ from engine.drafting.sources import (
 )
 from engine.drafting.stage import Drafter
 from engine.errors import ConfigError, ModelLoadError
-from engine.geometry import MOST_FORCED
+from engine.geometry import MAX_STATE_ROWS, MOST_FORCED
 from engine.loading import Checkpoint
 from engine.model import Model
 from engine.names import resolve
+from engine.scorer import TreeScorer
 
 
 class StageBuilder:
@@ -66,6 +68,10 @@ class StageBuilder:
         for stage, name in zip(reversed(stages), reversed(names), strict=True):
             on_stage(stage)
             drafter = _BUILDERS[type(stage)](self, stage, name, drafter)
+        held = dict(zip(names, most_nodes(stages), strict=True))
+        _check_room("the target", self._target, drafter.budget)
+        for name, scorer in drafter.scorers().items():
+            _check_room(f"the stage {name}", scorer, held[name])
         return drafter
 
     def model(self, name: str, dtype: Dtype | None = None) -> Model:
@@ -193,6 +199,17 @@ def stage_names(stages: Sequence[StageConfig]) -> tuple[str, ...]:
 def layers_read(drafter: Drafter) -> tuple[int, ...]:
     """The target's layers whose hidden states these stages read."""
     return tuple(layer for each in drafter.scorers().values() for layer in each.layers_read)
+
+
+def _check_room(who: str, scorer: TreeScorer, num_nodes: int) -> None:
+    """Refuse trees that outgrow the rows that are kept beside states. Raises ConfigError."""
+    if scorer.function.states is not None and num_nodes >= MAX_STATE_ROWS:
+        raise ConfigError(
+            f"{who} may have to hold {num_nodes} nodes in a step, and a network whose layers keep "
+            f"a state holds fewer than {MAX_STATE_ROWS}: lower the budget, passes or width of its "
+            "stages.",
+            "stages",
+        )
 
 
 def _check_vocabulary(name: str, drafts: int, targets: int) -> None:

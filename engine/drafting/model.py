@@ -43,7 +43,8 @@ class ModelDrafter:
         self._below = below
         self._on_host = OnHost(config, model, name, vocab_size)
         self._expander: Expander = self._on_host
-        self._may_go_on = model.device.type == "cuda" and config.passes > 1
+        has_rows = model.function.states is None  # and nothing that a step's host must see
+        self._may_go_on = model.device.type == "cuda" and config.passes > 1 and has_rows
         self._prepare_device()
 
     def grow(self, step: Step, leaves: Sequence[int], budget: int) -> list[int]:

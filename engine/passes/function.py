@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from engine.kv_cache import Cache
 from engine.masks import Extent
-from engine.recurrent import States
+from engine.recurrent import Sizes, States
 
 Form = Literal["eager", "compiled", "captured"]
 
@@ -39,7 +39,8 @@ class PassInputs(NamedTuple):
 
 
 class Example(NamedTuple):
-    """Arguments of a function: the common inputs, the pass's own, and the rows of the cache."""
+    """Arguments of a function: the common inputs, the pass's own, and the rows of the cache, with
+    what layers keep in place of rows behind them."""
 
     inputs: PassInputs
     extra: Sequence[Tensor]
@@ -85,12 +86,14 @@ class PassFunction(nn.Module, ABC):
     states: States | None = None
     """What layers without rows keep in the cache, set by whoever makes that; None if all have."""
 
-    @property
-    def obstacle(self) -> str | None:
-        """Why its passes can be neither compiled nor captured, if so."""
-        if self.states is None:
-            return None
-        return "layers that keep a state are not yet a function of tensors alone"
+    def sizes(self, width: int) -> Sequence[Sizes | None]:
+        """Of all groupings of that width, those that must be known before, the smallest first."""
+        return (None,) if self.states is None else self.states.sizes(width)
+
+    def grouping(self, rows: Tensor, sizes: Sizes | None = None) -> Sequence[Tensor]:
+        """What it is given of a pass's `rows`, behind the common inputs, that the host must find
+        out; filled up to these sizes, if any."""
+        return () if self.states is None else self.states.grouping(rows, sizes)
 
     @property
     @abstractmethod
@@ -117,7 +120,8 @@ class PassFunction(nn.Module, ABC):
     ) -> tuple[Tensor, ...]:
         """The pass's outputs, logits (rows, vocabulary) first.
 
-        `rest` are the pass's own further inputs, (1, width, ...) each, and the rows of the cache.
+        `rest` are its `grouping`, the pass's own further inputs, (1, width, ...) each, and the rows
+        of the cache, with what layers keep in place of rows behind them.
         At least the last `num_logits` rows get logits; 0 means all rows. Who must write masks out
         reads the `extents` of the cache, text by text, or for all rows the whole cache.
         """

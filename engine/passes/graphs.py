@@ -5,7 +5,8 @@ that stay in place: inputs are copied in, and outputs are copied out before the 
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -47,9 +48,10 @@ class Graphs:
         is_fused: bool,
     ) -> None:
         self.function = FusedFunction(function) if is_fused else function
+        self._function = function
         self._example = example
         self._record = record
-        self._passes: dict[int, _Graph] = {}
+        self._passes: dict[int, list[_Graph]] = {}
 
     @property
     def is_complete(self) -> bool:
@@ -65,11 +67,17 @@ class Graphs:
         started = time.perf_counter()
         missing = [width for width in _WIDTHS if width not in self._passes]
         for count, width in enumerate(missing, start=1):
-            example = self._example(width, None)
-            self._passes[width] = _Graph(self.function, example, self._record)
+            self._passes[width] = [*self._recorded(width)]
             if time.perf_counter() - started > seconds:
                 return missing[:count]
         return missing
+
+    def _recorded(self, width: int) -> Iterator["_Graph"]:
+        """Passes of all sizes of that width."""
+        example = self._example(width, None)
+        for sizes in self._function.sizes(width):
+            group = partial(self._function.grouping, sizes=sizes)
+            yield _Graph(self.function, example, group, self._record)
 
     def padding(self, width: int) -> int | None:
         """How many rows to put before so many for a recorded width; None if there is none."""
@@ -78,7 +86,9 @@ class Graphs:
 
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The outputs, of all rows, padding first; `extra` may lack the rows of the padding."""
-        return self._passes[inputs.width].run(inputs, extra)
+        grouping = self._function.grouping(inputs.rows)
+        fitting = (each for each in self._passes[inputs.width] if each.fits(grouping))
+        return next(fitting).run(inputs, extra)
 
 
 class _Graph:
@@ -86,22 +96,36 @@ class _Graph:
 
     @torch.inference_mode()
     def __init__(
-        self, function: Callable[..., tuple[Tensor, ...]], example: Example, record: Record
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        example: Example,
+        group: Callable[[Tensor], Sequence[Tensor]],
+        record: Record,
     ) -> None:
         shapes = {name: (each.dtype, (*each.shape,)) for name, each in _named(example.inputs)}
         self._inputs = DeviceArrays(example.rows[0].device, **shapes)
         self._inputs.send(dict(_named(example.inputs)))
+        self._group, device = group, example.rows[0].device
+        self._grouping = [each.to(device, copy=True) for each in group(example.inputs.rows)]
         self._extra = [each.clone() for each in example.extra]
         self._outputs: tuple[Tensor, ...] = ()
         there = PassInputs(**self._inputs.there)
 
         def run() -> None:
-            self._outputs = function(*there, *self._extra, *example.rows)
+            self._outputs = function(*there, *self._grouping, *self._extra, *example.rows)
 
         self._replay = record(run)
 
+    def fits(self, grouping: Sequence[Tensor]) -> bool:
+        """Whether there is room for a pass with that grouping."""
+        pairs = zip(grouping, self._grouping, strict=True)
+        sizes = [zip(given.shape, there.shape, strict=True) for given, there in pairs]
+        return all(given <= there for each in sizes for given, there in each)
+
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
         self._inputs.send(dict(_named(inputs)))
+        for buffer, given in zip(self._grouping, self._group(inputs.rows), strict=True):
+            buffer.copy_(given)
         for buffer, given in zip(self._extra, extra, strict=True):
             buffer[:, buffer.shape[1] - given.shape[1] :].copy_(given)
         self._replay()

@@ -15,6 +15,7 @@ from functools import partial
 from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from engine.geometry import MAX_WIDTH
 from engine.passes import merging
 from engine.passes.function import Example, Form, PassFunction, PassInputs
 from engine.passes.merging import merge_products
+from engine.recurrent import binding, forest, functions, layer, recurrence, states
 from engine.scratch import Scratch
 from engine.threads import THREADS
 from engine.weights import PackedLinear
@@ -65,7 +67,8 @@ class Package:
 
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The outputs, of all rows, on as many threads as are of use."""
-        run = partial(self, *inputs, *extra, *self._rows)
+        grouping = self.function.grouping(inputs.rows)
+        run = partial(self, *inputs, *grouping, *extra, *self._rows)
         return THREADS.run((id(self), inputs.width), run)
 
 
@@ -79,11 +82,13 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
     # To its tracer one row is a special case; the code for more is right for one (its
     # proof tells).
     width = torch.export.Dim("width", min=2, max=MAX_WIDTH)
-    rest = (*({1: width} for _ in extra), *({} for _ in rows))
+    grouping = function.grouping(inputs.rows, function.sizes(inputs.width)[-1])
+    sizes = [{axis: torch.export.Dim.DYNAMIC for axis in range(each.dim())} for each in grouping]
+    rest = (*sizes, *({1: width} for _ in extra), *({} for _ in rows))
     shapes: tuple[object, ...] = ({1: width}, {0: width}, {0: width}, rest)
     with torch.no_grad(), Scratch(path.parent) as folder:
         program = torch.export.export(
-            function, (*inputs, *extra, *rows), dynamic_shapes=shapes, strict=False
+            function, (*inputs, *grouping, *extra, *rows), dynamic_shapes=shapes, strict=False
         )
         merge_products(program)
         archive = torch._inductor.aoti_compile_and_package(
@@ -122,11 +127,18 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         # A compiler writes the smallest weights into its code.
         *(tensor.tolist() for tensor in state.values() if tensor.numel() <= _INLINED),
         *((tuple(tensor.shape), tensor.dtype) for tensor in rows),
-        *(inspect.getsource(room) for room in (attention, kv_cache)),
+        *(inspect.getsource(room) for room in (attention, kv_cache, *_rooms(function))),
         *(inspect.getsource(kind) for kind in kinds),
         *(inspect.getsource(each) for each in (compile_package, merging)),
     ]
     return _digest(facts)
+
+
+def _rooms(function: PassFunction) -> Sequence[ModuleType]:
+    """The code that layers run which keep a state."""
+    return (
+        () if function.states is None else (binding, forest, functions, layer, recurrence, states)
+    )
 
 
 def fingerprint_of_weights(function: PassFunction) -> str:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ def prove(
     # A quarter of a window more, since of thousands of rows a few that are too many do not tell.
     far = max(_LONG, function.window + function.window // 4)
     trials = ((min(_SHORT, capacity), MAX_WIDTH), (min(far, capacity), _FEW))
-    with _fixed_rows(function, example, trials[-1][0]) as fill:
+    with _fixed_rows(function, example, trials[-1][0]) as fill, _fixed_states(function):
         for length, num_judged in trials:
             fill(length)
             trial = _Trial(function, example(MAX_WIDTH, length), length, num_judged)
@@ -89,32 +89,45 @@ class _Trial:
     def __init__(
         self, function: PassFunction, example: Example, length: int, num_judged: int
     ) -> None:
-        self._inputs, self._extra, self._rows = example
+        self._inputs, self._extra, tensors = example
         self._length = length
-        self._slots = self._inputs.rows[1].to(self._rows[0].device)
+        rows, kept = _parted(function, tensors)
+        device = rows[0].device
+        slots = self._inputs.rows[1].to(device)
+        written = function.states.written(self._inputs.rows) if function.states else []
+        self._written: list[_Written] = [
+            *(_Written(place, 2, slots) for place in range(len(rows))),
+            *(_Written(len(rows) + place, 0, each.to(device)) for place, each in written),
+        ]
+        self._tensors, self._num_turns = tensors, 2 if function.states else 1
         inputs, extra = self._part(0, num_judged)
-        given = (*(tensor.to(self._rows[0].device) for tensor in inputs), *extra)
-        narrow = self._rows[0].dtype
+        given = [each.to(device) for each in (*inputs, *function.grouping(inputs.rows), *extra)]
+        narrow = rows[0].dtype
         wide = torch.float64 if narrow == torch.float32 else torch.float32
         with _stock(function), _Widened(narrow, wide) as mode:
-            rows = [row[:, :, :length].to(wide) for row in self._rows]
-            self._right = self._with_written(function(*given, *rows), rows)
+            ends = {place: int(each.max()) + 1 for place, each in written}
+            copies = [
+                *(row[:, :, :length].to(wide) for row in rows),
+                *(each[: ends.get(i)].to(wide, copy=True) for i, each in enumerate(kept)),
+            ]
+            self._right = self._with_written(function(*given, *copies), copies)
         self._has_choices = mode.has_choices
-        outputs = function(*given, *self._rows, extents=[Extent(len(inputs.visible), 0, length)])
-        errors = self._errors(self._with_written(outputs, self._rows), _MOST)
-        floor = rounding(function, self._rows)
+        outputs = function(*given, *tensors, extents=[Extent(len(inputs.visible), 0, length)])
+        errors = self._errors(self._with_written(outputs, tensors), _MOST)
+        floor = rounding(function, rows)
         self._bounds = [_bound(error, floor) for error in errors]
 
     def judge(self, fast: FastPasses, width: int) -> None:
         """Raise WrongPassError unless rows come out right in passes of this width."""
-        for row in self._rows:
-            row[:, :, self._slots] = 0.0
-        # One row that chooses otherwise tells nothing.
-        num_rows = max(width, _FEW) if self._has_choices else width
+        for each in self._written:
+            self._tensors[each.place].index_fill_(each.axis, each.rows, 0.0)
+        # One row that chooses otherwise tells nothing; what rows change is read by a later pass.
+        num_rows = max(width, _FEW) if self._has_choices else width * self._num_turns
+        num_rows = min(num_rows, self._inputs.width)
         starts = range(0, num_rows, width)
         parts = [fast.run(*self._part(start, start + width)) for start in starts]
         outputs = [torch.cat(each) for each in zip(*parts, strict=True)]
-        errors = self._errors(self._with_written(outputs, self._rows), _HALF)
+        errors = self._errors(self._with_written(outputs, self._tensors), _HALF)
         for error, bound in zip(errors, self._bounds, strict=True):
             if not error <= bound:  # nor is what is not a number
                 raise WrongPassError(
@@ -130,10 +143,14 @@ class _Trial:
         inputs = PassInputs(rows, visible[start:end], windowed[start:end])
         return inputs, [each[:, start:end] for each in self._extra]
 
-    def _with_written(self, outputs: Sequence[Tensor], rows: Sequence[Tensor]) -> list[Tensor]:
+    def _with_written(self, outputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
         """A pass's outputs and what it has written to the cache, by row."""
-        slots = self._slots[: len(outputs[0])]
-        return [*outputs, *(row[0, :, slots].transpose(0, 1) for row in rows)]
+        count = len(outputs[0])
+        written = [
+            tensors[place].index_select(axis, rows[:count]).movedim(axis, 0)
+            for place, axis, rows in self._written
+        ]
+        return [*outputs, *written]
 
     def _errors(self, outputs: Sequence[Tensor], share: float) -> list[float]:
         """How far the worst row of each output is from the right one, as a share of a usual row.
@@ -163,7 +180,7 @@ def rounding(function: PassFunction, rows: Sequence[Tensor]) -> float:
     Errors add up like the steps of a random walk: those of figures layer by layer, and those of
     sums, which are kept in float32, input by input.
     """
-    depth = len(rows) // 2
+    depth = len(function.layers)
     width = max(weight.shape[-1] for weight in function.parameters())
     unit, unit_of_sums = (torch.finfo(each).eps / 2 for each in (rows[0].dtype, torch.float32))
     return math.sqrt(depth) * (unit + math.sqrt(width) * unit_of_sums)
@@ -177,12 +194,13 @@ def _fixed_rows(
 
     Those that are too far away for a window are all one: else more of them would tell nothing new.
     """
-    inputs, extra, rows = example(MAX_WIDTH, MAX_WIDTH)
-    device = rows[0].device
+    inputs, extra, tensors = example(MAX_WIDTH, MAX_WIDTH)
+    rows, device = _parted(function, tensors)[0], tensors[0].device
     held = [row[:, :, :length].to("cpu", copy=True) for row in rows]
     try:
+        given = (*inputs, *function.grouping(inputs.rows), *extra)
         extents = [Extent(MAX_WIDTH, 0, MAX_WIDTH)]
-        function(*(each.to(device) for each in inputs), *extra, *rows, extents=extents)
+        function(*(each.to(device) for each in given), *tensors, extents=extents)
         written = [row[:, :, :_PERIOD].clone() for row in rows]
 
         def fill(length: int) -> None:
@@ -196,6 +214,44 @@ def _fixed_rows(
     finally:
         for row, former in zip(rows, held, strict=True):
             row[:, :, :length] = former
+
+
+@contextmanager
+def _fixed_states(function: PassFunction) -> Iterator[None]:
+    """Let all seats have the state behind what a pass has just written at the first one.
+
+    What lies behind committed texts is nobody's between steps.
+    """
+    if (states := function.states) is None:
+        yield
+        return
+    held = [states.copy(seat) for seat in states.seats]
+    try:
+        states.restore(0, None)
+        states.fold(0, range(_PERIOD))
+        filled = states.copy(0)
+        for seat in states.seats:
+            states.restore(seat, filled)
+        yield
+    finally:
+        for seat, former in zip(states.seats, held, strict=True):
+            states.restore(seat, former)
+
+
+class _Written(NamedTuple):
+    """Rows that a pass writes along an axis of the tensor at this place."""
+
+    place: int
+    axis: int
+    rows: Tensor
+
+
+def _parted(
+    function: PassFunction, tensors: Sequence[Tensor]
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """The rows of the cache, and what layers keep in place of rows."""
+    count = len(tensors) - (len(function.states.tensors) if function.states else 0)
+    return tensors[:count], tensors[count:]
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class EagerRunner:
         self._rows = example(1, None).rows
         self._device = self._rows[0].device
         self._fast: FastPasses | None = None
-        self.refusal = function.obstacle
+        self.refusal: str | None = None
         """Why the passes stay eager in this process, if they do."""
         self.recorder: Record | None = None
         """What has recorded passes of this network, if anything has."""
@@ -68,10 +68,12 @@ class EagerRunner:
         """
         if self._fast is not None and self._fast.padding(inputs.width) == 0:
             return self._fast.run(inputs, extra)
-        inputs = PassInputs(*(tensor.to(self._device) for tensor in inputs))
-        read = None if extents is None else [*extents]
+        given = (*inputs, *self._function.grouping(inputs.rows), *extra)
         outputs: tuple[Tensor, ...] = self._function(
-            *inputs, *extra, *self._rows, num_logits=num_logits, extents=read
+            *(tensor.to(self._device) for tensor in given),
+            *self._rows,
+            num_logits=num_logits,
+            extents=None if extents is None else [*extents],
         )
         return outputs
 

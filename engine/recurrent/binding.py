@@ -8,7 +8,6 @@ proven when a model is loaded (`Model.check_seam`).
 
 import inspect
 from collections.abc import Callable
-from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -25,6 +24,8 @@ _NEEDED = {
     "update_recurrent_state": [{*_DELTA}, {*_MAMBA2}],
 }
 """By what a layer says to the cache, the functions, one set of them, in which it must do that."""
+_ASKED = "get_conv_state"
+"""What it must ask the cache for."""
 
 
 _OURS: dict[str, Callable[..., Any]] = {
@@ -64,6 +65,11 @@ def _is_linear(kind: type) -> bool:
         others = [each.__name__ for each in called if inspect.isfunction(each)]
         told = f", but by {', '.join(others)}" if others else ""
         raise ModelLoadError(f"{kind.__name__} does not do that by functions known here{told}")
+    if kept and _ASKED not in names:
+        raise ModelLoadError(
+            f"{kind.__name__} asks its cache for the state in a way that is not known here: "
+            "install another release of transformers, such as 5.23"
+        )
     return bool(kept)
 
 
@@ -73,12 +79,21 @@ def _forward(kind: type[nn.Module]) -> FunctionType | None:
     return function if isinstance(function, FunctionType) else None
 
 
+def _beside(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Ours, which is given the stock one first."""
+
+    def call(*given: Any, **named: Any) -> Any:  # torch's compiler cannot follow a `partial`
+        return ours(stock, *given, **named)
+
+    return call
+
+
 def _over_ours(kind: type[nn.Module]) -> FunctionType:
     """The same code, whose functions are ours where there is one."""
     forward = _forward(kind)
     assert forward is not None
     known = forward.__globals__
-    ours = {name: partial(ours, known[name]) for name, ours in _OURS.items() if name in known}
+    ours = {name: _beside(known[name], ours) for name, ours in _OURS.items() if name in known}
     bound = FunctionType(
         forward.__code__,
         {**known, **ours},

@@ -28,6 +28,8 @@ def convolution(
     if not isinstance(inputs, Windows):
         return stock(inputs, weight, bias, **kwargs)
     activation = {name: kwargs[name] for name in ("activation",) if name in kwargs}
+    if bias is not None:
+        bias = bias.to(inputs.inputs.dtype)  # which differ where a pass is tried in a higher one
     return stock(inputs.inputs, weight, bias, **activation)[..., -1].T[None]
 
 
@@ -126,4 +128,5 @@ def _mamba2(
     groups = values.shape[1] // B.shape[1]
     keys, queries = (each.float().repeat_interleave(groups, dim=1) for each in (B, C))
     asked = Asked(queries, keys, values * steps[..., None], A.float() * steps)
-    return states.recur(asked)[0] + D[:, None] * values
+    # Its states have values on the left.
+    return states.turned().recur(asked)[0] + D[:, None] * values

@@ -1,12 +1,17 @@
-"""One linear layer: the state of each seat's committed text, and what the rows behind it change."""
+"""Linear layers of one shape: states of each seat's committed text, what rows behind it change.
+
+Rows of the same seat are numbered from where its committed text ends. All lie in tensors that never
+move nor grow, and layers of one shape in the same ones, so that one operation folds them all.
+"""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from engine.recurrent.descent import Descent
-from engine.recurrent.recurrence import Asked, Changes, folded, recur
+from engine.geometry import MAX_STATE_ROWS, SPARE_ROWS
+from engine.recurrent.recurrence import Changes, folded
 
 
 @dataclass(slots=True)
@@ -14,7 +19,7 @@ class KeptByLayer:
     """What a layer has been seen to keep of one token.
 
     `window` (1, channels, size) is the input of its convolution, as many tokens as that sees;
-    `state` (1, heads, ...) that of its recurrence, None if it has none.
+    `state` (1, heads, left size, right size) that of its recurrence, None if it has none.
     """
 
     window: Tensor
@@ -34,74 +39,85 @@ class KeptByLayer:
             num_bytes += heads * (sum(sizes) + 1) * self.state.itemsize
         return num_bytes
 
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What layers have in common that lie in the same tensors."""
+        state = self.state
+        return self.window.shape, *(() if state is None else (state.shape, state.dtype))
 
-class LinearLayer:
-    """A layer's states of so many texts, each of which has its rows for one tree alone.
 
-    `tails` (texts, window size - 1, channels) are the last inputs of the convolution, `states`
-    (texts, heads, key size * value size) those of the recurrence.
+class Recurrent(NamedTuple):
+    """What a layer keeps of its recurrence.
+
+    `states` (seats, heads, left size, right size) are sums of products of what rows have on the
+    `left` (rows, heads, left size) and on the `right` (rows, heads, right size): keys and updates,
+    in whichever order. `decays` (rows, heads) are logarithms.
     """
 
-    def __init__(self, kept: KeptByLayer, num_texts: int) -> None:
-        _, channels, size = kept.window.shape
-        self.size = size
-        self.tails = kept.window.new_zeros(num_texts, size - 1, channels)
-        self.states: Tensor | None = None
+    states: Tensor
+    left: Tensor
+    right: Tensor
+    decays: Tensor
+
+    def turned(self) -> "Recurrent":
+        """The same, with the other one on the left: views."""
+        return Recurrent(self.states.mT, self.right, self.left, self.decays)
+
+
+class LinearLayers:
+    """`count` layers of so many seats and a spare one, which are alike to what `kept` says of one.
+
+    `inputs` (layers, rows, channels) has for each seat the last `size` - 1 that the convolution had
+    of the committed text, and those of the rows behind it. `recurrent` is what they keep of their
+    recurrences, if they have any, with `layers` as the first dimension of each tensor.
+    """
+
+    def __init__(self, kept: KeptByLayer, count: int, num_seats: int) -> None:
+        _, channels, self.size = kept.window.shape
+        self._stride = MAX_STATE_ROWS + self.size - 1
+        rows = num_seats * self._stride + self.size - 1 + SPARE_ROWS
+        self.inputs = kept.window.new_zeros(count, rows, channels)
+        self.recurrent: Recurrent | None = None
         if kept.state is not None:
-            state = kept.state[0].flatten(1)
-            self.states = state.new_zeros(num_texts, *state.shape)
-        self._inputs: list[Tensor | None] = [None] * num_texts
-        self._changes: list[Changes | None] = [None] * num_texts
+            _, heads, left, right = kept.state.shape
+            rows = num_seats * MAX_STATE_ROWS + SPARE_ROWS
+            self.recurrent = Recurrent(
+                kept.state.new_zeros(count, num_seats + 1, heads, left, right),
+                kept.state.new_zeros(count, rows, heads, left),
+                kept.state.new_zeros(count, rows, heads, right),
+                kept.state.new_zeros(count, rows, heads),
+            )
 
-    def windows(self, inputs: Tensor, descent: Descent) -> Tensor:
-        """What the convolution sees at each row of a text, (rows, channels, size), of its inputs.
-
-        These (rows, channels) are kept.
-        """
-        earlier, tail = self._inputs[descent.seat], self.tails[descent.seat]
-        if descent.num_earlier and earlier is not None:
-            inputs = torch.cat([earlier[: descent.num_earlier], inputs])
-        self._inputs[descent.seat] = inputs
-        return torch.cat([tail, inputs])[descent.windows(self.size)].transpose(1, 2)
-
-    def recur(self, asked: Asked, descent: Descent) -> Tensor:
-        """What each row of a text reads, (rows, heads, value size); what it changes is kept."""
-        assert self.states is not None
-        earlier = self._changes[descent.seat] if descent.num_earlier else None
-        if earlier is not None:
-            earlier = earlier.of(slice(descent.num_earlier))
-        state = _by_key(self.states[descent.seat], asked.keys)
-        read, changes = recur(asked, state, earlier, descent.sees)
-        self._changes[descent.seat] = changes if earlier is None else earlier.before(changes)
-        return read
+    def tensors(self, index: int) -> list[Tensor]:
+        """Those of one layer, as views: the inputs and what is `Recurrent`, if it is."""
+        return [each[index] for each in (self.inputs, *(self.recurrent or ()))]
 
     def fold(self, seat: int, path: Tensor) -> None:
-        """Take rows, by their numbers behind the committed text, into the state."""
-        inputs, changes = self._inputs[seat], self._changes[seat]
-        assert inputs is not None
-        tail = torch.cat([self.tails[seat], inputs[path]])
-        self.tails[seat] = tail[len(tail) - self.size + 1 :]
-        if changes is not None and self.states is not None:
-            state = _by_key(self.states[seat], changes.keys)
-            state.copy_(folded(state, changes.of(path)))
+        """Take rows of a seat, by their numbers, into its state."""
+        tail = self.state(seat)[0]
+        inputs = torch.cat(
+            [tail, self.inputs[:, seat * self._stride + self.size - 1 + path]], dim=1
+        )
+        tail.copy_(inputs[:, inputs.shape[1] - self.size + 1 :])
+        if self.recurrent is not None:
+            state, rows = self.recurrent.states[:, seat], seat * MAX_STATE_ROWS + path
+            changes = Changes(*(each[:, rows] for each in self.recurrent[1:]))
+            state.copy_(folded(state, changes))
 
-    def drop(self, seat: int, num_rows: int | None) -> None:
-        """Forget the first rows behind the committed text; None: all of them."""
-        inputs, changes = self._inputs[seat], self._changes[seat]
-        if num_rows is None or inputs is None or len(inputs) <= num_rows:
-            # Nor is what they lie in kept: a prompt's rows are many.
-            self._inputs[seat] = self._changes[seat] = None
-            return
-        rows = slice(num_rows, None)
-        self._inputs[seat] = inputs[rows]
-        self._changes[seat] = None if changes is None else changes.of(rows)
+    def shift(self, seat: int, num_dropped: int, num_rows: int) -> None:
+        """Forget a seat's first rows: so many that follow them are its first ones from now on."""
+        begin = seat * self._stride + self.size - 1
+        _shift(self.inputs, begin, num_dropped, num_rows)
+        for each in self.recurrent[1:] if self.recurrent else ():
+            _shift(each, seat * MAX_STATE_ROWS, num_dropped, num_rows)
 
     def state(self, seat: int) -> list[Tensor]:
-        """The state of a text, as views."""
-        states = [] if self.states is None else [self.states[seat]]
-        return [self.tails[seat], *states]
+        """The states of a seat's text, as views with `layers` as the first dimension."""
+        begin = seat * self._stride
+        tail = self.inputs[:, begin : begin + self.size - 1]
+        return [tail, *([self.recurrent.states[:, seat]] if self.recurrent else [])]
 
 
-def _by_key(state: Tensor, keys: Tensor) -> Tensor:
-    """A state as (heads, key size, value size), a view."""
-    return state.view(len(state), keys.shape[2], -1)
+def _shift(rows: Tensor, begin: int, num_dropped: int, num_rows: int) -> None:
+    source = begin + num_dropped
+    rows[:, begin : begin + num_rows] = rows[:, source : source + num_rows].clone()

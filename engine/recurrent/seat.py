@@ -4,16 +4,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from engine.geometry import MAX_STATE_ROWS, SPARE_ROWS
 from engine.recurrent.states import States
 
 _BYTES_OF_POINTS = 2**28
 _FEWEST_POINTS, _MOST_POINTS = 2, 32
 _LEAST_READ = 16
 """Tokens: to read so few again is as cheap as to keep a copy for them."""
-_COUNTED_ROWS = 64
-"""Behind a text, in the plan of memory: usual trees are smaller."""
-_WIDEST = 256
-"""Rows of a text in a pass: what a recurrence takes meanwhile grows with their square."""
 
 
 def num_points(num_bytes: int) -> int:
@@ -22,15 +19,20 @@ def num_points(num_bytes: int) -> int:
 
 
 def seat_bytes(state_bytes: int, row_bytes: int) -> int:
-    """What a seat takes: its states, copies of them, and a tree's rows."""
-    return (1 + num_points(state_bytes)) * state_bytes + _COUNTED_ROWS * row_bytes
+    """What a seat takes: its states, copies of them, and rows behind them."""
+    return (1 + num_points(state_bytes)) * state_bytes + MAX_STATE_ROWS * row_bytes
+
+
+def spare_bytes(state_bytes: int, row_bytes: int) -> int:
+    """What the spare seat takes."""
+    return state_bytes + SPARE_ROWS * row_bytes
 
 
 class NoState:
     """Of a network whose layers all have rows: any beginning of a text can be gone back to."""
 
-    widest: int | None = None
-    """The most rows of a text in a pass; None: any number."""
+    most_rows: int | None = None
+    """The most rows behind the text, in one pass or several; None: any number."""
 
     def reach(self, length: int) -> int:
         """The longest beginning of the text, of at most so many tokens, that has its states."""
@@ -39,14 +41,11 @@ class NoState:
     def cut(self, length: int) -> None:
         """Go back to a length within `reach`."""
 
-    def read(self, num_tokens: int) -> None:
-        """Take in the first rows behind the text, which are of its next tokens."""
+    def read(self, num_tokens: int, num_nodes: int) -> None:
+        """Take in the first rows behind the text, of its next tokens; so many nodes follow them."""
 
     def accept(self, path: Sequence[int]) -> None:
         """Take in a path, by the numbers of its rows behind the text."""
-
-    def drop(self) -> None:
-        """Forget all rows behind the text."""
 
     def copy(self, other: "NoState", length: int) -> None:
         """Begin as another text, of which this length is within `reach`."""
@@ -60,7 +59,7 @@ class SeatState(NoState):
     stay that lie farthest apart, and the last.
     """
 
-    widest = _WIDEST
+    most_rows = MAX_STATE_ROWS
 
     def __init__(self, states: States, seat: int) -> None:
         self.length = 0
@@ -74,21 +73,20 @@ class SeatState(NoState):
 
     def cut(self, length: int) -> None:
         """Go back to a length within `reach`."""
-        self._states.drop(self._seat)
         self.points = {each: copy for each, copy in self.points.items() if each <= length}
         if length != self.length:
             self._states.restore(self._seat, self.points[length] if length else None)
             self.length = length
 
-    def read(self, num_tokens: int) -> None:
-        """Take in the first rows behind the text, which are of its next tokens."""
+    def read(self, num_tokens: int, num_nodes: int) -> None:
+        """Take in the first rows behind the text, of its next tokens; so many nodes follow them."""
         if not num_tokens:
             return
         is_long = num_tokens >= _LEAST_READ
         if is_long:
             self._mark()
         self._states.fold(self._seat, range(num_tokens))
-        self._states.drop(self._seat, num_tokens)
+        self._states.shift(self._seat, num_tokens, num_nodes)
         self.length += num_tokens
         if is_long:
             self._mark()
@@ -98,10 +96,6 @@ class SeatState(NoState):
         if path:
             self._states.fold(self._seat, path)
             self.length += len(path)
-
-    def drop(self) -> None:
-        """Forget all rows behind the text."""
-        self._states.drop(self._seat)
 
     def copy(self, other: NoState, length: int) -> None:
         """Begin as another text, of which this length is within `reach`."""

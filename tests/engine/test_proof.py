@@ -85,6 +85,7 @@ class Mistaken:
                 rows[:, row : row + 1],
                 visible[row : row + 1],
                 windowed[row : row + 1],
+                *self._function.grouping(rows[:, row : row + 1]),
                 *(each[:, row : row + 1] for each in extra),
                 *self._rows,
             )
@@ -101,7 +102,7 @@ def small_model(kind: str, precision: torch.dtype, max_model_len: int = 512, **s
 
 def try_out(model: Model, change: Change) -> None:
     function = model.function
-    prove(Mistaken(function, model.strips.cache.rows, change), function, model._example, WIDTHS)
+    prove(Mistaken(function, model.strips.tensors, change), function, model._example, WIDTHS)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS, ids=str)

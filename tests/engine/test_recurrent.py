@@ -5,7 +5,9 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,9 +21,9 @@ from engine.geometry import strip_rows
 from engine.kv_cache import kept_by
 from engine.loading import load_model
 from engine.model import Model
-from engine.passes import CompiledRunner
-from engine.recurrent import SeatState, States, binding, check_layers, descent, recurrence
-from engine.recurrent.layer import KeptByLayer, LinearLayer
+from engine.recurrent import SeatState, States, binding, check_layers, forest, recurrence
+from engine.recurrent.layer import KeptByLayer, LinearLayers
+from engine.recurrent.seat import num_points, seat_bytes, spare_bytes
 from engine.seam import without_cache
 from engine.strips import plan_seats
 from engine.tree import TokenTree
@@ -82,16 +84,24 @@ def assert_caught(architecture: str = "qwen3_5_text") -> None:
     assert max(play(architecture, random.Random(seed), 2) for seed in range(3)) > 1e-3
 
 
-def everything_before(bits: Tensor, num_columns: int) -> Tensor:
-    own = torch.ones(len(bits), num_columns, dtype=torch.bool)
-    return own.tril(num_columns - len(bits))
+def everything_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every row see all that lie before it."""
+    original = forest.Lineage.__init__
+
+    def blind(self: forest.Lineage, *given: Any) -> None:
+        original(self, *given)
+        column = torch.arange(8 * self._visible.shape[1])
+        seen = (column <= self._numbers[:, None]).numpy()
+        self._visible = torch.from_numpy(np.packbits(seen, axis=1, bitorder="little"))
+
+    monkeypatch.setattr(forest.Lineage, "__init__", blind)
 
 
 @pytest.mark.parametrize("architecture", HYBRIDS)
 def test_a_siblings_change_that_leaks_is_caught(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descent, "_unpacked", everything_before)
+    everything_before(monkeypatch)
     assert_caught(architecture)
 
 
@@ -109,11 +119,13 @@ def test_a_state_that_folds_another_path_is_caught(monkeypatch: pytest.MonkeyPat
 def test_a_window_that_takes_a_sibling_is_caught(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def windows(self: descent.Descent, size: int) -> Tensor:
-        rows = torch.arange(self.sees.shape[1] - len(self.sees), self.sees.shape[1])
-        return rows[:, None] + torch.arange(size)
+    original = forest.Lineage.paths
 
-    monkeypatch.setattr(descent.Descent, "windows", windows)
+    def paths(self: forest.Lineage, size: int) -> forest.Paths:
+        own = original(self, size).own
+        return forest.Paths(own, own[:, None] + torch.arange(1 - size, 1))
+
+    monkeypatch.setattr(forest.Lineage, "paths", paths)
     assert_caught(architecture)
 
 
@@ -122,22 +134,29 @@ def test_a_decay_that_leaves_the_root_out_is_caught(monkeypatch: pytest.MonkeyPa
 
     def decay(decays: Tensor, sees: Tensor) -> tuple[Tensor, Tensor]:
         from_state, between = original(decays, sees)
-        return from_state / decays[:, :1, None].exp(), between
+        return from_state / decays[:, :, :1, None].exp(), between
 
     monkeypatch.setattr(recurrence, "_decay", decay)
     assert_caught()
 
 
 def test_a_tail_that_is_not_moved_on_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = LinearLayer.fold
+    original = LinearLayers.fold
 
-    def fold(self: LinearLayer, seat: int, path: Tensor) -> None:
-        tail = self.tails[seat].clone()
+    def fold(self: LinearLayers, seat: int, path: Tensor) -> None:
+        tail = self.state(seat)[0].clone()
         original(self, seat, path)
-        self.tails[seat] = tail
+        self.state(seat)[0].copy_(tail)
 
-    monkeypatch.setattr(LinearLayer, "fold", fold)
+    monkeypatch.setattr(LinearLayers, "fold", fold)
     assert_caught("lfm2")
+
+
+def test_nodes_that_stay_behind_where_tokens_were_read_are_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LinearLayers, "shift", lambda *given: None)
+    assert_caught()
 
 
 @settings(max_examples=30)
@@ -158,14 +177,15 @@ def test_the_rule_over_a_tree_is_the_rule_along_each_path(
     for node in range(len(tree)):
         sees[node, [0, *tree.path(node)]] = True
     split = data.draw(st.integers(0, len(tree)))
-    first, rest = asked.of(slice(split)), asked.of(slice(split, None))
-    read, changes = [], None
-    for part, rows in ((first, sees[:split, :split]), (rest, sees[split:])):
-        if len(part.keys):
-            found, own = recurrence.recur(part, start, changes, rows)
-            read.append(found)
-            changes = own if changes is None else changes.before(own)
-    assert changes is not None
+    read, updates = torch.zeros_like(asked.values), torch.zeros_like(asked.values)
+    for begin, end in ((0, split), (split, len(tree))):
+        if begin < end:
+            part = asked.of(torch.arange(begin, end)[None])
+            known = (each[None, :begin] for each in (asked.keys, updates, asked.decays))
+            earlier, rows = recurrence.Changes(*known), sees[None, begin:end, :end]
+            found = recurrence.recur(part, start[None], earlier, rows)
+            read[begin:end], updates[begin:end] = (each[0] for each in found)
+    changes = recurrence.Changes(asked.keys, updates, asked.decays)
     for node in range(len(tree)):
         state = start
         for row in [0, *tree.path(node)]:
@@ -176,9 +196,9 @@ def test_the_rule_over_a_tree_is_the_rule_along_each_path(
                 update = rates[row][:, None] * (update - (state * key).sum(1))
             state = state + key * update[:, None]
         expected = (state * asked.queries[node][..., None]).sum(1)
-        assert torch.allclose(torch.cat(read)[node], expected, atol=1e-8)
-        path = changes.of(torch.tensor([0, *tree.path(node)]))
-        assert torch.allclose(recurrence.folded(start, path), state, atol=1e-8)
+        assert torch.allclose(read[node], expected, atol=1e-8)
+        path = recurrence.Changes(*(each[None, [0, *tree.path(node)]] for each in changes))
+        assert torch.allclose(recurrence.folded(start[None], path)[0], state, atol=1e-8)
 
 
 def fake_states() -> States:
@@ -194,16 +214,17 @@ def test_a_text_returns_to_points_within_what_it_has_in_common(
     """Red when a point is that of another length, more are kept than there is room for, the newest
     is given up, or one stays of what was cut off."""
     states = fake_states()
-    layer, state = states.layers[0], SeatState(states, 0)
+    (layer,), state = states.alike, SeatState(states, 0)
+    assert layer.recurrent is not None
+    layer.recurrent.left.fill_(1.0)
+    layer.recurrent.right.fill_(1.0)
     state._most = 4
     held: list[float] = [0.0]  # by length, what the tail and the state must be
     for count, is_prompt in steps:
         rows = torch.arange(len(held), len(held) + count, dtype=torch.float32)
-        layer._inputs[0] = rows[:, None].expand(-1, 2)
-        ones = torch.ones(count, 1, 2)
-        layer._changes[0] = recurrence.Changes(ones, ones, torch.zeros(count, 1))
+        layer.inputs[0, 2 : 2 + count] = rows[:, None]
         if is_prompt:
-            state.read(count)
+            state.read(count, 0)
         else:
             state.accept(range(count))
         held += rows.tolist()
@@ -217,8 +238,9 @@ def test_a_text_returns_to_points_within_what_it_has_in_common(
             assert length <= common and length in {0, state.length, *state.points}
             state.cut(length)
             del held[length + 1 :]
-        assert float(layer.tails[0][-1, 0]) == held[-1]
-        assert layer.states is not None and float(layer.states[0][0, 0]) == len(held) - 1
+        tail, sums = layer.state(0)
+        assert float(tail[0, -1, 0]) == held[-1]
+        assert float(sums[0, 0, 0, 0]) == len(held) - 1
         assert max(state.points, default=0) <= state.length
 
 
@@ -286,6 +308,28 @@ def test_a_function_of_another_name_is_refused() -> None:
         check_layers(room)
 
 
+def test_a_layer_that_asks_its_cache_in_another_way_is_refused() -> None:
+    """Red when it is known by its functions alone: an older transformers has the same, and fails
+    where nobody can tell why."""
+
+    class Older(nn.Module):
+        def forward(self, states: Tensor, cache: Any) -> object:
+            if cache.has_previous_state(0):
+                return cache.update_conv_state(causal_conv1d_fn(states), 0)
+            return states
+
+    Older.__module__ = "older"
+    room = ModuleType("older")
+    room.Older = Older  # type: ignore[attr-defined]
+    with pytest.raises(ModelLoadError, match=r"Older asks its cache .* another release"):
+        check_layers(room)
+
+
+def causal_conv1d_fn(states: Tensor) -> Tensor:
+    """A function that is known by name."""
+    return states
+
+
 def chunk_rule(states: Tensor) -> Tensor:
     """A function that nobody knows."""
     return states
@@ -297,7 +341,7 @@ def test_loading_proves_states_and_refuses_a_network_whose_states_are_blind(
 ) -> None:
     """Red when the proof looks at a chain alone, or at one pass."""
     assert isinstance(make_model(architecture).check_seam(), Model)
-    monkeypatch.setattr(descent, "_unpacked", everything_before)
+    everything_before(monkeypatch)
     with pytest.raises(ModelLoadError, match="does not follow the tree mask"):
         make_model(architecture).check_seam()
 
@@ -308,11 +352,11 @@ def test_a_rule_that_scales_otherwise_than_stock_is_refused(
     """Red when trees are compared with our own chains alone, which err alike."""
     original = recurrence.recur
 
-    def doubled(*given: object) -> tuple[Tensor, recurrence.Changes]:
-        read, changes = original(*given)  # type: ignore[arg-type]
-        return 2 * read * read.abs().sqrt(), changes
+    def doubled(*given: Any) -> tuple[Tensor, Tensor]:
+        read, updates = original(*given)
+        return 2 * read * read.abs().sqrt(), updates
 
-    monkeypatch.setattr("engine.recurrent.layer.recur", doubled)
+    monkeypatch.setattr("engine.recurrent.states.recur", doubled)
     with pytest.raises(ModelLoadError, match="does not follow the tree mask"):
         make_model("qwen3_5_text").check_seam()
 
@@ -337,15 +381,20 @@ def test_the_plan_of_seats_counts_states_and_points(
     monkeypatch.setattr("engine.memory.free_bytes", lambda device: 2 * 4 * strip)
     assert plan_seats(model.function.probe, 64, 64).num_seats < 4
     assert model.strips.states is not None
-    held = [each.nbytes for layer in model.strips.states.layers.values() for each in layer.state(0)]
+    held = [each.nbytes for layers in model.strips.states.alike for each in layers.state(0)]
     assert model.strips.states.num_bytes == sum(held)
 
 
-def test_passes_over_states_stay_eager_and_say_why() -> None:
-    """Red when a compiler is given what it would freeze."""
-    model = make_model("lfm2")
-    model.runner_kind = CompiledRunner
-    assert model.runner.refusal is not None and "keep a state" in model.runner.refusal
+@pytest.mark.parametrize("architecture", HYBRIDS)
+def test_what_is_counted_of_states_and_rows_is_what_they_take(architecture: str) -> None:
+    """Red when rows are kept that no plan of memory knows."""
+    model = make_model(architecture, num_seats=3)
+    kept, states = kept_by(model.function.probe).states.values(), model.strips.states
+    assert states is not None
+    sizes = sum(each.num_bytes for each in kept), sum(each.row_bytes for each in kept)
+    copies = num_points(sizes[0]) * sizes[0]
+    counted = 3 * (seat_bytes(*sizes) - copies) + spare_bytes(*sizes)
+    assert sum(each.nbytes for each in states.tensors) == counted
 
 
 @pytest.mark.parametrize("architecture", ["lfm2", "qwen3_5_text"])

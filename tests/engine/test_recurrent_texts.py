@@ -4,23 +4,32 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
-from engine.config import HeadStageConfig, ModelStageConfig
+from engine.api import Engine
+from engine.config import EngineConfig, HeadStageConfig, ModelStageConfig, NgramStageConfig
 from engine.decoder import Decoder
 from engine.drafting.head import HeadModel
 from engine.drafting.head_checkpoint import build_head
 from engine.drafting.model import ModelDrafter
 from engine.drafting.sources import LookupSource
 from engine.drafting.stage import Drafter, NoStage
+from engine.errors import ConfigError
 from engine.model import Model
 from engine.recurrent import SeatState
 from engine.request import GenerateRequest, SamplingParams
 from engine.rows import Tokens
 from engine.tree import TokenTree
-from tests.checkpoints import HYBRIDS, VOCAB_SIZE, make_head_weights, make_model
+from tests.checkpoints import (
+    HYBRIDS,
+    VOCAB_SIZE,
+    make_head_weights,
+    make_model,
+    save_checkpoint,
+)
 from tests.engine.setups import (
     NUM_SEATS,
     in_float32,
@@ -204,3 +213,34 @@ def test_what_a_busy_neighbour_knows_is_copied_with_its_state() -> None:
     assert steps[0].num_cached_tokens == 48
     fresh = Decoder(make_model("qwen3_next", max_model_len=256))
     assert token_ids(steps) == token_ids(run(fresh, follower, "off")[0])  # type: ignore[arg-type]
+
+
+def test_trees_that_outgrow_the_rows_beside_states_are_refused(tmp_path: Path) -> None:
+    """Red when a text's rows are written over a neighbour's, or an engine dies of a wide tree."""
+    folder = str(save_checkpoint(tmp_path, "lfm2"))
+    for stage in (
+        NgramStageConfig(budget=256),
+        ModelStageConfig(folder + "/", budget=16, passes=8, width=16),
+    ):
+        config = EngineConfig(folder, (stage,), device="cpu", compile="never", max_running=1)
+        with pytest.raises(ConfigError, match="fewer than 256: lower the budget"):
+            Engine.load(config)
+
+
+@pytest.mark.parametrize("architecture", HYBRIDS)
+def test_a_tree_may_fill_all_rows_behind_a_text(architecture: str) -> None:
+    """With tokens that come with it, beside a neighbour. Red when rows lie beyond their seat's."""
+    rng, model = random.Random(7), make_model(architecture, num_seats=2)
+    texts = [Tokens([rng.randrange(VOCAB_SIZE) for _ in range(50)], seat) for seat in range(2)]
+    neighbour = TokenTree(texts[1].tokens[-1])
+    expected = model.score(texts[1:], neighbour)
+    model.strips.rollback()
+    tree = TokenTree(texts[0].tokens[-1])
+    while len(tree) < 256:
+        tree.add(rng.randrange(len(tree)), rng.randrange(VOCAB_SIZE))
+    logits = model.score(texts[:1], tree)
+    assert torch.allclose(model.score(texts[1:], neighbour), expected, atol=1e-4)
+    for node in (0, 1, 100, 255):
+        path = [*texts[0].tokens, *tree.path_tokens(node)]
+        fresh = make_model(architecture).score([Tokens(path)], TokenTree(path[-1]))
+        assert torch.allclose(logits[node], fresh[0], atol=2e-5 * float(fresh.abs().max()))
