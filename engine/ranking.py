@@ -27,8 +27,16 @@ def choose(
 ) -> list[int]:
     """The best candidate in each of these rows of logits (any, vocabulary), as `rank` has them.
 
-    In one call of a kernel where there is one, and no row asks for what it does not know.
+    In one call of a kernel where there is one, but for rows that ask for what it does not know.
     """
+    if len({sampling.rule is None for sampling in samplings}) > 1:
+        # Nobody's token depends on what a neighbour asks for, by a last bit of a logarithm.
+        chosen = dict[int, int]()
+        for has_rule in (True, False):
+            among = [n for n, each in enumerate(samplings) if (each.rule is not None) == has_rule]
+            about = [samplings[n] for n in among], [positions[n] for n in among]
+            chosen |= zip(among, choose(*about, logits, [rows[n] for n in among]), strict=True)
+        return [chosen[n] for n in range(len(rows))]
     if (rules := _rules(samplings, logits)) is not None:
         vocab_size = min(samplings[0].vocab_size, logits.shape[-1])
         if logits.dtype != torch.float32:
@@ -55,14 +63,14 @@ def rank(samplings: Sequence[Sampling], positions: Sequence[int], logits: Tensor
     if logits.shape[-1] > samplings[0].vocab_size:
         logits = logits[:, : samplings[0].vocab_size]
     logits = logits.float()
-    kinds = {sampling.kind for sampling in samplings}
+    kinds = {(sampling.kind, sampling.rule is None) for sampling in samplings}
     if len(kinds) == 1:
-        return _RANKED[kinds.pop()](samplings, positions, logits)
+        return _RANKED[samplings[0].kind](samplings, positions, logits)
     scores = torch.empty(logits.shape)
     for kind in kinds:
-        rows = [row for row, sampling in enumerate(samplings) if sampling.kind == kind]
+        rows = [n for n, each in enumerate(samplings) if (each.kind, each.rule is None) == kind]
         among = [samplings[row] for row in rows], [positions[row] for row in rows]
-        scores[rows] = _RANKED[kind](*among, logits[rows]).whole(logits.shape[-1])
+        scores[rows] = _RANKED[kind[0]](*among, logits[rows]).whole(logits.shape[-1])
     return Candidates(scores)
 
 

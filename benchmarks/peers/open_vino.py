@@ -40,6 +40,8 @@ def rows(setup: Setup) -> list[Row]:
 
     lookup = {"num_assistant_tokens": LOOKUP_TOKENS, "max_ngram_size": LOOKUP_SIZE}
     precisions = [PRECISIONS[bits] for bits in setup.bits if bits in PRECISIONS]
+    if not precisions:
+        return []
     made = [row("plain", precision, {}) for precision in precisions]
     first = precisions[0]
     made.append(row("prompt lookup", first, lookup, prompt_lookup=True))

@@ -179,7 +179,7 @@ template <typename Output>
 std::vector<Tensor> products_in(const Tensor& given, at::TensorList panels, at::IntArrayRef outs) {
   const Tensor input = given.to(at::kBFloat16).contiguous();
   const int64_t in = input.size(-1), rows = input.numel() / std::max<int64_t>(in, 1);
-  std::vector<Product<BFloat16Dots>> products;
+  std::vector<Product<BFloat16Dots::Weights>> products;
   std::vector<Tensor> outputs;
   std::vector<Output*> to;
   for (size_t place = 0; place < panels.size(); ++place) {

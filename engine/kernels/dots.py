@@ -63,6 +63,16 @@ def quantise(weight: Tensor, bits: int) -> Codes:
     return Codes(codes.to(torch.int8 if bits == 8 else torch.uint8), scales, minima)
 
 
+def paired(codes: Tensor) -> Tensor:
+    """Codes of 4 bits (..., n), of which n is even, two in a byte: (..., n / 2)."""
+    return codes[..., ::2] | (codes[..., 1::2] << 4)
+
+
+def parted(pairs: Tensor) -> Tensor:
+    """The codes (..., n) that were put in pairs."""
+    return torch.stack((pairs & 15, pairs >> 4), -1).flatten(-2)
+
+
 class Panels(NamedTuple):
     """Codes as products read them: those of `OUTPUTS` outputs together, and so their halves."""
 
@@ -148,7 +158,7 @@ def _shapes_of_products(inputs: Tensor, *given: object) -> list[Tensor]:
 def check() -> None:
     """Raise ValueError unless products are right, at sizes that leave a rest in every loop."""
     generator = torch.Generator().manual_seed(0)
-    for rows, size in ((1, 37), (7, 130), (29, 20)):
+    for rows, size in ((1, 37), (7, 130), (17, 330), (29, 20)):
         weight = torch.randn(3 * size, size, generator=generator)
         bias = torch.randn(3 * size, generator=generator)
         inputs = torch.randn(rows, size, generator=generator)
@@ -165,6 +175,8 @@ def _check_integers(inputs: Tensor, codes: Codes, bias: Tensor) -> None:
     output = multiply(inputs, panels, bias, len(bias))
     if not torch.allclose(output, expected, rtol=1e-4, atol=1e-4):
         raise ValueError(f"a product of {len(inputs)} rows in integers is wrong")
+    if not torch.equal(multiply(inputs[-1:], panels, bias, len(bias)), output[-1:]):
+        raise ValueError(f"a row of {len(inputs)} in integers is another alone")
     operators = torch.ops.stagetree
     together = operators.products_int8 if codes.minima is None else operators.products_int4
     minima = None if codes.minima is None else codes.minima[:20]
@@ -186,6 +198,8 @@ def _check_bfloat16(inputs: Tensor, weight: Tensor, bias: Tensor) -> None:
     output = multiply_bfloat16(inputs, panels, bias, len(weight))
     if not torch.allclose(output, expected, rtol=1e-4, atol=1e-4):
         raise ValueError(f"a product of {len(inputs)} rows in bfloat16 is wrong")
+    if not torch.equal(multiply_bfloat16(inputs[-1:], panels, bias, len(weight)), output[-1:]):
+        raise ValueError(f"a row of {len(inputs)} in bfloat16 is another alone")
     alone = [multiply_bfloat16(inputs, each, None, len(weight)) for each in (panels, panels)]
     together = torch.ops.stagetree.products_bfloat16(inputs, [panels] * 2, [len(weight)] * 2)
     if not all(map(torch.equal, together, alone)):

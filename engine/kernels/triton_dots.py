@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from engine.kernels.dots import GROUP, Codes, quantise, rounded
+from engine.kernels.dots import GROUP, Codes, paired, parted, quantise, rounded
 from engine.kernels.proof import holds
 
 _QUAD = 4
@@ -35,7 +35,7 @@ def lay_out(codes: Codes) -> Laid:
     padded = torch.nn.functional.pad(codes.values, (0, -size % GROUP))
     values = padded.view(out, -1, GROUP).transpose(0, 1)
     if codes.minima is not None:
-        values = values[..., ::2] | values[..., 1::2] << 4
+        values = paired(values)
     halves = torch.stack([part for part in codes[1:] if part is not None])
     padded = torch.nn.functional.pad(halves, (0, -len(values) % _QUAD))
     quads = padded.view(len(halves), out, -1, _QUAD).transpose(1, 2)
@@ -47,7 +47,7 @@ def codes_of(laid: Laid, in_features: int) -> Codes:
     values = laid.values
     halves = laid.halves.transpose(1, 2).flatten(2)[..., : len(values)].contiguous()
     if len(halves) == 2:
-        values = torch.stack([values & 15, values >> 4], -1).flatten(-2)
+        values = parted(values)
     values = values.transpose(0, 1).flatten(1)[:, :in_features].contiguous()
     return Codes(values, halves[0], halves[1] if len(halves) == 2 else None)
 

@@ -136,7 +136,8 @@ class _Filler:
                 self._tell(weight, "widened")
 
     def _is_rounded(self, layer: nn.Module) -> bool:
-        is_kind = type(layer) is nn.Linear or embedding_factor(layer) is not None
+        is_end = layer in self._ends and embedding_factor(layer) is not None
+        is_kind = type(layer) is nn.Linear or is_end
         return self._precision.is_quantised and is_kind and layer not in self._whole
 
     def _codes(self, rows: Rows, weight: StoredWeight, is_end: bool) -> Codes:

@@ -15,16 +15,16 @@ from transformers import PreTrainedModel
 
 from engine.code_cache import cache_root, is_usable, make_private, publish_folder
 from engine.errors import first_line
-from engine.kernels.dots import Codes
+from engine.kernels.dots import Codes, parted
 from engine.loading.packed_formats import Format, Layer
 from engine.loading.stored import Rows
 from engine.scratch import Scratch
-from engine.weights import IntegerEmbedding, IntegerLinear, Precision, num_weights, parted
+from engine.weights import IntegerEmbedding, IntegerLinear, Precision, num_weights
 
 LEAST = 2**28
 """Weights of a model from which on rounding takes longer than reading."""
 _FIRST = "0.safetensors"
-_FORM = "1"
+_FORM = "2"
 """Of the codes, and of how they are rounded."""
 _MOST_BYTES = 2**28
 """Of a file, all of which is copied as it is written."""

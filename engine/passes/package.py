@@ -20,16 +20,17 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from engine import attention, kernels, kv_cache
+from engine import attention, kernels, kv_cache, masks
 from engine.code_cache import publish
 from engine.geometry import MAX_WIDTH
+from engine.kernels import dots
 from engine.passes import merging
 from engine.passes.function import Example, Form, PassFunction, PassInputs
 from engine.passes.merging import merge_products
 from engine.recurrent import binding, forest, functions, layer, recurrence, states
 from engine.scratch import Scratch
 from engine.threads import THREADS
-from engine.weights import PackedLinear
+from engine.weights import IntegerEmbedding, PackedLinear
 
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}
 LIBRARY = ".so"
@@ -115,7 +116,8 @@ def _unpack(archive: Path) -> Iterator[Path]:
 def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
     """A name for all that a package depends on: shapes, code, versions, the machine."""
     state = _state(function)
-    layouts = {type(each) for each in function.modules() if isinstance(each, PackedLinear)}
+    ours = PackedLinear | IntegerEmbedding
+    layouts = {type(each) for each in function.modules() if isinstance(each, ours)}
     by_name = sorted(layouts, key=lambda layout: layout.__qualname__)
     kinds: list[type] = [PackedLinear, *by_name, type(function)]
     facts = [
@@ -127,7 +129,10 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         # A compiler writes the smallest weights into its code.
         *(tensor.tolist() for tensor in state.values() if tensor.numel() <= _INLINED),
         *((tuple(tensor.shape), tensor.dtype) for tensor in rows),
-        *(inspect.getsource(room) for room in (attention, kv_cache, *_rooms(function))),
+        *(
+            inspect.getsource(room)
+            for room in (attention, kv_cache, masks, dots, *_rooms(function))
+        ),
         *(inspect.getsource(kind) for kind in kinds),
         *(inspect.getsource(each) for each in (compile_package, merging)),
     ]

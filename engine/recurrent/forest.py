@@ -67,8 +67,8 @@ class Forest(NamedTuple):
     `own` (texts, rows) are numbers of rows in the pass, of which `places` (rows) is the inverse, in
     one line. `sees` (texts, rows, earlier + rows) tells which rows, earlier ones and then those of
     the pass, are a row's ancestors, which lie before it, or the row itself. `seats` (texts) are the
-    texts' seats; what earlier rows change is kept at `known` (texts, earlier), what those of the
-    pass do at `targets` (rows).
+    texts' seats; what earlier rows change is kept at `known` (texts, earlier), if they are these
+    texts' own (`is_known`), what those of the pass do at `targets` (rows).
     """
 
     own: Tensor
@@ -76,7 +76,16 @@ class Forest(NamedTuple):
     sees: Tensor
     seats: Tensor
     known: Tensor
+    is_known: Tensor
     targets: Tensor
+
+    def earlier(self, kept: Tensor) -> Tensor:
+        """Of what is kept (rows, ...) that of earlier rows: (texts, earlier, ...).
+
+        Zero where there is none: what others have left there may be no number.
+        """
+        there = self.is_known.view(*self.is_known.shape, *(1 for _ in kept.shape[1:]))
+        return torch.where(there, kept[self.known], 0.0)
 
 
 class Lineage:
@@ -109,6 +118,7 @@ class Lineage:
             sees > 0,
             seats,
             kept_at(seats[:, None], torch.where(is_known, earlier, 0)),
+            is_known,
             kept_at(self._seats, self._numbers),
         )
 

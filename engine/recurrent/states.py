@@ -149,7 +149,7 @@ class PassStates(NamedTuple):
         """
         assert self.recurrent is not None
         forest, (states, *kept) = self.forest, self.recurrent
-        earlier = Changes(*(each[forest.known] for each in kept))
+        earlier = Changes(*map(forest.earlier, kept))
         by_text = asked.of(forest.own)
         found = recur(by_text, states[forest.seats], earlier, forest.sees)
         read, updates = (each.flatten(0, 1)[forest.places] for each in found)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from engine.kernels.dots import Codes, quantise, rounded
+from engine.kernels.dots import Codes, paired, parted, quantise, rounded
 from engine.weights.packed import PackedLinear
 
 
@@ -16,24 +16,12 @@ def rounded_rows(parts: Iterable[Tensor], bits: int) -> Codes:
     return Codes(torch.cat(values), torch.cat(scales), torch.cat(minima) if bits == 4 else None)
 
 
-def paired(codes: Tensor) -> Tensor:
-    """Codes of 4 bits (rows, n), of which n is even, two in a byte: (rows, n / 2)."""
-    return codes[:, ::2] | (codes[:, 1::2] << 4)
-
-
-def parted(pairs: Tensor) -> Tensor:
-    """The codes (rows, n) that were put in pairs."""
-    return torch.stack((pairs & 15, pairs >> 4), -1).flatten(1)
-
-
 class IntegerLinear(PackedLinear):
     """Weights and inputs rounded by groups of a row; by torch's own product, of them widened.
 
-    Codes of 4 bits are kept in pairs, two in a byte.
+    Codes of 4 bits are kept as `pairs`, two in a byte, if there are two of each; else `values` are.
     """
 
-    pairs: Tensor
-    values: Tensor
     scales: Tensor
     minima: Tensor | None
 
@@ -41,16 +29,17 @@ class IntegerLinear(PackedLinear):
         """`dtype` is that of the weights as they were loaded."""
         super().__init__(codes.values, bias)
         self.dtype = dtype
-        self._is_paired = codes.minima is not None and self.in_features % 2 == 0
-        values = paired(codes.values) if self._is_paired else codes.values
-        self.register_buffer("pairs" if self._is_paired else "values", values, persistent=False)
+        is_paired = codes.minima is not None and self.in_features % 2 == 0
+        values = paired(codes.values) if is_paired else codes.values
+        self.register_buffer("pairs" if is_paired else "values", values, persistent=False)
         self.register_buffer("scales", codes.scales, persistent=False)
         self.register_buffer("minima", codes.minima, persistent=False)
 
     @property
     def codes(self) -> Codes:
         """The weights, a code in a byte."""
-        values = parted(self.pairs) if self._is_paired else self.values
+        kept = dict(self.named_buffers(recurse=False))
+        values = parted(kept["pairs"]) if "pairs" in kept else kept["values"]
         return Codes(values, self.scales, self.minima)
 
     @property

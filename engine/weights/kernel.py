@@ -150,9 +150,10 @@ class GpuIntegerLinear(PackedLinear):
 
     def __init__(self, plain: IntegerLinear) -> None:
         """The same weights as those of another layer, laid out for our programs."""
-        super().__init__(plain.values, plain.bias)
+        codes = plain.codes
+        super().__init__(codes.values, plain.bias)
         self.dtype = plain.dtype
-        for name, part in triton_dots.lay_out(plain.codes)._asdict().items():
+        for name, part in triton_dots.lay_out(codes)._asdict().items():
             self.register_buffer(name, part, persistent=False)
 
     @property

@@ -74,7 +74,7 @@ def _change(module: nn.Module, change: _Change) -> None:
 
 def _for_kernels(layer: nn.Module) -> nn.Module:
     if isinstance(layer, IntegerLinear):
-        is_on_cpu = layer.values.device.type == "cpu"
+        is_on_cpu = layer.scales.device.type == "cpu"
         return IntegerKernelLinear(layer) if is_on_cpu else GpuIntegerLinear(layer)
     if type(layer) in (nn.Linear, Conv1D, LibraryLinear):
         weight = _weight(layer)
