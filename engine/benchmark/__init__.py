@@ -7,6 +7,12 @@
 It needs torch, transformers and numpy alone.
 """
 
+import os
+
+from engine.program import short_spins
+
+os.environ.update(short_spins())  # before torch is loaded
+
 from engine.benchmark.curves import Best
 from engine.benchmark.doctor import WIDTHS, Examination, PassCosts, examine
 from engine.benchmark.figures import Divergence, Result, Run, ratio_interval, result_of

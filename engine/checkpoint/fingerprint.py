@@ -2,10 +2,9 @@
 
 import hashlib
 
-import torch
 from torch import nn
 
-_CODES = (torch.int8, torch.uint8)
+_CODES = ("values", "pairs", "scales", "minima")
 """Of weights that were rounded as they were read."""
 
 
@@ -15,7 +14,8 @@ def fingerprint(network: nn.Module, merged: str = "", num_sampled: int = 64) -> 
     What was `merged` into them is in it: of codes, samples may not tell.
     """
     digest = hashlib.sha256(merged.encode())
-    codes = [(name, part) for name, part in network.named_buffers() if part.dtype in _CODES]
+    buffers = network.named_buffers()
+    codes = [(name, part) for name, part in buffers if name.rpartition(".")[2] in _CODES]
     for name, weights in (*network.named_parameters(), *codes):
         flat = weights.detach().reshape(-1)
         sampled = flat[:: max(1, len(flat) // num_sampled)].float().cpu()

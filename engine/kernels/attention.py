@@ -62,8 +62,8 @@ def check() -> None:
         output = attend(query, keys.roll(2, 2), values.roll(2, 2), Sight(places, visible))
         if not torch.allclose(output, expected.transpose(1, 2), rtol=1e-4, atol=1e-4):
             raise ValueError(f"attention of {rows} rows over {length} is wrong")
-        narrow = [each.roll(2, 2).bfloat16() for each in (keys, values)]
-        wide = [each.float() for each in narrow]
         sight = Sight(places, visible)
-        if not torch.equal(attend(query, *narrow, sight), attend(query, *wide, sight)):
+        near_keys, near_values = (each.roll(2, 2).bfloat16() for each in (keys, values))
+        narrow = attend(query, near_keys, near_values, sight)
+        if not torch.equal(narrow, attend(query, near_keys.float(), near_values.float(), sight)):
             raise ValueError(f"attention of {rows} rows over {length} in bfloat16 is wrong")

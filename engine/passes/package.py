@@ -35,6 +35,8 @@ from engine.weights import IntegerEmbedding, PackedLinear
 _OPTIONS = {"aot_inductor.package_constants_in_so": False}
 LIBRARY = ".so"
 _CALLS, _CONSTANTS = ".json", ".constants"
+_ROOMS = (attention, kv_cache, masks, dots)
+"""Whose code is traced into every package."""
 _INLINED = 8
 _SAMPLED = 64
 

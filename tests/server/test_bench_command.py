@@ -265,7 +265,8 @@ def test_the_guide_names_every_option() -> None:
     named = set(re.findall(r"\| `(--[\w-]+)", GUIDE)) | {"--num-prompts"}
     shown = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "100"}).output
     ours = set(re.findall(r"--[\w-]+", shown)) - {"--help"}
-    assert named == ours - {"--model", "--draft", "--config", "--dtype", "--device", "--threads"}
+    shared = {"--model", "--draft", "--lora", "--config", "--dtype", "--device", "--threads"}
+    assert named == ours - shared
 
 
 def test_the_tables_say_what_was_measured(bench: Bench) -> None:

@@ -179,7 +179,7 @@ def test_the_guide_names_every_key_and_option(staged: Report) -> None:
     assert named >= {key for passes in staged.document["passes"] for key in passes}
     shown = CliRunner().invoke(app, ["doctor", "--help"], env={"COLUMNS": "100"}).output
     ours = set(re.findall(r"--[\w-]+", shown)) - {"--help"}
-    shared = {"--model", "--draft", "--config", "--dtype", "--device", "--threads"}
+    shared = {"--model", "--draft", "--lora", "--config", "--dtype", "--device", "--threads"}
     assert named >= ours - shared
 
 
