@@ -94,7 +94,7 @@ def test_codes_that_our_groups_hold_are_taken_as_they_are(kind: str, tmp_path: P
 
 
 def test_what_identifies_the_weights_tells_packed_ones_apart(tmp_path: Path) -> None:
-    """Red when a reply of one quantisation says that it is of another; how it is packed is all one."""
+    """Red when a reply of one quantisation says that it is of another. Packing is no matter."""
     kinds = ("gptq", "awq", "words of 8 bits")
     for kind in kinds:
         packed.save(tmp_path / kind, kind)
