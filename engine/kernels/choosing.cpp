@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -229,8 +230,8 @@ inline Doubles parts(Floats distances) {
   return (Doubles)((Words)sum + exponents) * PARTS + ROUNDING - ROUNDING;
 }
 
-// Those of a whole row together.
-double total_of_row(const Place& place, float best) {
+// Those of all tokens of a row together whose scores are above one.
+double total_above(const Place& place, float best, float floor) {
   constexpr int WIDTH = sizeof(Floats) / sizeof(float);
   if (!std::isfinite(best)) return std::numeric_limits<double>::quiet_NaN();
   Doubles sums{};
@@ -238,11 +239,18 @@ double total_of_row(const Place& place, float best) {
   for (; start + WIDTH <= place.size; start += WIDTH) {
     Floats logits;
     std::memcpy(&logits, place.row + start, sizeof logits);
-    sums += parts(logits / place.temperature - best);
+    const Floats scores = logits / place.temperature;
+    const auto above = scores > floor;
+    int32_t any = 0;
+    for (int lane = 0; lane < WIDTH; ++lane) any |= above[lane];
+    if (any) sums += (Doubles)((Words)parts(scores - best) & __builtin_convertvector(above, Words));
   }
   double total = 0.0;
   for (int lane = 0; lane < WIDTH; ++lane) total += sums[lane];
-  for (; start < place.size; ++start) total += parts(place.row[start] / place.temperature - best);
+  for (; start < place.size; ++start) {
+    const float score = place.row[start] / place.temperature;
+    if (score > floor) total += parts(score - best);
+  }
   return total;
 }
 
@@ -262,7 +270,7 @@ int64_t num_kept(const Place& place, const std::vector<Entry>& likeliest, double
     if (is_narrowed) {
       for (int64_t i = 0; i < count; ++i) total += parts(likeliest[i].value - best);
     } else {
-      total = whole = whole < 0.0 ? total_of_row(place, best) : whole;
+      total = whole = whole < 0.0 ? total_above(place, best, NEVER) : whole;
     }
     int64_t num = 0;
     for (; num < count && before < place.top_p * total; ++num)
@@ -276,10 +284,12 @@ constexpr int64_t FIRST_WIDTH = 64, SPARE = 8, WIDER = 8;
 
 // The likeliest tokens with their scores, and how many of them are kept: they are looked for among
 // more and more, until all that may be kept are there. What is no number alone is, if there is any.
-int64_t filter(const Place& place, std::vector<Entry>& likeliest) {
+// None if they are not among the `most` likeliest.
+std::optional<int64_t> filter(
+    const Place& place, std::vector<Entry>& likeliest, double& whole, int64_t most) {
   const bool is_narrowed = place.top_k < place.size;
-  double whole = -1.0;
   for (int64_t width = is_narrowed ? place.top_k + SPARE : FIRST_WIDTH;; width *= WIDER) {
+    if (width > most && most < place.size) return std::nullopt;
     width = std::min(width, place.size);
     likeliest_of_row(place.row, place.size, width, likeliest);
     if (std::isnan(likeliest[0].value)) return 1;
@@ -291,10 +301,51 @@ int64_t filter(const Place& place, std::vector<Entry>& likeliest) {
   }
 }
 
+// Of all tokens above a score the best one under the noise, the likelier of equals. That of `first`
+// is what any other has to come up to: bits are made of those alone that any noise could make so good.
+Entry noisiest_above(const Place& place, Entry first, float floor) {
+  Entry best = first;
+  float most = first.value + gumbel(bits_of_four(place, first.token).words[first.token % 4]);
+  for (int64_t start = 0; start < place.size; start += 4) {
+    const int64_t end = std::min(start + 4, place.size);
+    float highest = NEVER;
+    for (int64_t token = start; token < end; ++token) highest = std::max(highest, place.row[token]);
+    highest /= place.temperature;
+    if (!(highest > floor) || highest + MOST_GUMBEL < most) continue;
+    const Block bits = bits_of_four(place, start);
+    for (int64_t token = start; token < end; ++token) {
+      const float score = place.row[token] / place.temperature;
+      const uint64_t word = bits.words[token - start];
+      if (!(score > floor) || score + most_gumbel(word) < most) continue;
+      const float noisy = score + gumbel(word);
+      if (noisy > most || (noisy == most && before({score, token}, best)))
+        most = noisy, best = {score, token};
+    }
+  }
+  return best;
+}
+
+// Of rows of which too many tokens are kept to be put in order. A token is kept if the shares of all
+// above it do not reach top-p, which need be asked of nothing but the best under the noise: one or two
+// in a row, since what is not kept is seldom the best.
+int64_t widely_filtered(const Place& place, Entry likeliest, double whole) {
+  for (float floor = NEVER;;) {
+    const Entry best = noisiest_above(place, likeliest, floor);
+    const bool is_first = best.token == likeliest.token;
+    const bool has_share = place.top_p >= 1.0 ||
+        total_above(place, likeliest.value, best.value) < place.top_p * whole;
+    if (is_first || (has_share && best.value >= likeliest.value + place.min_p)) return best.token;
+    floor = best.value;
+  }
+}
+
 int64_t filtered(const Place& place, std::vector<Entry>& likeliest) {
-  const int64_t count = filter(place, likeliest);
+  double whole = -1.0;
+  const bool is_narrowed = place.top_k < place.size;
+  const auto count = filter(place, likeliest, whole, is_narrowed ? place.size : FIRST_WIDTH);
+  if (!count) return widely_filtered(place, likeliest[0], whole);
   Best best{place, likeliest[0].token};
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < *count; ++i) {
     const auto [scaled, token] = likeliest[i];
     best.consider(scaled, token, bits_of_four(place, token).words[token % 4]);
   }
@@ -391,7 +442,8 @@ std::tuple<Tensor, Tensor> candidates(
   std::vector<std::vector<Entry>> found(asked.size());
   std::vector<int64_t> counts(asked.size());
   for_each_place(asked, [&](int64_t i, const Place& place, std::vector<Entry>& likeliest) {
-    counts[i] = filter(place, likeliest);
+    double whole = -1.0;
+    counts[i] = *filter(place, likeliest, whole, place.size);
     found[i] = likeliest;
   });
   const int64_t width = asked.empty() ? 0 : *std::max_element(counts.begin(), counts.end());
