@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engine.checkpoint import abridged, check_weights, read_json
 from engine.errors import ModelLoadError, first_line
+from engine.hub import only_if_reachable
 from engine.loading.stored import Rows
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -109,7 +110,8 @@ def _folder(name: str) -> Path:
     if (folder := Path(name)).is_dir():
         return folder
     try:
-        return Path(snapshot_download(name, allow_patterns=[_CONFIG, _WEIGHTS]))
+        with only_if_reachable():
+            return Path(snapshot_download(name, allow_patterns=[_CONFIG, _WEIGHTS]))
     except Exception as error:  # whatever a hub may answer, or a name that is none
         raise ModelLoadError(
             f"there is no adapter {name!r} ({first_line(error)}): name a folder with {_CONFIG} and "

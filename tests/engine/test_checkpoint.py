@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -27,7 +28,8 @@ from engine.drafting.head_checkpoint import load_head, names_head
 from engine.drafting.katz import KatzTable
 from engine.errors import ConfigError, EngineError, ModelLoadError, first_line
 from engine.loading import checkpoint as loading_checkpoint
-from engine.loading import load_model
+from engine.loading import Checkpoint, load_model
+from engine.tokenizer import load_tokenizer
 from tests.checkpoints import (
     VOCAB_SIZE,
     make_head_weights,
@@ -593,6 +595,23 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(broken_hub: list[str]) -> No
     assert not names_head("nobody/nothing")
     assert broken_hub == ["asked"]
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_what_cannot_be_had_from_the_hub_is_no_architecture(
+    broken_hub: list[str], whole: Path
+) -> None:
+    """Red when a network that is down is told as a model that cannot be served, or asked anew."""
+    lost = replace(Checkpoint.read(str(whole)), name="nobody/nothing")
+    for dtype in ("int8", "float32"):
+        with pytest.raises(ModelLoadError, match="cannot load 'nobody/nothing'"):
+            lost.load(dtype=dtype, device="cpu", max_model_len=64, chunk=16)
+    with pytest.raises(ModelLoadError, match="no usable tokenizer for 'nobody/nothing'"):
+        load_tokenizer("nobody/nothing")
+    with pytest.raises(ModelLoadError, match="there is no adapter 'nobody/else'"):
+        Checkpoint.read(str(whole)).load(
+            dtype="int8", device="cpu", max_model_len=64, chunk=16, lora="nobody/else"
+        )
+    assert broken_hub == ["asked"]
 
 
 def test_a_folder_asks_no_hub(broken_hub: list[str], whole: Path) -> None:
