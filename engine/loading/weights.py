@@ -19,7 +19,7 @@ from engine.errors import ModelLoadError
 from engine.loading.adapter import Adapter
 from engine.loading.filling import fill
 from engine.loading.gguf_weights import GgufSource
-from engine.loading.kept_codes import KeptCodes, find_codes, keep_codes, kept_codes
+from engine.loading.kept_codes import KeptCodes, discard_codes, find_codes, keep_codes, kept_codes
 from engine.loading.network import load_network, packing, unloadable
 from engine.loading.packed_formats import FORMATS
 from engine.loading.precision import dtype_of_loading
@@ -84,7 +84,10 @@ class StoredWeights:
         merged = "" if self._adapter is None else self._adapter.fingerprint
         path = kept_codes(self._files, precision, merged)
         if found := find_codes(path):
-            return self._filled(SafetensorsSource(found, KeptCodes(), _KEPT), *given)
+            try:
+                return self._filled(SafetensorsSource(found, KeptCodes(), _KEPT), *given)
+            except ModelLoadError as error:
+                discard_codes(path, error)
         network, made = self._filled(SafetensorsSource(self._files), *given, self._adapter)
         keep_codes(path, network)
         return network, made

@@ -27,8 +27,8 @@ from engine.config import EngineConfig
 from engine.drafting.head_checkpoint import load_head, names_head
 from engine.drafting.katz import KatzTable
 from engine.errors import ConfigError, EngineError, ModelLoadError, first_line
-from engine.loading import checkpoint as loading_checkpoint
 from engine.loading import Checkpoint, load_model
+from engine.loading import checkpoint as loading_checkpoint
 from engine.tokenizer import load_tokenizer
 from tests.checkpoints import (
     VOCAB_SIZE,
