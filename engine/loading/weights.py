@@ -86,7 +86,7 @@ class StoredWeights:
         if found := find_codes(path):
             try:
                 return self._filled(SafetensorsSource(found, KeptCodes(), _KEPT), *given)
-            except ModelLoadError as error:
+            except (ModelLoadError, OSError) as error:  # as where another process discards them
                 discard_codes(path, error)
         network, made = self._filled(SafetensorsSource(self._files), *given, self._adapter)
         keep_codes(path, network)
