@@ -141,10 +141,8 @@ def _check(name: str, about: Mapping[str, Any]) -> None:
     """Refuse what is more, or other, than low ranks that are added. Raises ModelLoadError."""
     begun = str(about.get("init_lora_weights")).lower()
     faults = {
-        f"a base that it changed as it began (init_lora_weights: {begun})": begun.startswith(
-            _CHANGING
-        ),
         f"the kind {about.get('peft_type')}": about.get("peft_type") != "LORA",
+        f"a changed base (init_lora_weights: {begun})": begun.startswith(_CHANGING),
         "magnitudes of DoRA (use_dora)": about.get("use_dora"),
         "biases (bias)": about.get("bias", "none") != "none" or about.get("lora_bias"),
         "whole modules (modules_to_save)": about.get("modules_to_save"),

@@ -220,7 +220,8 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any]], Format]] = {
 def _layout(about: Mapping[str, Any], keys: Sequence[str], known: tuple[str, ...]) -> str:
     """What the first of these keys says, in small letters; where none does, the first known."""
     key = next((key for key in keys if about.get(key) is not None), keys[0])
-    found = str(about.get(key) or known[0]).lower()
+    said = about.get(key) or known[0]
+    found = str(getattr(said, "value", said)).lower()  # of an enumeration of transformers'
     _one_of({key: found}, key, known)
     return found
 

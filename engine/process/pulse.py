@@ -11,7 +11,7 @@ from typing import Self
 BEAT_SECONDS = 1.0
 _COMPUTING = 0.05
 """Seconds of a processor from one beat to the next, of a process that gets on with something."""
-_MOVING = 2**16
+_MOVING = 2**13
 """Bytes likewise, far more than a beat itself moves."""
 _MOVED = Path("/proc/self/io")
 
