@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, T5ForConditionalGener
 from engine.api import Engine
 from engine.checkpoint import abridged
 from engine.config import EngineConfig
+from engine.drafting import head_checkpoint
 from engine.drafting.head_checkpoint import load_head, names_head
 from engine.drafting.katz import KatzTable
 from engine.errors import ConfigError, EngineError, ModelLoadError, first_line
@@ -611,6 +612,8 @@ def test_what_cannot_be_had_from_the_hub_is_no_architecture(
         Checkpoint.read(str(whole)).load(
             dtype="int8", device="cpu", max_model_len=64, chunk=16, lora="nobody/else"
         )
+    with pytest.raises(OSError, match="on the local disk"):
+        head_checkpoint._read_weights("nobody/nothing")
     assert broken_hub == ["asked"]
 
 
