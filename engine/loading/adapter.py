@@ -115,7 +115,9 @@ class Adapter:
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ModelLoadError unless a model has all that it changes, in its shapes."""
-        ours = [(key, (len(low.left), low.right.shape[1])) for key, low in self._lows.items()]
+        ours: list[tuple[str, tuple[int, ...]]] = [
+            (key, (len(low.left), low.right.shape[1])) for key, low in self._lows.items()
+        ]
         ours += [(key, tuple(base.shape)) for key, base in self._bases.items()]
         if strange := [key for key, shape in ours if shapes.get(key) != shape]:
             raise ModelLoadError(
