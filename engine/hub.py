@@ -1,14 +1,56 @@
-"""GGUF files of the hub by repository and quantisation, as llama.cpp has it: `user/repo:Q4_K_M`."""
+"""Hugging Face's hub: whether it can be reached, and GGUF files by repository and quantisation.
 
+These are named as llama.cpp has it: `user/repo:Q4_K_M`.
+"""
+
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from time import monotonic
 
 from engine.errors import ModelLoadError, first_line
 
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*):(?P<quantisation>\w[\w.-]*)")
 _PART = re.compile(r"-\d{5}-of-\d{5}")
+_SECONDS = 5.0
+_VALID_SECONDS = 60.0
+_known: dict[str, tuple[float, bool]] = {}
+"""By the address of a hub: when it was asked, and whether it answered."""
+
+
+@contextmanager
+def only_if_reachable() -> Iterator[None]:
+    """While the block runs a hub that cannot be reached is not asked.
+
+    What is cached is found then, and whatever else is missing is so at once: the hub's own client
+    would try for 23 s, for each file.
+    """
+    from huggingface_hub import constants  # slow to import, and most names need none
+
+    was_offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = was_offline or not _is_reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = was_offline
+
+
+def _is_reachable(hub: str) -> bool:
+    """Whether it answers; for all that is loaded together it is asked once."""
+    from huggingface_hub import get_session
+
+    asked_at, answers = _known.get(hub, (-math.inf, False))
+    if monotonic() - asked_at > _VALID_SECONDS:
+        try:
+            get_session().head(hub, timeout=_SECONDS)
+            answers = True
+        except Exception:  # whatever a network may do
+            answers = False
+        _known[hub] = monotonic(), answers
+    return answers
 
 
 def find_in_hub(name: str) -> Path | None:
@@ -22,11 +64,12 @@ def find_in_hub(name: str) -> Path | None:
 
 @cache
 def _download(name: str, repo: str, quantisation: str) -> Path:
-    from huggingface_hub import hf_hub_download  # slow to import, and most names need none
+    from huggingface_hub import hf_hub_download
 
     try:
-        found = chosen(name, _listed(repo), quantisation)
-        return Path(hf_hub_download(repo, found))
+        with only_if_reachable():
+            found = chosen(name, _listed(repo), quantisation)
+            return Path(hf_hub_download(repo, found))
     except ModelLoadError:
         raise
     except Exception as error:  # whatever a hub may answer
@@ -41,7 +84,8 @@ def _listed(repo: str) -> Sequence[str]:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     if constants.HF_HUB_OFFLINE:
-        folder = Path(snapshot_download(repo, local_files_only=True))
+        # Of which no file is asked for: a repository that is not here as a whole would be refused.
+        folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=[]))
         return [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
     return HfApi().list_repo_files(repo)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from engine.checkpoint import asked_once
 from engine.errors import ModelLoadError, first_line
 from engine.loading import silence, unpack
 from engine.names import resolve
@@ -32,7 +33,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
     unpack(str(name))
     folder = resolve(str(name))
     try:
-        with silence():
+        with asked_once(str(name)), silence():
             tokenizer = _load(folder)
     except Exception as error:  # whatever foreign files may cause
         is_missing = "instantiate the backend tokenizer" in str(error)

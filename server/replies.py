@@ -160,7 +160,9 @@ class EventStream(Response):
                     await line.say(event)
         finally:
             await _end(self._first, self._chunks)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        # The engine is free by now, and yet the client must not hold its connection.
+        async with asyncio.timeout(STALL_SECONDS):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _watch(self, line: Line, limit: asyncio.Timeout) -> None:
         """Say that the stream waits whenever it has been silent; end it where nobody takes more.

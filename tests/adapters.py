@@ -28,6 +28,8 @@ def save(
             shapes = {"lora_embedding_A": (rank, out), "lora_embedding_B": (size, rank)}
         for leaf, shape in shapes.items():
             tensors[f"base_model.model.{name}.{leaf}"] = torch.randn(shape, generator=generator)
+        if name.endswith(("embed_tokens", "lm_head")):  # which peft keeps beside
+            tensors[f"base_model.model.{name}.base_layer.weight"] = layer.weight.detach().clone()
     config = {
         "peft_type": "LORA",
         "base_model_name_or_path": "somebody/model",

@@ -119,7 +119,13 @@ def in_blocks(generator: np.random.Generator, out: int, size: int, **about: Any)
     for i in range(out):
         for j in range(size):
             weight[i, j] = values[i, j].float() * scales[i // high, j // wide]
-    return {"weight": values, "weight_scale_inv": scales}, weight
+    return {"weight": values, about.get("leaf", "weight_scale_inv"): scales}, weight
+
+
+def in_numbers(generator: np.random.Generator, out: int, size: int, **about: Any) -> Packed:
+    """Rounded as if it were in 8 bits, and kept in 16, with the scales that are in it already."""
+    values = torch.from_numpy(generator.normal(0, 0.1, (out, size))).bfloat16()
+    return {"weight": values, "weight_scale": torch.full((out, 1), 0.5)}, values.float()
 
 
 def _affine(
@@ -144,10 +150,12 @@ def compressed(kind: str, **weights: Any) -> dict[str, Any]:
 
 
 _GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False}
+_GPTQ_V2 = {**_GPTQ, "checkpoint_format": "gptq_v2"}
 _AWQ = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}
 FORMATS: Mapping[str, tuple[Callable[..., Packed], dict[str, Any], dict[str, Any]]] = {
     "gptq": (gptq, _GPTQ, {}),
-    "gptq_v2": (gptq, {**_GPTQ, "checkpoint_format": "gptq_v2"}, {}),
+    "gptq_v2": (gptq, _GPTQ_V2, {}),
+    "gptq_v2 by its other name": (gptq, {**_GPTQ, "format": "GPTQ_V2"}, _GPTQ_V2),
     "gptq in 8 bits": (gptq, {**_GPTQ, "bits": 8}, {}),
     "gptq in order": (gptq, {**_GPTQ, "desc_act": True}, {}),
     "awq": (awq, _AWQ, {}),
@@ -165,11 +173,19 @@ FORMATS: Mapping[str, tuple[Callable[..., Packed], dict[str, Any], dict[str, Any
     "bytes": (in_bytes, compressed("int-quantized", num_bits=8), {}),
     "floats": (in_floats, compressed("float-quantized", num_bits=8), {}),
     "blocks": (in_blocks, {"quant_method": "fp8", "weight_block_size": [48, 48]}, {}),
+    "blocks in a word": (
+        in_blocks,
+        compressed("float-quantized", num_bits=8, block_structure="48x48"),
+        {"weight_block_size": [48, 48], "leaf": "weight_scale"},
+    ),
+    "numbers": (in_numbers, compressed("dense", num_bits=8), {}),
+    "numbers beside fp8": (in_numbers, {"quant_method": "fp8"}, {}),
 }
 """By name: who packs, what the configuration says, and what else who packs must know."""
 KEPT = {
     "gptq": 4,
     "gptq_v2": 4,
+    "gptq_v2 by its other name": 4,
     "awq": 4,
     "words of 4 bits": 4,
     "words of 8 bits": 8,
@@ -178,6 +194,8 @@ KEPT = {
 }
 """In how many bits codes are taken as they are."""
 IN_8_BITS = ("gptq in 8 bits", "words of 8 bits", "bytes")
+PLAIN = ("floats", "blocks", "blocks in a word", "numbers", "numbers beside fp8")
+"""In numbers, and none of codes."""
 
 
 def save(folder: Path, kind: str, **shape: Any) -> PreTrainedModel:

@@ -209,7 +209,8 @@ def _read_weights(name: str) -> dict[str, Tensor]:
     """Every tensor of a checkpoint, by the names of EAGLE's own layout."""
     folder = Path(resolve(name))
     if not folder.is_dir():
-        folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        with asked_once(name):
+            folder = Path(snapshot_download(name, allow_patterns=list(_FILES)))
     weights: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         check_weights(file)

@@ -12,17 +12,23 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 from torch import Tensor
 
 from engine.checkpoint import abridged, check_weights, read_json
 from engine.errors import ModelLoadError, first_line
+from engine.hub import only_if_reachable
 from engine.loading.stored import Rows
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PARTS = re.compile(r"(?P<layer>.+)\.lora_(?P<embedding>embedding_)?(?P<part>[AB])(\.weight)?")
+_BASE = re.compile(r"(?P<layer>.+)\.base_layer\.weight")
+"""What an embedding was before: peft keeps that beside the factors (`save_embedding_layers`)."""
+_CHANGING = ("pissa", "corda", "olora", "loftq", "lora_ga")
+"""How an adapter may begin that takes from its base what it begins with (`init_lora_weights`)."""
 _REMEDY = "merge it into its base model (merge_and_unload of peft), and name the folder of that"
 
 
@@ -52,9 +58,11 @@ class _Merged(Rows):
 class Adapter:
     """What is added to which weights of a model."""
 
-    def __init__(self, name: str, lows: Mapping[str, _Low]) -> None:
+    def __init__(self, name: str, lows: Mapping[str, _Low], bases: Mapping[str, Tensor]) -> None:
+        """Adds `lows` to layers, of which some must have the weights `bases`."""
         self.name = name
         self._lows = {f"{layer}.weight": low for layer, low in lows.items()}
+        self._bases = {f"{layer}.weight": base for layer, base in bases.items()}
 
     @classmethod
     def read(cls, name: str) -> Self:
@@ -66,7 +74,10 @@ class Adapter:
         about = read_json(folder / _CONFIG)
         _check(name, about)
         check_weights(folder / _WEIGHTS)
-        return cls(name, _lows(name, about, load_file(folder / _WEIGHTS)))
+        tensors = load_file(folder / _WEIGHTS)
+        named = {key: _BASE.fullmatch(key.removeprefix(_PREFIX)) for key in tensors}
+        bases = {found["layer"]: tensors.pop(key) for key, found in named.items() if found}
+        return cls(name, _lows(name, about, tensors), bases)
 
     @property
     def fingerprint(self) -> str:
@@ -81,7 +92,7 @@ class Adapter:
     def merged(self, keys: Collection[str], rows: Rows) -> Rows:
         """A weight that the network has by these names, with what is added to it, if anything is.
 
-        Raises ModelLoadError for one that has several.
+        Raises ModelLoadError for one that has several, and one that is not what it was trained on.
         """
         ours = [key for key in keys if key in self._lows]
         if ours and len(keys) > 1:
@@ -89,16 +100,26 @@ class Adapter:
                 f"the adapter {self.name!r} changes {ours[0]}, which this model has in two places "
                 f"({', '.join(keys)}): {_REMEDY}."
             )
+        if other := [key for key in keys if key in self._bases and self._is_other(key, rows)]:
+            raise ModelLoadError(
+                f"the adapter {self.name!r} was trained on another {other[0]}, which it holds, "
+                f"than this model's: {_REMEDY}."
+            )
         return _Merged(rows, self._lows[ours[0]]) if ours else rows
+
+    def _is_other(self, key: str, rows: Rows) -> bool:
+        """Whether a weight is not what the adapter was trained on, in the precision of either."""
+        ours, base = rows.plain(), self._bases[key]
+        is_same = torch.equal(ours.to(base.dtype), base) or torch.equal(base.to(ours.dtype), ours)
+        return not is_same
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ModelLoadError unless a model has all that it changes, in its shapes."""
-        strange = [
-            key
-            for key, low in self._lows.items()
-            if shapes.get(key) != (len(low.left), low.right.shape[1])
+        ours: list[tuple[str, tuple[int, ...]]] = [
+            (key, (len(low.left), low.right.shape[1])) for key, low in self._lows.items()
         ]
-        if strange:
+        ours += [(key, tuple(base.shape)) for key, base in self._bases.items()]
+        if strange := [key for key, shape in ours if shapes.get(key) != shape]:
             raise ModelLoadError(
                 f"the adapter {self.name!r} is of another model: this one has no such weights as "
                 f"it changes ({abridged(strange)}). Name the model that it was trained on."
@@ -109,7 +130,8 @@ def _folder(name: str) -> Path:
     if (folder := Path(name)).is_dir():
         return folder
     try:
-        return Path(snapshot_download(name, allow_patterns=[_CONFIG, _WEIGHTS]))
+        with only_if_reachable():
+            return Path(snapshot_download(name, allow_patterns=[_CONFIG, _WEIGHTS]))
     except Exception as error:  # whatever a hub may answer, or a name that is none
         raise ModelLoadError(
             f"there is no adapter {name!r} ({first_line(error)}): name a folder with {_CONFIG} and "
@@ -119,8 +141,10 @@ def _folder(name: str) -> Path:
 
 def _check(name: str, about: Mapping[str, Any]) -> None:
     """Refuse what is more, or other, than low ranks that are added. Raises ModelLoadError."""
+    begun = str(about.get("init_lora_weights")).lower()
     faults = {
         f"the kind {about.get('peft_type')}": about.get("peft_type") != "LORA",
+        f"a changed base (init_lora_weights: {begun})": begun.startswith(_CHANGING),
         "magnitudes of DoRA (use_dora)": about.get("use_dora"),
         "biases (bias)": about.get("bias", "none") != "none" or about.get("lora_bias"),
         "whole modules (modules_to_save)": about.get("modules_to_save"),

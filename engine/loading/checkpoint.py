@@ -71,7 +71,7 @@ class Checkpoint:
         device or precision that this machine lacks.
         """
         place = choose_device(device)
-        with _named(self.name):
+        with asked_once(self.name), _named(self.name):
             adapter = None if lora is None else Adapter.read(lora)
             weights = StoredWeights(self.name, self.config, adapter)
             wanted = choose_precision(dtype, place, self.config, num_engines, weights.precision)

@@ -6,9 +6,12 @@ that tell that they are whole.
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -75,12 +78,18 @@ class OurCodes(Rows):
 def kept_codes(files: Sequence[Path], precision: Precision, adapter: str) -> Path:
     """Where the codes of these files in a precision are, or will be: the first of several files.
 
-    `adapter` is the fingerprint of what was merged into them.
+    `adapter` is the fingerprint of what was merged into them. The folder's name ends with what
+    files they are of, and then in which state these are, and who has read them.
     """
-    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    given = repr((facts, precision.name, adapter, _FORM))
-    digest = hashlib.blake2b(given.encode(), digest_size=8).hexdigest()
-    return cache_root() / "weights" / f"{files[0].parent.name}-{precision.name}-{digest}" / _FIRST
+    which = _digest([str(file.resolve()) for file in files], adapter)
+    states = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    state = _digest(states, version("transformers"), _FORM)
+    folder = f"{files[0].parent.name}-{precision.name}-{which}-{state}"
+    return cache_root() / "weights" / folder / _FIRST
+
+
+def _digest(*facts: object) -> str:
+    return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
 
 def find_codes(path: Path) -> list[Path]:
@@ -88,8 +97,17 @@ def find_codes(path: Path) -> list[Path]:
     return sorted(path.parent.glob("*.safetensors")) if is_usable(path) else []
 
 
+def discard_codes(path: Path, error: Exception) -> None:
+    """Remove codes that are whole and yet no model, and say so: they are to be made anew."""
+    _log.warning("%s is not used, and is to be made anew: %s", path.parent, first_line(error))
+    shutil.rmtree(path.parent, ignore_errors=True)
+
+
 def keep_codes(path: Path, network: PreTrainedModel) -> None:
-    """Write what a network has become, if that is worth it; what forbids it is logged."""
+    """Write what a network has become, if that is worth it; what forbids it is logged.
+
+    Those of the same files in another state go, since nothing will ask for them.
+    """
     if num_weights(network) < LEAST:
         return
     try:
@@ -99,10 +117,18 @@ def keep_codes(path: Path, network: PreTrainedModel) -> None:
             for number, part in enumerate(_parts(network)):
                 save_file(part, draft / f"{number}.safetensors", {"format": "pt"})
             publish_folder(draft, path)
-    except OSError as error:
+        for other in _others(path.parent):
+            shutil.rmtree(other, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
         _log.warning(
             "weights that were rounded are not kept for the next time: %s", first_line(error)
         )
+
+
+def _others(folder: Path) -> list[Path]:
+    which = folder.name.rpartition("-")[0]
+    beside = [each for each in folder.parent.iterdir() if each != folder]
+    return [each for each in beside if each.name.rpartition("-")[0] == which]
 
 
 def _parts(network: PreTrainedModel) -> Iterator[dict[str, Tensor]]:

@@ -8,7 +8,7 @@ of DeepSeek-V3 for FP8 by blocks.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.errors import ModelLoadError
 from engine.loading.packed_rows import Affine, Scaled, unpacked
-from engine.loading.stored import NUMBERS, Rows
+from engine.loading.stored import NUMBERS, Numbers, Rows
 
 _WORD = 32
 _AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
@@ -72,11 +72,11 @@ class _Gptq(Format):
 
     def __init__(self, about: Mapping[str, Any]) -> None:
         _one_of(about, "bits", (2, 4, 8))
-        _one_of(about, "checkpoint_format", (None, "gptq", "gptq_v2"))
+        layout = _layout(about, ("checkpoint_format", "format"), ("gptq", "gptq_v2"))
         _one_of(about, "dynamic", (None, {}))
         self._bits = int(about["bits"])
         self._sizes = (int(about.get("group_size", -1)),)
-        self._below = 0 if about.get("checkpoint_format") == "gptq_v2" else 1
+        self._below = 0 if layout == "gptq_v2" else 1
 
     def bits(self, layer: Layer) -> int:
         """Two are kept in four."""
@@ -104,7 +104,7 @@ class _Awq(Format):
 
     def __init__(self, about: Mapping[str, Any]) -> None:
         _one_of(about, "bits", (4,))
-        _one_of(about, "version", (None, "gemm", "GEMM"))
+        _layout(about, ("version", "format"), ("gemm",))
         self._sizes = (int(about.get("group_size", -1)),)
 
     def shape(self, layer: Layer) -> tuple[int, ...]:
@@ -142,8 +142,8 @@ class _CompressedTensors(Format):
         for each in weights:
             _one_of(each, "num_bits", (None, 4, 8))
         self._sizes = tuple(int(each.get("group_size") or -1) for each in weights)
-        blocks = [each["block_structure"] for each in weights if each.get("block_structure")]
-        self._block = (int(blocks[0][0]), int(blocks[0][1])) if blocks else None
+        blocks = (_block(each, "block_structure") for each in weights)
+        self._block = next((each for each in blocks if each), None)
 
     def bits(self, layer: Layer) -> int:
         """By how many codes a word has."""
@@ -160,10 +160,10 @@ class _CompressedTensors(Format):
 
     def rows(self, layer: Layer) -> Rows:
         """Codes in words are of no sign: what is their middle stands for zero."""
-        scales, bits = layer.tensor("weight_scale"), self.bits(layer)
+        bits = self.bits(layer)
         if bits == NUMBERS:
-            return Scaled(layer.tensor("weight"), scales, self._block)
-        out, size = self.shape(layer)
+            return _numbers(layer, "weight_scale", self._block)
+        scales, (out, size) = layer.tensor("weight_scale"), self.shape(layer)
         scales = scales.reshape(-1, scales.shape[-1] if scales.dim() > 1 else 1).expand(out, -1)
         middle = 2 ** (bits - 1) if "weight_packed" in layer.leaves else 0
         values = unpacked(layer.tensor("weight_packed"), bits) if middle else layer.tensor("weight")
@@ -183,8 +183,7 @@ class _Fp8(Format):
     leaves = frozenset({"weight", "weight_scale", "weight_scale_inv"})
 
     def __init__(self, about: Mapping[str, Any]) -> None:
-        block = about.get("weight_block_size")
-        self._block = (int(block[0]), int(block[1])) if block else None
+        self._block = _block(about, "weight_block_size")
 
     def bits(self, layer: Layer) -> int:
         """They are numbers."""
@@ -197,7 +196,15 @@ class _Fp8(Format):
     def rows(self, layer: Layer) -> Rows:
         """What is called an inverse multiplies, too."""
         leaf = "weight_scale" if "weight_scale" in layer.leaves else "weight_scale_inv"
-        return Scaled(layer.tensor("weight"), layer.tensor(leaf), self._block)
+        return _numbers(layer, leaf, self._block)
+
+
+def _numbers(layer: Layer, scales: str, block: tuple[int, int] | None) -> Rows:
+    """Those of 8 bits, with their scales; wider ones have been multiplied by them already."""
+    values = layer.tensor("weight")
+    if layer.kind("weight").startswith(("F8", "I8")):
+        return Scaled(values, layer.tensor(scales), block)
+    return Numbers(values)
 
 
 FORMATS: Mapping[str, Callable[[Mapping[str, Any]], Format]] = {
@@ -210,9 +217,32 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any]], Format]] = {
 """By what a configuration calls them. What else it says that is not read raises ModelLoadError."""
 
 
+def _layout(about: Mapping[str, Any], keys: Sequence[str], known: tuple[str, ...]) -> str:
+    """What the first of these keys says, in small letters; where none does, the first known."""
+    key = next((key for key in keys if about.get(key) is not None), keys[0])
+    said = about.get(key) or known[0]
+    found = str(getattr(said, "value", said)).lower()  # of an enumeration of transformers'
+    _one_of({key: found}, key, known)
+    return found
+
+
+def _block(about: Mapping[str, Any], key: str) -> tuple[int, int] | None:
+    """Outputs and inputs of a block, as a list or as "128x128"; None if nothing is said of it."""
+    if not (found := about.get(key)):
+        return None
+    sizes = str(found).strip("[]()").replace("x", ",").split(",")
+    if len(sizes) != 2 or not all(each.strip().isdecimal() and int(each) for each in sizes):
+        raise _unread(key, found)
+    return int(sizes[0]), int(sizes[1])
+
+
 def _one_of(about: Mapping[str, Any], key: str, known: tuple[object, ...]) -> None:
     if (found := about.get(key)) not in known:
-        raise ModelLoadError(
-            f"its weights are packed in a way ({key}: {str(found)[:60]}) that is not read here: "
-            "choose the same model in bfloat16, or as a GGUF file."
-        )
+        raise _unread(key, found)
+
+
+def _unread(key: str, found: object) -> ModelLoadError:
+    return ModelLoadError(
+        f"its weights are packed in a way ({key}: {str(found)[:60]}) that is not read here: "
+        "choose the same model in bfloat16, or as a GGUF file."
+    )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from engine.errors import ModelLoadError
 from engine.kernels.dots import GROUP, Codes
 from engine.loading.stored import Rows
 
@@ -84,10 +85,16 @@ class Scaled(Rows):
     """Numbers of 8 bits, and a scale for each block of them."""
 
     def __init__(self, values: Tensor, scales: Tensor, block: tuple[int, int] | None) -> None:
+        """Raises ModelLoadError for as many scales as are in no such blocks, rows or whole."""
         self._values = values
         out, size = values.shape
         self._scales = scales.float() if scales.dim() > 1 else scales.float().reshape(-1, 1)
         high, wide = self._scales.shape
+        if block and not (_fits(out, high, block[0]) and _fits(size, wide, block[1])):
+            raise ModelLoadError(
+                f"a layer of {out} by {size} weights has {high} by {wide} scales, which are not "
+                f"those of blocks of {block[0]} by {block[1]}: download it again."
+            )
         tall, broad = [block[0]] if block else [], [block[1]] if block else []
         self._block = _size(out, high, tall), _size(size, wide, broad)
 
@@ -98,6 +105,11 @@ class Scaled(Rows):
         of_rows = (torch.arange(out) // high)[rows]
         of_inputs = torch.arange(size) // wide
         return self._values[rows].float() * self._scales[of_rows][:, of_inputs]
+
+
+def _fits(num_numbers: int, num_blocks: int, size: int) -> bool:
+    """Whether there are as many blocks as such a size makes; or one for all, or each its own."""
+    return num_blocks in (-(-num_numbers // size), 1, num_numbers)
 
 
 def _size(num_numbers: int, num_blocks: int, sizes: Sequence[int]) -> int:

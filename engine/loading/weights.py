@@ -14,13 +14,13 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from engine.checkpoint import check_files, weight_files
+from engine.checkpoint import asked_once, check_files, check_weights, weight_files
 from engine.errors import ModelLoadError
 from engine.loading.adapter import Adapter
 from engine.loading.filling import fill
 from engine.loading.gguf_weights import GgufSource
-from engine.loading.kept_codes import KeptCodes, find_codes, keep_codes, kept_codes
-from engine.loading.network import load_network, packing
+from engine.loading.kept_codes import KeptCodes, discard_codes, find_codes, keep_codes, kept_codes
+from engine.loading.network import load_network, packing, unloadable
 from engine.loading.packed_formats import FORMATS
 from engine.loading.precision import dtype_of_loading
 from engine.loading.quiet import silence
@@ -29,9 +29,10 @@ from engine.loading.stored import ComposedError, Source
 from engine.names import find_folder, find_gguf, resolve
 from engine.weights import Precision
 
-_WEIGHTS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
+_WEIGHTS = ["model.safetensors", "model.safetensors.index.json"]
 _SUFFIX = ".safetensors"
 _KEPT = "codes of an earlier load"
+_REMEDY = " Check the network and the name, or give a folder with config.json and weights."
 
 
 class StoredWeights:
@@ -83,7 +84,10 @@ class StoredWeights:
         merged = "" if self._adapter is None else self._adapter.fingerprint
         path = kept_codes(self._files, precision, merged)
         if found := find_codes(path):
-            return self._filled(SafetensorsSource(found, KeptCodes(), _KEPT), *given)
+            try:
+                return self._filled(SafetensorsSource(found, KeptCodes(), _KEPT), *given)
+            except (ModelLoadError, OSError) as error:  # as where another process discards them
+                discard_codes(path, error)
         network, made = self._filled(SafetensorsSource(self._files), *given, self._adapter)
         keep_codes(path, network)
         return network, made
@@ -105,12 +109,36 @@ class StoredWeights:
 
     @cached_property
     def _files(self) -> Sequence[Path]:
-        """Those in safetensors, downloaded if need be; none if the checkpoint has others."""
+        """Those in safetensors, downloaded if need be; none if the checkpoint has others.
+
+        Raises ModelLoadError for what cannot be had from the hub.
+        """
         if hasattr(self._config, "transformers_weights"):
             return ()
-        if (folder := find_folder(self._name)) is None:
-            folder = Path(snapshot_download(self._name, allow_patterns=_WEIGHTS))
-        with suppress(ModelLoadError):
-            files = weight_files(folder)
-            return files if all(file.suffix == _SUFFIX for file in files) else ()
-        return ()
+        if (folder := find_folder(self._name)) is not None:
+            return _in_safetensors(folder)
+        try:
+            with asked_once(self._name):
+                return _downloaded(self._name)
+        except ModelLoadError:
+            raise
+        except Exception as error:  # whatever a hub may answer
+            raise unloadable(self._name, error, _REMEDY) from error
+
+
+def _in_safetensors(folder: Path) -> Sequence[Path]:
+    with suppress(ModelLoadError):
+        files = weight_files(folder)
+        return files if all(file.suffix == _SUFFIX for file in files) else ()
+    return ()
+
+
+def _downloaded(name: str) -> Sequence[Path]:
+    """Those of a repository: all that its index names, whatever they are called."""
+    folder = Path(snapshot_download(name, allow_patterns=_WEIGHTS))
+    if files := _in_safetensors(folder):
+        wanted = [file.relative_to(folder).as_posix() for file in files]
+        snapshot_download(name, revision=folder.name, allow_patterns=wanted)
+        for file in files:
+            check_weights(file)
+    return files

@@ -7,6 +7,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,11 +24,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, T5ForConditionalGener
 from engine.api import Engine
 from engine.checkpoint import abridged
 from engine.config import EngineConfig
+from engine.drafting import head_checkpoint
 from engine.drafting.head_checkpoint import load_head, names_head
 from engine.drafting.katz import KatzTable
 from engine.errors import ConfigError, EngineError, ModelLoadError, first_line
+from engine.loading import Checkpoint, load_model
 from engine.loading import checkpoint as loading_checkpoint
-from engine.loading import load_model
+from engine.tokenizer import load_tokenizer
 from tests.checkpoints import (
     VOCAB_SIZE,
     make_head_weights,
@@ -593,6 +596,25 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(broken_hub: list[str]) -> No
     assert not names_head("nobody/nothing")
     assert broken_hub == ["asked"]
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_what_cannot_be_had_from_the_hub_is_no_architecture(
+    broken_hub: list[str], whole: Path
+) -> None:
+    """Red when a network that is down is told as a model that cannot be served, or asked anew."""
+    lost = replace(Checkpoint.read(str(whole)), name="nobody/nothing")
+    for dtype in ("int8", "float32"):
+        with pytest.raises(ModelLoadError, match="cannot load 'nobody/nothing'"):
+            lost.load(dtype=dtype, device="cpu", max_model_len=64, chunk=16)
+    with pytest.raises(ModelLoadError, match="no usable tokenizer for 'nobody/nothing'"):
+        load_tokenizer("nobody/nothing")
+    with pytest.raises(ModelLoadError, match="there is no adapter 'nobody/else'"):
+        Checkpoint.read(str(whole)).load(
+            dtype="int8", device="cpu", max_model_len=64, chunk=16, lora="nobody/else"
+        )
+    with pytest.raises(OSError, match="on the local disk"):
+        head_checkpoint._read_weights("nobody/nothing")
+    assert broken_hub == ["asked"]
 
 
 def test_a_folder_asks_no_hub(broken_hub: list[str], whole: Path) -> None:

@@ -1,5 +1,6 @@
 """GGUF files of the hub: a repository and a quantisation are one file, or a line says why not."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,11 +12,15 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from huggingface_hub import constants, snapshot_download
+from safetensors import safe_open
 
+from engine import hub as engine_hub
 from engine.errors import ModelLoadError
 from engine.hub import chosen, find_in_hub
+from engine.loading import load_model
 from tests import gguf_files
-from tests.checkpoints import make_network
+from tests.checkpoints import make_network, save_checkpoint
 
 FILES = (
     "README.md",
@@ -82,7 +87,9 @@ def hub(repo: str, files: dict[str, bytes]) -> Iterator[str]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             name = path.removeprefix(f"/{repo}/resolve/").partition("/")[2]
-            if path.startswith(f"/api/models/{repo}/tree/"):
+            if path in (f"/api/models/{repo}", f"/api/models/{repo}/revision/main"):
+                self._answer(json.dumps({"id": repo, "sha": commit}).encode(), "application/json")
+            elif path.startswith(f"/api/models/{repo}/tree/"):
                 listed = [
                     {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
                     for name, content in files.items()
@@ -97,7 +104,7 @@ def hub(repo: str, files: dict[str, bytes]) -> Iterator[str]:
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", '"' + "a" * 40 + '"')
+            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
             self.send_header("X-Repo-Commit", commit)
             self.end_headers()
             if self.command == "GET":
@@ -146,3 +153,57 @@ def test_a_file_is_downloaded_once_and_found_without_the_hub(tmp_path: Path) -> 
         )
         assert "cannot be had from the hub" in told("user/other:Q8_0", HF_ENDPOINT=address)
     assert "name='int4'" in told("user/repo:Q4_0", HF_HUB_OFFLINE="1")
+
+
+def ask(monkeypatch: pytest.MonkeyPatch, address: str, folder: Path) -> None:
+    """Ask this hub from now on, of which nothing is known, and keep here what it has."""
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    whole = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", whole)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(engine_hub, "_known", {})
+    engine_hub._download.cache_clear()
+
+
+def test_a_file_that_is_here_is_found_when_the_hub_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when only who says that there is no network may serve what was downloaded before."""
+    files = {"README.md": b"-", "model-Q4_0.gguf": b"one", "model-Q8_0.gguf": b"other"}
+    with hub("user/repo", files) as address:
+        ask(monkeypatch, address, tmp_path)
+        found = find_in_hub("user/repo:Q4_0")
+        # Which keeps a list of all that there is, of which not everything is here.
+        snapshot_download("user/repo", allow_patterns=["README.md"])
+    ask(monkeypatch, address, tmp_path)
+    assert found is not None and find_in_hub("user/repo:Q4_0") == found
+    assert found.read_bytes() == b"one" and not constants.HF_HUB_OFFLINE
+    with pytest.raises(ModelLoadError, match=r"no file of this quantisation \(model-Q4_0.gguf\)"):
+        find_in_hub("user/repo:Q8_0")
+
+
+def test_weights_are_downloaded_by_the_names_that_their_index_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when shards of other names are not found, or half of a model passes for the whole."""
+    folder = save_checkpoint(tmp_path / "model")
+    shard = folder / "model.safetensors-00001-of-00001.safetensors"
+    (folder / "model.safetensors").rename(shard)
+    with safe_open(shard, "pt") as opened:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(opened.keys(), shard.name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    given = {"dtype": "int8", "device": "cpu", "max_model_len": 64, "chunk": 16}
+    with hub("user/repo", files) as address:
+        ask(monkeypatch, address, tmp_path / "cache")
+        assert load_model("user/repo", **given).precision.name == "int8"
+    ask(monkeypatch, address, tmp_path / "cache")
+    assert load_model("user/repo", **given).precision.name == "int8"
+    (kept,) = (tmp_path / "cache").rglob(shard.name)
+    for told in ("damaged or cut short", "cannot load 'user/repo'"):
+        kept.unlink()
+        if "damaged" in told:
+            kept.write_bytes(b"nothing")
+        with pytest.raises(ModelLoadError, match=told):
+            load_model("user/repo", **given)

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -72,7 +74,12 @@ def test_others_are_kept_beside(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     os.utime(folder / "model.safetensors", ns=(1, 1))
+    before = {*(cache_root() / "weights").iterdir()}
     assert loaded(folder).precision.reason == "as asked for"
+    # What was rounded of the older file goes, and no more.
+    after = {*(cache_root() / "weights").iterdir()}
+    assert len(before - after) == len(after - before) == 1
+    assert {each.name.split("-")[1] for each in before - after} == {"int8"}
 
 
 def test_what_is_not_whole_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -97,6 +104,49 @@ def test_a_folder_that_cannot_be_written_is_told_and_no_more(
     (tmp_path / "cache").write_text("no folder")
     assert loaded(folder).precision.reason == "as asked for"
     assert "are not kept for the next time" in caplog.text
+
+
+@pytest.mark.parametrize("error", [SafetensorError("I/O error: no space left"), OSError("none")])
+def test_a_disk_that_is_full_is_told_and_no_more(
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Red when a model that has been loaded is refused, since its codes cannot be written."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(kept_codes, "save_file", fail)
+    assert loaded(save_checkpoint(tmp_path / "model", **SHAPE)).precision.reason == "as asked for"
+    assert f"are not kept for the next time: {error}" in caplog.text
+    assert not any((cache_root() / "weights").rglob("*.safetensors"))
+
+
+def test_codes_that_are_no_model_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when what an earlier load has kept keeps a model from being served for good."""
+    folder = save_checkpoint(tmp_path / "model", **SHAPE)
+    weights = kept_codes._weights
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_codes, "_weights", lambda network: islice(weights(network), 3, None))
+        loaded(folder)
+    assert loaded(folder).precision.reason == "as asked for"
+    assert "is to be made anew" in caplog.text and "missing: " in caplog.text
+    assert loaded(folder).precision.reason == KEPT
+
+
+def test_what_another_transformers_has_read_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when names of weights, or what they mean, are those of a version that is gone."""
+    folder = save_checkpoint(tmp_path / "model", **SHAPE)
+    loaded(folder)
+    monkeypatch.setattr(kept_codes, "version", lambda package: f"another {package}")
+    assert loaded(folder).precision.reason == "as asked for"
+    assert loaded(folder).precision.reason == KEPT
 
 
 def test_small_models_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

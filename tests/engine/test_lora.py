@@ -52,6 +52,8 @@ def by_layer(name: str) -> float:
     ("about", "scaling"),
     [
         ({}, in_one),
+        ({"init_lora_weights": True}, in_one),
+        ({"init_lora_weights": "orthogonal"}, in_one),
         ({"use_rslora": True, "lora_alpha": 3}, stabilised),
         ({"alpha_pattern": {"q_proj": 8, "layers.1.mlp.down_proj": 2}}, by_layer),
     ],
@@ -163,6 +165,12 @@ def test_an_embedding_and_the_output_matrix_are_merged_where_they_are_two(tmp_pa
     expected = base.model.embed_tokens.weight + added
     assert torch.allclose(found.model.embed_tokens.weight, expected, atol=1e-5)
     assert not torch.allclose(found.lm_head.weight, base.lm_head.weight, atol=1e-2)
+    with torch.no_grad():
+        base.lm_head.weight[0, 0] += 1
+    base.save_pretrained(tmp_path / "other")
+    for dtype in ("float32", "int8"):
+        with pytest.raises(ModelLoadError, match=r"was trained on another lm_head\.weight"):
+            loaded(tmp_path / "other", tmp_path / "lora", dtype)
     tied = save_checkpoint(tmp_path / "tied", tie_word_embeddings=True, **SHAPE)
     assert "in two places (model.embed_tokens.weight, lm_head.weight)" in refusal(
         tied, tmp_path / "lora"
@@ -191,6 +199,8 @@ def test_what_identifies_the_weights_knows_the_adapter(tmp_path: Path) -> None:
         ({"modules_to_save": ["lm_head"]}, "whole modules (modules_to_save)"),
         ({"fan_in_fan_out": True}, "weights that lie the other way (fan_in_fan_out)"),
         ({"peft_type": "IA3"}, "the kind IA3"),
+        ({"init_lora_weights": "pissa_niter_16"}, "(init_lora_weights: pissa_niter_16)"),
+        ({"init_lora_weights": "olora"}, "(init_lora_weights: olora)"),
     ],
 )
 def test_what_is_more_than_low_ranks_is_refused_by_its_name(

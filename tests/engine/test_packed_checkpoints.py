@@ -75,7 +75,7 @@ def test_codes_that_our_groups_hold_are_taken_as_they_are(kind: str, tmp_path: P
     network = packed.save(tmp_path / "model", kind)
     model = loaded(tmp_path / "model", "auto")
     layer, given = (each.model.layers[1].mlp.down_proj for each in (model.network, network))
-    if kind in ("floats", "blocks"):
+    if kind in packed.PLAIN:
         assert model.precision.name == "float32"
         return
     bits = packed.KEPT.get(kind, 8)
@@ -107,7 +107,10 @@ def test_what_identifies_the_weights_tells_packed_ones_apart(tmp_path: Path) -> 
     [
         ("gptq", {"bits": 3}, "bits: 3"),
         ("gptq", {"checkpoint_format": "marlin"}, "checkpoint_format: marlin"),
-        ("awq", {"version": "gemv"}, "version: gemv"),
+        ("gptq", {"format": "marlin"}, "format: marlin"),
+        ("awq", {"version": "GEMV"}, "version: gemv"),
+        ("awq", {"version": None, "format": "llm-awq"}, "format: llm-awq"),
+        ("blocks", {"weight_block_size": "wide"}, "weight_block_size: wide"),
         ("words of 4 bits", {"format": "nvfp4-pack-quantized"}, "format: nvfp4-pack-quantized"),
         ("bytes", {"sparsity_config": {"format": "sparse-24"}}, "sparsity_config: {'format'"),
     ],
@@ -122,6 +125,17 @@ def test_a_form_that_is_not_read_is_named(
     config["quantization_config"] |= change
     (folder / "config.json").write_text(json.dumps(config))
     assert f"({told}" in refusal(folder) and "GGUF" in refusal(folder)
+
+
+@pytest.mark.parametrize("block", [[32, 48], [48, 16]])
+def test_scales_that_are_not_those_of_blocks_are_refused(block: list[int], tmp_path: Path) -> None:
+    """Red when a block of another size than the configuration says is made up."""
+    folder = tmp_path / "model"
+    packed.save(folder, "blocks")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["weight_block_size"] = block
+    (folder / "config.json").write_text(json.dumps(config))
+    assert f"not those of blocks of {block[0]} by {block[1]}" in refusal(folder)
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "torchao", "hqq", "something"])

@@ -301,13 +301,22 @@ def test_a_pulse_beats_while_work_may_last_and_no_longer(monkeypatch: pytest.Mon
     assert len(beats) == num_heard
 
 
-def test_what_computes_gets_on_and_what_waits_for_nothing_does_not(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("computes", [True, False])
+def test_what_gets_on_is_alive_and_what_waits_for_nothing_is_not(
+    computes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when a long download is taken for a hang, or loading may hang for ever."""
-    used, is_computing = count(), [True]
+    if not computes and not Path("/proc/self/io").exists():
+        pytest.skip("only Linux tells what a process has written")
+    used, gets_on = count(), [True]
+
+    def process_time() -> int:
+        if gets_on and not computes:
+            (tmp_path / "part").write_bytes(bytes(2**20))
+        return next(used) if gets_on and computes else 0
+
     monkeypatch.setattr("engine.process.pulse.BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(time, "process_time", lambda: next(used) if is_computing else 0)
+    monkeypatch.setattr(time, "process_time", process_time)
     beats: list[None] = []
     with Pulse(lambda: beats.append(None)) as pulse:
         pulse.expect_progress(0.1)
@@ -315,7 +324,7 @@ def test_what_computes_gets_on_and_what_waits_for_nothing_does_not(
         num_heard = len(beats)
         time.sleep(0.2)
         assert len(beats) > num_heard
-        is_computing.clear()
+        gets_on.clear()
         time.sleep(0.4)
         num_heard = len(beats)
         time.sleep(0.1)

@@ -48,6 +48,30 @@ def test_a_client_that_stops_reading_loses_its_stream(monkeypatch: pytest.Monkey
     assert closed == [True]
 
 
+def test_a_client_that_reads_all_but_the_end_loses_its_stream(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Red when a whole reply is held for ever by who does not take its last, empty part."""
+    monkeypatch.setattr(replies, "STALL_SECONDS", 0.01)
+    caplog.set_level("INFO")
+
+    async def chunks() -> AsyncGenerator[Completion]:
+        yield CHUNK
+
+    async def stalled(message: Message) -> None:
+        if not message.get("more_body", True):
+            await never()
+
+    async def run() -> None:
+        stream = chunks()
+        first = asyncio.ensure_future(anext(stream))
+        reply = EventStream(first, stream, Words(), 5, CHUNKS)
+        await asyncio.wait_for(reply({"type": "http"}, never, stalled), 10)
+
+    asyncio.run(run())
+    assert "it is dropped" in caplog.text
+
+
 def test_work_is_over_before_its_client_is_reported_gone() -> None:
     """Red when the next turn begins while this one is still being cancelled."""
     ended: list[str] = []
