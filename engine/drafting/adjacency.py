@@ -10,6 +10,8 @@ from engine.ranking import likeliest
 
 _NUM_KEPT = 8
 """Tokens of a row."""
+_NUM_WEIGHED = 64
+"""Of the likeliest, which have nearly all of a row's probability: the others are not read again."""
 _CAPACITY = 1 << 15
 """Rows: some 30 MB."""
 
@@ -63,12 +65,15 @@ class Adjacency:
 def _rows(scored: Scored) -> list[Continuations]:
     """The likeliest tokens of every row; none of a row that holds no numbers."""
     logits = scored.logits.float()
-    scores, best = likeliest(logits, min(_NUM_KEPT, logits.shape[-1]))
-    logprobs = scores - logits.logsumexp(dim=-1, keepdim=True)
-    rows = []
-    for tokens, values in zip(best.tolist(), logprobs.tolist(), strict=True):
-        count = len(values)
-        while count and not values[count - 1] > -math.inf:
-            count -= 1
-        rows.append(Continuations(tuple(tokens[:count]), tuple(values[:count])))
-    return rows
+    scores, best = likeliest(logits, min(_NUM_WEIGHED, logits.shape[-1]))
+    return [_row(*row) for row in zip(best.tolist(), scores.tolist(), strict=True)]
+
+
+def _row(tokens: Sequence[int], scores: Sequence[float]) -> Continuations:
+    """Tokens in falling order of their scores, with the logarithms of their shares of the whole."""
+    highest = scores[0]
+    if not math.isfinite(highest):
+        return Continuations((), ())
+    whole = highest + math.log(sum(math.exp(score - highest) for score in scores))
+    kept = [score - whole for score in scores[:_NUM_KEPT] if score > -math.inf]
+    return Continuations(tuple(tokens[: len(kept)]), tuple(kept))
