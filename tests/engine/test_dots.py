@@ -225,7 +225,8 @@ def flags() -> set[str]:
 def compiled(folder: Path, needed: set[str], *options: str) -> ctypes.CDLL:
     """The forms as a compiler's options choose them, or a skip where they cannot be run."""
     path = folder / "forms.so"
-    command = ["g++", "-std=c++20", "-O2", *options, "-shared", "-fPIC"]
+    # What one of several libraries in this process found out is not to be another's.
+    command = ["g++", "-std=c++20", "-O2", *options, "-shared", "-fPIC", "-fno-gnu-unique"]
     source = ROOT / "tests/engine/dots_forms.cpp"
     subprocess.run(
         [*command, f"-I{ROOT / 'engine/kernels'}", str(source), "-o", str(path)], check=True
