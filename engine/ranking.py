@@ -29,7 +29,7 @@ def choose(
 
     In one call of a kernel where there is one, but for rows that ask for what it does not know.
     """
-    if len({sampling.rule is None for sampling in samplings}) > 1:
+    if _has_kernel(logits) and len({sampling.rule is None for sampling in samplings}) > 1:
         # Nobody's token depends on what a neighbour asks for, by a last bit of a logarithm.
         chosen = dict[int, int]()
         for has_rule in (True, False):
@@ -125,10 +125,14 @@ _RANKED = {"greedy": _greedy, "whole": _whole, "filtered": _filtered}
 
 def _rules(samplings: Sequence[Sampling], logits: Tensor) -> Sequence[choosing.Rule] | None:
     """What a kernel is told, where there is one and it knows all that is asked for."""
-    if not (logits.is_cpu and kernels.is_loaded()):
+    if not _has_kernel(logits):
         return None
     rules = [rule for sampling in samplings if (rule := sampling.rule) is not None]
     return rules if len(rules) == len(samplings) else None
+
+
+def _has_kernel(logits: Tensor) -> bool:
+    return logits.is_cpu and kernels.is_loaded()
 
 
 def _filters(samplings: Sequence[Sampling], positions: Sequence[int]) -> Filters:
@@ -169,7 +173,7 @@ def _total(filters: Filters, logits: Tensor) -> Array | None:
 
 def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The highest of rows, and their tokens: (rows, count) each, in falling order."""
-    if logits.is_cpu and 8 * count < logits.shape[-1] and kernels.is_loaded():
+    if 8 * count < logits.shape[-1] and _has_kernel(logits):
         return choosing.likeliest(logits, count)
     values, tokens = logits.topk(count, dim=-1)
     return values, tokens
