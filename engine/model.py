@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from engine.errors import ModelLoadError
 from engine.kv_cache import Cache, PassRows
 from engine.masks import DenseMasks, Extent, PackedMasks
-from engine.parts import Part, num_logits, of_nodes, split
+from engine.parts import Part, split
 from engine.passes import PassFunction, PassInputs
 from engine.recurrent import Grouping, bind
 from engine.rows import Tokens
@@ -62,11 +62,11 @@ class CausalPass(PassFunction):
         rows: Tensor,
         visible: Tensor,
         windowed: Tensor,
+        scored: Tensor,
         *rest: Tensor,
-        num_logits: int = 0,
         extents: Sequence[Extent] | None = None,
     ) -> tuple[Tensor, ...]:
-        """Logits (width, vocabulary) and, of chosen layers, features (width, layers * hidden)."""
+        """Logits (scored, vocabulary) and, of chosen layers, features (width, layers * hidden)."""
         ids, slots, positions = rows[:3, None]
         cache, kept = rest, None
         if self.states is not None:
@@ -77,7 +77,7 @@ class CausalPass(PassFunction):
             position_ids=positions,
             past_key_values=PassRows(cache, slots[0], kept),
             use_cache=True,
-            logits_to_keep=num_logits,
+            logits_to_keep=scored,
             tree_masks=PackedMasks(rows[2:], visible, windowed, self.window, extents),
             **({"output_hidden_states": True} if self.feature_layers else {}),
         )
@@ -153,11 +153,11 @@ class Model(TreeScorer):
 
     def _forward(self, parts: Sequence[Part], inputs: PassInputs) -> Tensor:
         extents = (part.extent for part in parts)
-        logits, *features = self.runner.run(inputs, (), num_logits(parts), extents)
+        logits, *features = self.runner.run(inputs, (), extents)
         if features:
             for part, states in zip(parts, split(parts, features[0]), strict=True):
                 self.strips.cache.write_features(part.slots[0], states)
-        return of_nodes(parts, logits)
+        return logits
 
     def check_seam(self) -> Self:
         """Prove that this model obeys masks and positions, or refuse it.

@@ -87,7 +87,10 @@ class Part(NamedTuple):
 
 
 def join(parts: Sequence[Part], window: int = 0) -> PassInputs:
-    """The inputs of a pass over all these rows; `window` is that of sliding layers, 0 for none."""
+    """The inputs of a pass over all these rows, of which nodes are scored.
+
+    `window` is that of sliding layers, 0 for none.
+    """
     # One list of them all: to make an array costs more than to fill it.
     ids: list[int] = []
     slots: list[int] = []
@@ -95,8 +98,9 @@ def join(parts: Sequence[Part], window: int = 0) -> PassInputs:
     firsts: list[int] = []
     prefixes: list[int] = []
     sight: list[int] = []
+    scored: list[int] = []
     num_columns = 0
-    for rows, own, places, seen, *_ in parts:
+    for rows, own, places, seen, _, nodes, _ in parts:
         num_rows = len(own)
         num_behind = len(rows.nodes) + num_rows
         ids += own
@@ -105,12 +109,14 @@ def join(parts: Sequence[Part], window: int = 0) -> PassInputs:
         firsts += [rows.first] * num_rows
         prefixes += [rows.prefix] * num_rows
         sight += seen
+        scored += range(len(ids) - len(nodes), len(ids))
         if num_behind > num_columns:
             num_columns = num_behind
-    numbers = np.array(ids + slots + positions + firsts + prefixes)
+    numbers = torch.from_numpy(np.array(ids + slots + positions + firsts + prefixes + scored))
     visible = packed(sight, (num_columns + 7) // 8)
     windowed = _windowed(parts, visible, window) if window else visible
-    return PassInputs(torch.from_numpy(numbers).view(5, -1), visible, windowed)
+    end = 5 * len(ids)
+    return PassInputs(numbers[:end].view(5, -1), visible, windowed, numbers[end:])
 
 
 def _windowed(parts: Sequence[Part], visible: Tensor, window: int) -> Tensor:
@@ -135,36 +141,8 @@ def packed(sets: Sequence[int], num_bytes: int = 0) -> Tensor:
 
 
 def split(parts: Sequence[Part], output: Tensor) -> list[Tensor]:
-    """A pass's output, of all rows or the last ones, by part: views (rows, ...)."""
-    if len(parts) == 1:
-        return [output]
-    outputs, end = [], output.shape[0]
-    for part in reversed(parts):
-        start = max(0, end - len(part.ids))
-        outputs.append(output[start:end])
-        end = start
-    return outputs[::-1]
-
-
-def num_logits(parts: Sequence[Part]) -> int:
-    """How many of the last rows of a pass are needed for the logits of all nodes; 1 or more."""
-    count = sum([len(part.ids) for part in parts])
-    for part in parts:
-        if part.nodes:
-            return count - len(part.ids) + len(part.nodes)
-        count -= len(part.ids)
-    return 1
-
-
-def of_nodes(parts: Sequence[Part], logits: Tensor) -> Tensor:
-    """The logits of nodes alone, part by part, from those of at least the last `num_logits`."""
-    if sum([len(part.nodes) for part in parts]) == logits.shape[0]:
-        return logits
-    pairs = zip(parts, split(parts, logits), strict=True)
-    found = [rows[len(rows) - len(part.nodes) :] for part, rows in pairs if part.nodes]
-    if len(found) == 1:
-        return found[0]
-    return torch.cat(found) if found else logits[:0]
+    """A pass's output of all rows by part: views (rows, ...)."""
+    return [*output.split([len(part.ids) for part in parts])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,5 +180,6 @@ class Examples:
         )
         inputs = join([part], self.window)
         # No tensor twice: a compiler would take two inputs that are one for one input.
-        inputs = inputs._replace(windowed=inputs.windowed.clone())
+        windowed, scored = inputs.windowed.clone(), torch.arange(width)
+        inputs = inputs._replace(windowed=windowed, scored=scored)
         return Example(inputs, self.extra(width), self.cache)

@@ -75,7 +75,7 @@ def _logits(
     before = Rows(0, length + len(text))
     before.add([0] * length, ())
     inputs = join([Part.of_text(before, text, TokenTree(0), ())], window)
-    rows, visible, windowed = (tensor.to(network.device) for tensor in inputs)
+    rows, visible, windowed, _ = (tensor.to(network.device) for tensor in inputs)
     ids = rows[:1]
     positions = None if start is None else torch.arange(start, start + len(text))[None].to(ids)
     num_layers = network.config.get_text_config().num_hidden_layers

@@ -10,13 +10,13 @@ from engine.kv_cache import Cache, PassRows
 from engine.loading import rope_boundary
 from engine.masks import DenseMasks, Extent, PackedMasks
 from engine.model import Model
-from engine.parts import Part, num_logits, of_nodes, split
+from engine.parts import Part, split
 from engine.passes import PassFunction, PassInputs
 from engine.scorer import ModelLimits, TreeScorer
 
 
 class HeadPass(PassFunction):
-    """A pass of a head: logits over its draft vocabulary and outputs, of every row."""
+    """A pass of a head: logits over its draft vocabulary, and outputs of every row."""
 
     network: HeadNetwork
 
@@ -50,8 +50,8 @@ class HeadPass(PassFunction):
         rows: Tensor,
         visible: Tensor,
         windowed: Tensor,
+        scored: Tensor,
         *rest: Tensor,
-        num_logits: int = 0,
         extents: Sequence[Extent] | None = None,
     ) -> tuple[Tensor, ...]:
         """`rest` are features (1, width, hidden) and the cache's rows; outputs (width, hidden)."""
@@ -60,7 +60,7 @@ class HeadPass(PassFunction):
         cache = PassRows(cached, slots[0])
         masks = PackedMasks(rows[2:], visible, windowed, extents=extents)
         outputs = self.network(ids, features, positions, cache, masks)[0]
-        return self.network.logits(outputs[-num_logits:]), outputs
+        return self.network.logits(outputs[scored]), outputs
 
 
 class HeadModel(TreeScorer):
@@ -96,11 +96,11 @@ class HeadModel(TreeScorer):
     def _forward(self, parts: Sequence[Part], inputs: PassInputs) -> Tensor:
         features = torch.cat([self._features(part) for part in parts])[None]
         extents = (part.extent for part in parts)
-        logits, outputs = self.runner.run(inputs, (features,), num_logits(parts), extents)
+        logits, outputs = self.runner.run(inputs, (features,), extents)
         for part, states in zip(parts, split(parts, outputs), strict=True):
             num_others = len(part.ids) - len(part.nodes)
             part.rows.carried.update(zip(part.nodes, states[num_others:], strict=True))
-        return self._over_all_tokens(of_nodes(parts, logits))
+        return self._over_all_tokens(logits)
 
     def _features(self, part: Part) -> Tensor:
         """What a part's rows hold beside their tokens: (rows, hidden); padding holds nothing."""

@@ -38,12 +38,12 @@ class DeviceArrays:
     def send(self, news: Mapping[str, Tensor] | None = None) -> None:
         """Copy everything to the device, in the order of its other work, and do not wait for that.
 
-        `news` is put into the arrays of these names first, when what was sent last has left them.
+        `news` is put where the arrays of these names begin, when what was sent last has left them.
         """
         if self._has_left is not None:
             self._has_left.synchronize()
         for name, tensor in (news or {}).items():
-            self.here[name][...] = tensor.numpy()
+            self.here[name][: len(tensor)] = tensor.numpy()
         self._there.copy_(self._here, non_blocking=True)
         if self._has_left is not None:
             self._has_left.record()

@@ -25,12 +25,14 @@ class PassInputs(NamedTuple):
     `rows` (5, width), of int64, are ids, the rows of the cache to write, positions, and the rows of
     the cache where each row's text begins and where its committed rows end. What a row sees behind
     these is in the bits of `visible`, (width, bytes), and for layers with a sliding window of
-    `windowed`; see `kernels.sight.Sight`, whose places are the last three of `rows`.
+    `windowed`; see `kernels.sight.Sight`, whose places are the last three of `rows`. The rows that
+    get logits are `scored`, of int64: those of a prompt are not.
     """
 
     rows: Tensor
     visible: Tensor
     windowed: Tensor
+    scored: Tensor
 
     @property
     def width(self) -> int:
@@ -70,7 +72,7 @@ class FastPasses(Protocol):
         """How many rows to put before so many; None if they are better run by the function."""
 
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The outputs, of all rows, padding first; `extra` may lack the rows of the padding."""
+        """The function's outputs, padding first; `extra` may lack the rows of the padding."""
 
 
 class PassFunction(nn.Module, ABC):
@@ -114,14 +116,13 @@ class PassFunction(nn.Module, ABC):
         rows: Tensor,
         visible: Tensor,
         windowed: Tensor,
+        scored: Tensor,
         *rest: Tensor,
-        num_logits: int = 0,
         extents: Sequence[Extent] | None = None,
     ) -> tuple[Tensor, ...]:
-        """The pass's outputs, logits (rows, vocabulary) first.
+        """The pass's outputs: logits (scored, vocabulary), and others of all rows.
 
         `rest` are its `grouping`, the pass's own further inputs, (1, width, ...) each, and the rows
-        of the cache, with what layers keep in place of rows behind them.
-        At least the last `num_logits` rows get logits; 0 means all rows. Who must write masks out
+        of the cache, with what layers keep in place of rows behind them. Who must write masks out
         reads the `extents` of the cache, text by text, or for all rows the whole cache.
         """

@@ -85,14 +85,14 @@ class Graphs:
         return min(fitting, default=None)
 
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The outputs, of all rows, padding first; `extra` may lack the rows of the padding."""
+        """The outputs, padding first; `extra` may lack the rows of the padding."""
         grouping = self._function.grouping(inputs.rows)
         fitting = (each for each in self._passes[inputs.width] if each.fits(grouping))
         return next(fitting).run(inputs, extra)
 
 
 class _Graph:
-    """A pass of one width over buffers that stay in place."""
+    """A pass of one width over buffers that stay in place; all its rows get logits."""
 
     @torch.inference_mode()
     def __init__(
@@ -129,7 +129,8 @@ class _Graph:
         for buffer, given in zip(self._extra, extra, strict=True):
             buffer[:, buffer.shape[1] - given.shape[1] :].copy_(given)
         self._replay()
-        return tuple(output.clone() for output in self._outputs)
+        logits, *others = self._outputs
+        return logits[: len(inputs.scored)].clone(), *(each.clone() for each in others)
 
 
 def _named(inputs: PassInputs) -> Iterable[tuple[str, Tensor]]:

@@ -61,7 +61,7 @@ class Package:
         self._runner.update_constant_buffer(self._weights, False, True, True)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The function's outputs, of all rows; the cache's rows are written in place."""
+        """The function's outputs; the cache's rows are written in place."""
         return tuple(self._runner.run(list(inputs)))
 
     def padding(self, width: int) -> int | None:
@@ -69,10 +69,10 @@ class Package:
         return 0 if width <= MAX_WIDTH else None
 
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The outputs, of all rows, on as many threads as are of use."""
+        """The outputs, on as many threads as are of use."""
         grouping = self.function.grouping(inputs.rows)
         run = partial(self, *inputs, *grouping, *extra, *self._rows)
-        return THREADS.run((id(self), inputs.width), run)
+        return THREADS.run((id(self), inputs.width, len(inputs.scored)), run)
 
 
 def compile_package(function: PassFunction, example: Example, path: Path) -> None:
@@ -82,13 +82,16 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
     anything.
     """
     inputs, extra, rows = example
-    # To its tracer one row is a special case; the code for more is right for one (its
-    # proof tells).
+    # Two numbers that happen to be the same a tracer may take for one.
+    inputs = inputs._replace(scored=inputs.scored[1:])
+    # To its tracer one row is a special case, and so is none; the code for more is right for them
+    # (its proof tells).
     width = torch.export.Dim("width", min=2, max=MAX_WIDTH)
+    scored = torch.export.Dim("scored", min=2, max=MAX_WIDTH)
     grouping = function.grouping(inputs.rows, function.sizes(inputs.width)[-1])
     sizes = [{axis: torch.export.Dim.DYNAMIC for axis in range(each.dim())} for each in grouping]
     rest = (*sizes, *({1: width} for _ in extra), *({} for _ in rows))
-    shapes: tuple[object, ...] = ({1: width}, {0: width}, {0: width}, rest)
+    shapes: tuple[object, ...] = ({1: width}, {0: width}, {0: width}, {0: scored}, rest)
     with torch.no_grad(), Scratch(path.parent) as folder:
         program = torch.export.export(
             function, (*inputs, *grouping, *extra, *rows), dynamic_shapes=shapes, strict=False

@@ -81,6 +81,7 @@ def prove(
             trial = _Trial(function, example(MAX_WIDTH, length), length, num_judged)
             for width in widths:
                 trial.judge(fast, width)
+            trial.judge(fast, max(widths), is_scored=False)  # as a prompt's are not
 
 
 class _Trial:
@@ -110,24 +111,27 @@ class _Trial:
                 *(row[:, :, :length].to(wide) for row in rows),
                 *(each[: ends.get(i)].to(wide, copy=True) for i, each in enumerate(kept)),
             ]
-            self._right = self._with_written(function(*given, *copies), copies)
+            self._right = self._with_written(function(*given, *copies), copies, num_judged)
         self._has_choices = mode.has_choices
         outputs = function(*given, *tensors, extents=[Extent(len(inputs.visible), 0, length)])
-        errors = self._errors(self._with_written(outputs, tensors), _MOST)
+        errors = self._errors(self._with_written(outputs, tensors, num_judged), _MOST)
         floor = rounding(function, rows)
         self._bounds = [_bound(error, floor) for error in errors]
 
-    def judge(self, fast: FastPasses, width: int) -> None:
-        """Raise WrongPassError unless rows come out right in passes of this width."""
+    def judge(self, fast: FastPasses, width: int, is_scored: bool = True) -> None:
+        """Raise WrongPassError unless rows come out right in passes of this width.
+
+        If they are not scored, that is what they write.
+        """
         for each in self._written:
             self._tensors[each.place].index_fill_(each.axis, each.rows, 0.0)
         # One row that chooses otherwise tells nothing; what rows change is read by a later pass.
         num_rows = max(width, _FEW) if self._has_choices else width * self._num_turns
         num_rows = min(num_rows, self._inputs.width)
         starts = range(0, num_rows, width)
-        parts = [fast.run(*self._part(start, start + width)) for start in starts]
+        parts = [fast.run(*self._part(start, start + width, is_scored)) for start in starts]
         outputs = [torch.cat(each) for each in zip(*parts, strict=True)]
-        errors = self._errors(self._with_written(outputs, self._tensors), _HALF)
+        errors = self._errors(self._with_written(outputs, self._tensors, num_rows), _HALF)
         for error, bound in zip(errors, self._bounds, strict=True):
             if not error <= bound:  # nor is what is not a number
                 raise WrongPassError(
@@ -136,18 +140,22 @@ class _Trial:
                     is_certain=bound < _LARGEST and not self._has_choices,
                 )
 
-    def _part(self, start: int, end: int) -> tuple[PassInputs, list[Tensor]]:
+    def _part(
+        self, start: int, end: int, is_scored: bool = True
+    ) -> tuple[PassInputs, list[Tensor]]:
         """The inputs of some rows of the tree, and those of the network's own."""
-        rows, visible, windowed = self._inputs
+        rows, visible, windowed, _ = self._inputs
         rows = rows[:, start:end].contiguous()
-        inputs = PassInputs(rows, visible[start:end], windowed[start:end])
+        scored = torch.arange(rows.shape[1] if is_scored else 0)
+        inputs = PassInputs(rows, visible[start:end], windowed[start:end], scored)
         return inputs, [each[:, start:end] for each in self._extra]
 
-    def _with_written(self, outputs: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
-        """A pass's outputs and what it has written to the cache, by row."""
-        count = len(outputs[0])
+    def _with_written(
+        self, outputs: Sequence[Tensor], tensors: Sequence[Tensor], num_rows: int
+    ) -> list[Tensor]:
+        """The outputs and what has been written to the cache, by row, in passes of so many."""
         written = [
-            tensors[place].index_select(axis, rows[:count]).movedim(axis, 0)
+            tensors[place].index_select(axis, rows[:num_rows]).movedim(axis, 0)
             for place, axis, rows in self._written
         ]
         return [*outputs, *written]
@@ -156,7 +164,7 @@ class _Trial:
         """How far the worst row of each output is from the right one, as a share of a usual row.
 
         In a network that chooses it is how far this share of the rows is at most: where two experts
-        are worth the same, rounding decides, and the row is another one.
+        are worth the same, rounding decides, and the row is another one. Of no rows none is wrong.
         """
         errors = []
         for output, right in zip(outputs, self._right, strict=True):
@@ -164,7 +172,8 @@ class _Trial:
             size = right.norm(dim=1).square().mean().sqrt().clamp(min=1e-30)
             num_rows = min(len(output), len(right))
             distances = (output[:num_rows].to(right.dtype) - right[:num_rows]).norm(dim=1) / size
-            errors.append(float(distances.quantile(share if self._has_choices else 1.0)))
+            worst = distances.quantile(share if self._has_choices else 1.0) if num_rows else 0.0
+            errors.append(float(worst))
         return errors
 
 

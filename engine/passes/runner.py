@@ -58,10 +58,9 @@ class EagerRunner:
         self,
         inputs: PassInputs,
         extra: Sequence[Tensor] = (),
-        num_logits: int = 0,
         extents: Iterable[Extent] | None = None,
     ) -> tuple[Tensor, ...]:
-        """The function's outputs; at least the last `num_logits` rows get logits, 0 means all.
+        """The function's outputs: logits of the rows that are scored, and others of all rows.
 
         `extents` are the parts of the cache that need to be read, by the rows of each text; only
         the function itself asks for them.
@@ -72,7 +71,6 @@ class EagerRunner:
         outputs: tuple[Tensor, ...] = self._function(
             *(tensor.to(self._device) for tensor in given),
             *self._rows,
-            num_logits=num_logits,
             extents=None if extents is None else [*extents],
         )
         return outputs

@@ -2,10 +2,14 @@
 
 import math
 import random
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from engine.config import EngineConfig, ModelStageConfig
 from engine.decoder import Decoder
@@ -17,8 +21,11 @@ from engine.drafting.sources import TableSource
 from engine.drafting.stage import NoStage
 from engine.economy import Economy, Step
 from engine.errors import ConfigError, ModelLoadError
+from engine.parts import Part
+from engine.passes import PassInputs
 from engine.ranking import rank
 from engine.request import GenerateRequest, SamplingParams
+from engine.scorer import TreeScorer
 from engine.tree import TokenTree
 from tests.alone import Alone
 from tests.checkpoints import (
@@ -296,3 +303,47 @@ def test_a_stage_of_another_padding_serves_every_id_of_its_target(
             request = GenerateRequest("r", prompt, 12, sampling, ignore_eos=True)
             plain, drafted = (run(decoder, request, kind)[0] for kind in ("off", "always"))
             assert token_ids(drafted) == token_ids(plain)
+
+
+@dataclass
+class Counted:
+    """Logits of a network: how many were asked for, and of how many rows it has computed any."""
+
+    asked: int = 0
+    computed: int = 0
+
+
+def watch(scorer: TreeScorer, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> Counted:
+    """From now on count a network's logits."""
+    counted, forward = Counted(), scorer._forward
+
+    def watched(parts: Sequence[Part], inputs: PassInputs) -> Tensor:
+        counted.asked += sum(len(part.nodes) for part in parts)
+        return forward(parts, inputs)
+
+    def count(module: nn.Module, given: object, logits: Tensor) -> None:
+        counted.computed += logits.shape[-2]
+
+    monkeypatch.setattr(scorer, "_forward", watched)
+    output_matrix = scorer.network.get_submodule("lm_head")
+    stack.enter_context(output_matrix.register_forward_hook(count))
+    return counted
+
+
+@pytest.mark.parametrize("stages", ["draft over draft over ngram", "head over draft over ngram"])
+@pytest.mark.parametrize("num_scored", [None, 0])
+def test_no_network_computes_logits_that_nobody_asked_for(
+    stages: str, num_scored: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a chunk of a prompt, or what a stage lacks of the text, gets logits row by row."""
+    drafter = STAGE_LISTS[stages](12)
+    scorers = {"target": target_model(), **drafter.scorers()}
+    prompt = tuple(random.Random(0).randrange(VOCAB_SIZE) for _ in range(90))
+    request = GenerateRequest("r", prompt, 24, num_prompt_logprobs=num_scored)
+    with ExitStack() as stack:
+        counted = {name: watch(scorer, monkeypatch, stack) for name, scorer in scorers.items()}
+        steps, _ = run(Decoder(target_model(), drafter), request, "always")
+    nodes = sum(step.stats.num_nodes for step in steps)
+    assert counted["target"].asked == nodes + (0 if num_scored is None else len(prompt) - 1)
+    for counts in counted.values():
+        assert 0 < counts.asked == counts.computed

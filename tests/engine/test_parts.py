@@ -15,7 +15,7 @@ from engine.kernels import is_loaded
 from engine.kernels.sight import Sight
 from engine.masks import PackedMasks
 from engine.model import Model
-from engine.parts import Part, join, num_logits, of_nodes, split
+from engine.parts import Part, join, split
 from engine.rows import Rows
 from engine.tree import TokenTree
 from tests.checkpoints import VOCAB_SIZE, make_model
@@ -137,8 +137,8 @@ def test_a_row_sees_what_was_committed_before_it_and_its_ancestors(
     assert part.positions[num_pending:] == [3 + num_pending + depth for depth in tree.depths]
 
 
-def test_outputs_are_told_apart_by_part() -> None:
-    """Red when an output of the last rows alone is cut as if it were of all."""
+def test_outputs_are_told_apart_by_part_and_nodes_alone_are_scored() -> None:
+    """Red when padding or a prompt gets logits, or a node gets another row's."""
     first, second, third = Rows(0, 90), Rows(90, 90), Rows(180, 90)
     tree = TokenTree.from_parents([1, 2, 3], [-1, 0, 0])
     parts = [
@@ -148,7 +148,5 @@ def test_outputs_are_told_apart_by_part() -> None:
     ]
     rows = torch.arange(10)
     assert [each.tolist() for each in split(parts, rows)] == [[0, 1], [2, 3, 4, 5], [6, 7, 8, 9]]
-    assert num_logits(parts) == 6 and num_logits(parts[:1]) == 1
-    for output in (rows, rows[-6:]):
-        assert of_nodes(parts, output).tolist() == [4, 5, 7, 8, 9]
-    assert of_nodes(parts[:1], rows[:2]).tolist() == []
+    assert join(parts).scored.tolist() == [4, 5, 7, 8, 9]
+    assert join(parts[:1]).scored.tolist() == []

@@ -136,6 +136,32 @@ def test_compiled_passes_score_trees_as_eager_ones_do(checkpoint: Path, cache: P
         context += [*(tree.tokens[node] for node in path), PROMPT[-1]]
 
 
+def test_compiled_passes_score_nodes_alone(
+    checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when rows of a prompt, alone or with a tree, pay for the output matrix."""
+    scorer = Engine.load(config(checkpoint, cache, compile="cached")).scorers["target"]
+    widths: list[tuple[int, int]] = []
+    call = Package.__call__
+
+    def counted(self: Package, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = call(self, *inputs)
+        widths.append((inputs[0].shape[1], len(outputs[0])))
+        return outputs
+
+    monkeypatch.setattr(Package, "__call__", counted)
+    context = [*PROMPT[:5]] * 30
+    assert len(Alone(scorer).score(context[:20], tree_of(5))) == 5
+    assert widths == [(19 + 5, 5)]
+    widths.clear()
+    Alone(scorer).reset([])
+    assert len(Alone(scorer).score(context, tree_of(5))) == 5
+    if scorer.precision.rounds_inputs:
+        assert widths == [(64, 0), (64, 0), (149 - 128 + 5, 5)]
+    else:  # where a wide pass, which is not compiled, is faster
+        assert widths == [(5, 5)]
+
+
 @in_float32
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_text_is_the_same_compiled_or_not(
