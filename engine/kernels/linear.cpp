@@ -41,7 +41,8 @@ struct Pair {
 
 inline Pair widen(const float* weights) {
   Pair pair;
-  std::memcpy(&pair, weights, sizeof pair);
+  std::memcpy(&pair.low, weights, sizeof pair.low);
+  std::memcpy(&pair.high, weights + LANES, sizeof pair.high);
   return pair;
 }
 
