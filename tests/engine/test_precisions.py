@@ -20,7 +20,13 @@ from engine.rows import Tokens
 from engine.tree import TokenTree
 from engine.weights import BITS, PackedLinear, lay_out, quantise, unpacked
 from engine.weights.integers import IntegerLinear
-from engine.weights.kernel import BFloat16KernelLinear, IntegerKernelLinear, KernelLinear
+from engine.weights.kernel import (
+    BFloat16KernelLinear,
+    GpuIntegerLinear,
+    IntegerKernelLinear,
+    KernelLinear,
+)
+from engine.weights.library import LibraryLinear
 from tests.checkpoints import VOCAB_SIZE, make_network, save_checkpoint
 from tests.engine.setups import compiling_config, random_request, token_ids
 
@@ -171,3 +177,22 @@ def test_the_text_is_the_same_with_and_without_speculation(
             steps = [*engine.generate(replace(request, speculation=speculation))]
             texts.append(token_ids([each for each in steps if isinstance(each, Output)]))
         assert texts[0] == texts[1] == texts[2]
+
+
+@pytest.mark.parametrize("precision", [*LAYERS, "library", "without kernels", "GPU"])
+def test_of_no_rows_there_are_no_products(cache: Path, precision: str) -> None:
+    """Red when a chunk of a prompt, of which no row is scored, cannot be read in some layout."""
+    weight, bias = torch.randn(96, 64), torch.randn(96)
+    plain = IntegerLinear(dots.quantise(weight, 4), bias, torch.float32)
+    layer: PackedLinear = {
+        "float32": lambda: KernelLinear(weight, bias),
+        "bfloat16": lambda: BFloat16KernelLinear(weight.bfloat16(), bias),
+        "int8": lambda: IntegerKernelLinear(
+            IntegerLinear(dots.quantise(weight, 8), bias, torch.float32)
+        ),
+        "int4": lambda: IntegerKernelLinear(plain),
+        "library": lambda: LibraryLinear(weight, bias),
+        "without kernels": lambda: plain,
+        "GPU": lambda: GpuIntegerLinear(plain),
+    }[precision]()
+    assert layer(torch.empty(1, 0, 64)).shape == (1, 0, 96)

@@ -86,6 +86,22 @@ def test_company_changes_none_of_its_scores_and_scores_none_of_the_others_texts(
     assert {request_id: token_ids(steps) for request_id, steps in told.items()} == texts
 
 
+@pytest.mark.parametrize("num_chunks", [1, 2, 3])
+def test_a_prompt_that_was_cancelled_between_its_chunks_is_scored_from_its_beginning(
+    num_chunks: int,
+) -> None:
+    """Red when scores, or rows, of what was broken off are taken for those of the next one."""
+    decoder = Decoder(target_model())
+    request = GenerateRequest("r", prompt_of(60), 0, num_prompt_logprobs=2)
+    whole = scores(run(decoder, request)[0])
+    decoder.add(request)
+    assert [decoder.step() for _ in range(num_chunks)] == [[]] * num_chunks
+    decoder.cancel("r")
+    (told,) = decoder.step()
+    assert isinstance(told, Finished) and told.reason == "cancelled"
+    assert scores(run(decoder, request)[0]) == whole
+
+
 @pytest.mark.parametrize("stages", list(STAGE_LISTS))
 def test_a_scored_prompt_is_continued_as_any_other_with_and_without_speculation(
     stages: str,
