@@ -142,7 +142,7 @@ def packed(sets: Sequence[int], num_bytes: int = 0) -> Tensor:
 
 def split(parts: Sequence[Part], output: Tensor) -> list[Tensor]:
     """A pass's output of all rows by part: views (rows, ...)."""
-    return [*output.split([len(part.ids) for part in parts])]
+    return [*output.split_with_sizes([len(part.ids) for part in parts])]
 
 
 @dataclass(frozen=True, slots=True)

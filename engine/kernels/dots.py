@@ -210,7 +210,7 @@ def rounded(inputs: Tensor) -> Tensor:
     """Inputs (..., in) as int8 holds them, group by group, in float32."""
     size = inputs.shape[-1]
     padded = torch.nn.functional.pad(inputs.float(), (0, -size % GROUP))
-    groups = padded.unflatten(-1, (-1, GROUP))
+    groups = padded.view(*inputs.shape[:-1], padded.shape[-1] // GROUP, GROUP)
     largest = groups.abs().amax(-1, keepdim=True)
     inverse = torch.where(largest > 1e-30, 127 / largest, 0.0)
     rounded = (groups * inverse).round() * (largest / 127)

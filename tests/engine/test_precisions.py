@@ -20,12 +20,7 @@ from engine.rows import Tokens
 from engine.tree import TokenTree
 from engine.weights import BITS, PackedLinear, lay_out, quantise, unpacked
 from engine.weights.integers import IntegerLinear
-from engine.weights.kernel import (
-    BFloat16KernelLinear,
-    GpuIntegerLinear,
-    IntegerKernelLinear,
-    KernelLinear,
-)
+from engine.weights.kernel import BFloat16KernelLinear, IntegerKernelLinear, KernelLinear
 from engine.weights.library import LibraryLinear
 from tests.checkpoints import VOCAB_SIZE, make_network, save_checkpoint
 from tests.engine.setups import compiling_config, random_request, token_ids
@@ -179,7 +174,7 @@ def test_the_text_is_the_same_with_and_without_speculation(
         assert texts[0] == texts[1] == texts[2]
 
 
-@pytest.mark.parametrize("precision", [*LAYERS, "library", "without kernels", "GPU"])
+@pytest.mark.parametrize("precision", [*LAYERS, "library", "without kernels"])
 def test_of_no_rows_there_are_no_products(cache: Path, precision: str) -> None:
     """Red when a chunk of a prompt, of which no row is scored, cannot be read in some layout."""
     weight, bias = torch.randn(96, 64), torch.randn(96)
@@ -193,6 +188,5 @@ def test_of_no_rows_there_are_no_products(cache: Path, precision: str) -> None:
         "int4": lambda: IntegerKernelLinear(plain),
         "library": lambda: LibraryLinear(weight, bias),
         "without kernels": lambda: plain,
-        "GPU": lambda: GpuIntegerLinear(plain),
     }[precision]()
     assert layer(torch.empty(1, 0, 64)).shape == (1, 0, 96)
