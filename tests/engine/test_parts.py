@@ -92,7 +92,7 @@ def test_masks_of_several_texts_over_a_whole_cache_say_the_same(architecture: st
     """Red when passes that cannot know their texts, as captured ones, show a row another's."""
     model = make_model(architecture)
     parts = texts_of(model, 0)
-    rows, visible, windowed = join(parts, model.limits.window)
+    rows, visible, windowed, _ = join(parts, model.limits.window)
     extents = [part.extent for part in parts]
     for window in (None, model.limits.window or None):
         given = (rows[2:], visible, windowed, model.limits.window)

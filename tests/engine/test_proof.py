@@ -79,12 +79,13 @@ class Mistaken:
 
     def run(self, inputs: PassInputs, extra: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One row after the other."""
-        rows, visible, windowed = self._change(inputs)
+        rows, visible, windowed, scored = self._change(inputs)
         outputs = [
             self._function(
                 rows[:, row : row + 1],
                 visible[row : row + 1],
                 windowed[row : row + 1],
+                torch.zeros(int(row in scored), dtype=torch.long),
                 *self._function.grouping(rows[:, row : row + 1]),
                 *(each[:, row : row + 1] for each in extra),
                 *self._rows,
