@@ -32,6 +32,11 @@
 #include <variant>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "shims.h"
 #include "vectors.h"
 
 namespace stagetree::attention {
@@ -57,12 +62,18 @@ inline FloatVector load(const float* data) {
   return vector;
 }
 
-// Of bfloat16, whose bits are the upper half of a float's.
+// Of bfloat16, whose bits are the upper half of a float's. (GCC 12 widens a vector in four steps.)
 inline FloatVector load(const BFloat16* data) {
   typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
   Halves halves;
   std::memcpy(&halves, data, sizeof halves);
+#if defined(__AVX512F__)
+  return (FloatVector)((WordVector)_mm512_cvtepu16_epi32((__m256i)halves) << 16);
+#elif defined(__AVX2__)
+  return (FloatVector)((WordVector)_mm256_cvtepu16_epi32((__m128i)halves) << 16);
+#else
   return (FloatVector)(__builtin_convertvector(halves, WordVector) << 16);
+#endif
 }
 
 inline void store(float* data, FloatVector vector) { std::memcpy(data, &vector, sizeof vector); }
@@ -736,5 +747,13 @@ TORCH_LIBRARY_FRAGMENT(stagetree, library) {
 }
 
 TORCH_LIBRARY_IMPL(stagetree, CPU, library) { library.impl("attention", attention); }
+
+extern "C" int32_t aoti_torch_cpu_attention(
+    Tensor* query, Tensor* keys, Tensor* values, Tensor* places, Tensor* visible, int64_t window,
+    double scale, double softcap, Tensor** sinks, Tensor** output) {
+  const std::optional<Tensor> given = shims::if_any(sinks);
+  return shims::hand_out(
+      attention(*query, *keys, *values, *places, *visible, window, scale, softcap, given), output);
+}
 
 }  // namespace stagetree::attention

@@ -32,7 +32,11 @@ from engine.scratch import Scratch
 from engine.threads import THREADS
 from engine.weights import IntegerEmbedding, PackedLinear
 
-_OPTIONS = {"aot_inductor.package_constants_in_so": False}
+_OPTIONS = {
+    "aot_inductor.package_constants_in_so": False,
+    # Of figures, by thread: to share out what a few rows have beside their products does not pay.
+    "cpp.min_chunk_size": 2**14,
+}
 LIBRARY = ".so"
 _CALLS, _CONSTANTS = ".json", ".constants"
 _ROOMS = (attention, kv_cache, masks, dots)
@@ -95,7 +99,9 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
         )
         merge_products(program)
         archive = torch._inductor.aoti_compile_and_package(
-            program, package_path=str(folder / "package.pt2"), inductor_configs=_OPTIONS
+            program,
+            package_path=str(folder / "package.pt2"),
+            inductor_configs={**_OPTIONS, "aot_inductor.custom_ops_to_c_shims": kernels.shims()},
         )
         # What the network's code makes on its way is nobody's attribute.
         names = program.graph_signature.lifted_tensor_constants
