@@ -5,7 +5,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-SHIMS = {"linear": "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle*, int64_t, AtenTensorHandle*"}
+SHIMS = {
+    "linear": "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle*, int64_t, AtenTensorHandle*"
+}
 """What compiled passes call, and what it is given."""
 
 
