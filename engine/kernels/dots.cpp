@@ -264,8 +264,10 @@ TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
     va_list outputs;                                                                                \
     va_start(outputs, given);                                                                       \
     const auto lists = std::pair(shims::list_of(panels, count), shims::list_of(scales, count));     \
-    return shims::hand_out(                                                                         \
+    shims::hand_out(                                                                                \
         products_of_integers<BITS>(*input, lists.first, lists.second, {outs, size_t(count)}), outputs); \
+    va_end(outputs);                                                                                \
+    return 0;                                                                                       \
   }
 
 STAGETREE_INTEGER_SHIMS(8)
@@ -281,7 +283,9 @@ extern "C" int32_t aoti_torch_cpu_products_bfloat16(
   va_list outputs;
   va_start(outputs, given);
   const std::vector<Tensor> list = shims::list_of(panels, count);
-  return shims::hand_out(products_bfloat16(*input, list, {outs, size_t(count)}), outputs);
+  shims::hand_out(products_bfloat16(*input, list, {outs, size_t(count)}), outputs);
+  va_end(outputs);
+  return 0;
 }
 
 }  // namespace stagetree::dots

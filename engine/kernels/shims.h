@@ -34,9 +34,8 @@ inline int32_t hand_out(at::Tensor&& output, at::Tensor** to) {
 }
 
 // One after another, to as many at::Tensor**.
-inline int32_t hand_out(std::vector<at::Tensor>&& outputs, va_list to) {
+inline void hand_out(std::vector<at::Tensor>&& outputs, va_list to) {
   for (at::Tensor& each : outputs) hand_out(std::move(each), va_arg(to, at::Tensor**));
-  return 0;
 }
 
 }  // namespace stagetree::shims
