@@ -6,6 +6,6 @@ finds the library in its folder uses it (`load`), after it has proven itself. Be
 names, and Triton when one is first called.
 """
 
-from engine.kernels.library import build, describe_machine, is_loaded, load, refusal
+from engine.kernels.library import build, describe_machine, is_loaded, load, refusal, shims
 
-__all__ = ["build", "describe_machine", "is_loaded", "load", "refusal"]
+__all__ = ["build", "describe_machine", "is_loaded", "load", "refusal", "shims"]

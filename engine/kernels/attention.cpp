@@ -29,8 +29,14 @@
 #include <optional>
 #include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "shims.h"
 #include "vectors.h"
 
 namespace stagetree::attention {
@@ -56,12 +62,18 @@ inline FloatVector load(const float* data) {
   return vector;
 }
 
-// Of bfloat16, whose bits are the upper half of a float's.
+// Of bfloat16, whose bits are the upper half of a float's. (GCC 12 widens a vector in four steps.)
 inline FloatVector load(const BFloat16* data) {
   typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
   Halves halves;
   std::memcpy(&halves, data, sizeof halves);
+#if defined(__AVX512F__)
+  return (FloatVector)((WordVector)_mm512_cvtepu16_epi32((__m256i)halves) << 16);
+#elif defined(__AVX2__)
+  return (FloatVector)((WordVector)_mm256_cvtepu16_epi32((__m128i)halves) << 16);
+#else
   return (FloatVector)(__builtin_convertvector(halves, WordVector) << 16);
+#endif
 }
 
 inline void store(float* data, FloatVector vector) { std::memcpy(data, &vector, sizeof vector); }
@@ -320,13 +332,17 @@ struct Text {
   Tensor keys, values;
 };
 
+// Read and written as they are.
+using Queries = std::variant<Heads<float>, Heads<BFloat16>>;
+using Outputs = std::variant<float*, BFloat16*>;
+
 struct Problem {
-  Heads<float> query;
+  Queries query;
   std::vector<Text> texts;
   int64_t kv_heads, group, rows, size, value_size;
   float scale, softcap;  // 0: none
   const float* sinks;    // by head, or null
-  float* output;
+  Outputs output;
 
   int64_t padded_value_size() const { return round_up(value_size, PANEL); }
 };
@@ -386,11 +402,14 @@ class Block {
   }
 
   void read_queries() {
-    for (int64_t i = 0; i < count_; ++i) {
-      const float* query = problem_.query.rows(head(i), row(i)).data;
-      float* copy = queries_ + i * problem_.size;
-      for (int64_t k = 0; k < problem_.size; ++k) copy[k] = query[k] * problem_.scale;
-    }
+    const auto read = [&](const auto& heads) {
+      for (int64_t i = 0; i < count_; ++i) {
+        const auto* query = heads.rows(head(i), row(i)).data;
+        float* copy = queries_ + i * problem_.size;
+        for (int64_t k = 0; k < problem_.size; ++k) copy[k] = float(query[k]) * problem_.scale;
+      }
+    };
+    std::visit(read, problem_.query);
   }
 
   // No query of the block sees any of these keys.
@@ -604,8 +623,11 @@ class Block {
       float sum = 0;
       for (int lane = 0; lane < LANES; ++lane) sum += running_[i].sum[lane];
       const float* mixed = mixed_ + i * problem_.padded_value_size();
-      float* output = problem_.output + (row(i) * num_heads + head(i)) * size;
-      for (int64_t k = 0; k < size; ++k) output[k] = mixed[k] / sum;
+      const auto write = [&](auto* output) {
+        output += (row(i) * num_heads + head(i)) * size;
+        for (int64_t k = 0; k < size; ++k) output[k] = mixed[k] / sum;
+      };
+      std::visit(write, problem_.output);
     }
   }
 
@@ -640,7 +662,7 @@ void attend(const Problem& problem) {
   });
 }
 
-Tensor with_contiguous_rows(const Tensor& given, at::ScalarType type = at::kFloat) {
+Tensor with_contiguous_rows(const Tensor& given, at::ScalarType type) {
   const Tensor tensor = given.to(type);
   return tensor.stride(-1) == 1 ? tensor : tensor.contiguous();
 }
@@ -691,16 +713,17 @@ Tensor attention(
           (!given_sinks || given_sinks->numel() == heads),
       "shapes of attention differ: query ", given.sizes(), ", keys ", keys.sizes(), ", values ",
       values.sizes(), ", places ", places.sizes(), ", bits ", visible.sizes());
-  const Tensor query = with_contiguous_rows(given);
+  // Other kinds of halves are converted; nobody keeps a cache in them here who is in a hurry.
+  const auto is_short = [](const Tensor& tensor) { return tensor.scalar_type() == at::kBFloat16; };
+  const auto type_of = [](bool is_narrow) { return is_narrow ? at::kBFloat16 : at::kFloat; };
+  const bool is_narrow = is_short(keys) && is_short(values), asks_narrow = is_short(given);
+  const Tensor query = with_contiguous_rows(given, type_of(asks_narrow));
   const Tensor sinks = given_sinks ? given_sinks->to(at::kFloat).contiguous() : Tensor();
   Tensor output = at::empty({1, rows, heads, value_size}, query.options());
-  // Other kinds of halves are converted; nobody keeps a cache in them here who is in a hurry.
-  const bool is_narrow = keys.scalar_type() == at::kBFloat16 && values.scalar_type() == at::kBFloat16;
-  const at::ScalarType type = is_narrow ? at::kBFloat16 : at::kFloat;
   const auto run = is_narrow ? attend<BFloat16> : attend<float>;
   run({
-      .query = Heads<float>(query),
-      .texts = texts_of(places, visible, window, keys, values, type),
+      .query = asks_narrow ? Queries(Heads<BFloat16>(query)) : Queries(Heads<float>(query)),
+      .texts = texts_of(places, visible, window, keys, values, type_of(is_narrow)),
       .kv_heads = kv_heads,
       .group = heads / kv_heads,
       .rows = rows,
@@ -709,7 +732,8 @@ Tensor attention(
       .scale = static_cast<float>(scale),
       .softcap = static_cast<float>(softcap),
       .sinks = given_sinks ? sinks.const_data_ptr<float>() : nullptr,
-      .output = output.mutable_data_ptr<float>(),
+      .output = asks_narrow ? Outputs(output.mutable_data_ptr<BFloat16>())
+                            : Outputs(output.mutable_data_ptr<float>()),
   });
   return output.to(given.scalar_type());
 }
@@ -723,5 +747,13 @@ TORCH_LIBRARY_FRAGMENT(stagetree, library) {
 }
 
 TORCH_LIBRARY_IMPL(stagetree, CPU, library) { library.impl("attention", attention); }
+
+extern "C" int32_t aoti_torch_cpu_attention(
+    Tensor* query, Tensor* keys, Tensor* values, Tensor* places, Tensor* visible, int64_t window,
+    double scale, double softcap, Tensor** sinks, Tensor** output) {
+  const std::optional<Tensor> given = shims::if_any(sinks);
+  return shims::hand_out(
+      attention(*query, *keys, *values, *places, *visible, window, scale, softcap, given), output);
+}
 
 }  // namespace stagetree::attention

@@ -8,6 +8,12 @@ from torch import Tensor
 
 from engine.kernels.sight import Sight
 
+SHIMS = {
+    "attention": f"{'AtenTensorHandle, ' * 5}int64_t, double, double, "
+    "AtenTensorHandle*, AtenTensorHandle*"
+}
+"""What compiled passes call, and what it is given."""
+
 
 def attend(
     query: Tensor,

@@ -8,12 +8,15 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cstdarg>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "bfloat16.h"
 #include "integers.h"
+#include "shims.h"
 #include "tiles.h"
 
 namespace stagetree::dots {
@@ -246,6 +249,43 @@ TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
   library.impl("unpack_bfloat16", unpack_bfloat16);
   library.impl("linear_bfloat16", linear_bfloat16);
   library.impl("products_bfloat16", products_bfloat16);
+}
+
+// How compiled passes call them, see shims.h.
+#define STAGETREE_INTEGER_SHIMS(BITS)                                                               \
+  extern "C" int32_t aoti_torch_cpu_linear_int##BITS(                                               \
+      Tensor* input, Tensor* panels, Tensor* scales, Tensor** bias, int64_t out, Tensor** output) { \
+    const std::optional<Tensor> added = shims::if_any(bias);                                        \
+    return shims::hand_out(linear_integers<BITS>(*input, *panels, *scales, added, out), output);    \
+  }                                                                                                 \
+  extern "C" int32_t aoti_torch_cpu_products_int##BITS(                                             \
+      Tensor* input, Tensor* const* panels, int64_t count, Tensor* const* scales, int64_t,          \
+      const int64_t* outs, int64_t given, ...) {                                                    \
+    va_list outputs;                                                                                \
+    va_start(outputs, given);                                                                       \
+    const auto lists = std::pair(shims::list_of(panels, count), shims::list_of(scales, count));     \
+    shims::hand_out(                                                                                \
+        products_of_integers<BITS>(*input, lists.first, lists.second, {outs, size_t(count)}), outputs); \
+    va_end(outputs);                                                                                \
+    return 0;                                                                                       \
+  }
+
+STAGETREE_INTEGER_SHIMS(8)
+STAGETREE_INTEGER_SHIMS(4)
+
+extern "C" int32_t aoti_torch_cpu_linear_bfloat16(
+    Tensor* input, Tensor* panels, Tensor** bias, int64_t out, Tensor** output) {
+  return shims::hand_out(linear_bfloat16(*input, *panels, shims::if_any(bias), out), output);
+}
+
+extern "C" int32_t aoti_torch_cpu_products_bfloat16(
+    Tensor* input, Tensor* const* panels, int64_t count, const int64_t* outs, int64_t given, ...) {
+  va_list outputs;
+  va_start(outputs, given);
+  const std::vector<Tensor> list = shims::list_of(panels, count);
+  shims::hand_out(products_bfloat16(*input, list, {outs, size_t(count)}), outputs);
+  va_end(outputs);
+  return 0;
 }
 
 }  // namespace stagetree::dots

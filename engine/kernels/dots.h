@@ -49,20 +49,19 @@ struct Registers {
   }
 };
 
-// ROWS rows times the panels `begin` to `end`: take(row, first output, figures, how many).
-template <typename Dots, int ROWS, typename Take>
+// ROWS rows times the panels `begin` to `end`, PANELS at once, and what is left half as many at once, and
+// so on, since a sum alone waits for itself: take(row, first output, figures, how many).
+template <typename Dots, int ROWS, int PANELS, typename Take>
 void multiply_panels(
     const int32_t* words, int64_t in, typename Dots::Weights weights, int64_t begin, int64_t end,
     const Take& take) {
-  const auto multiply = [&]<int PANELS>(int64_t p) {
+  for (; begin + PANELS <= end; begin += PANELS) {
     float outputs[ROWS][PANELS * OUTPUTS];
-    Dots::template block<ROWS, PANELS>(words, in, weights.from(p, in), outputs);
-    for (int r = 0; r < ROWS; ++r) take(r, p * OUTPUTS, outputs[r], PANELS * OUTPUTS);
-  };
-  constexpr int PANELS = Dots::num_panels(ROWS);
-  int64_t p = begin;
-  for (; p + PANELS <= end; p += PANELS) multiply.template operator()<PANELS>(p);
-  for (; p < end; ++p) multiply.template operator()<1>(p);
+    Dots::template block<ROWS, PANELS>(words, in, weights.from(begin, in), outputs);
+    for (int r = 0; r < ROWS; ++r) take(r, begin * OUTPUTS, outputs[r], PANELS * OUTPUTS);
+  }
+  if constexpr (PANELS > 1)
+    multiply_panels<Dots, ROWS, PANELS / 2>(words, in, weights, begin, end, take);
 }
 
 // The same for a number of rows, MAX_ROWS at most, that is only known now.
@@ -73,7 +72,7 @@ void multiply_rows(int rows, const Given&... given) {
   } else {
     if constexpr (ROWS > 1)
       if (rows < ROWS) return multiply_rows<Dots, ROWS - 1>(rows, given...);
-    multiply_panels<Dots, ROWS>(given...);
+    multiply_panels<Dots, ROWS, Dots::num_panels(ROWS)>(given...);
   }
 }
 

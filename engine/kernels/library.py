@@ -1,5 +1,6 @@
 """The kernels as a library of torch operators: built by a C++ compiler, loaded, proven."""
 
+import ctypes
 import hashlib
 import inspect
 import logging
@@ -12,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch._ops import OpOverload
 
 from engine.code_cache import condemn, is_usable, make_private, publish, verdict
 from engine.kernels import attention, choosing, dots, linear
@@ -83,6 +85,7 @@ def load(folder: Path) -> bool:
     _was_tried = True
     try:
         torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+        ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)  # compiled passes call it by its names
         for kernel in _KERNELS:
             kernel.register()
         _prove(path)
@@ -113,6 +116,18 @@ def refusal(folder: Path) -> str | None:
     """Why this process, or any, does without the kernels that are or were in `folder`, if so."""
     verdicts = (verdict(_path(folder), kernel) for kernel in _KERNELS)
     return _refusal or next(filter(None, verdicts), None)
+
+
+def shims() -> dict[OpOverload, list[str]]:
+    """What a compiled pass calls in the place of our operators, as torch's compiler wants it told.
+
+    Nothing if this process lacks the kernels. `shims.h` says why.
+    """
+    given = [each for kernel in _KERNELS for each in kernel.SHIMS.items()] if _is_loaded else []
+    return {
+        getattr(torch.ops.stagetree, name).default: [f"AOTITorchError aoti_torch_cpu_{name}({of})"]
+        for name, of in given
+    }
 
 
 @cache

@@ -21,6 +21,7 @@
 #include <optional>
 #include <utility>
 
+#include "shims.h"
 #include "vectors.h"
 
 namespace stagetree::linear {
@@ -175,6 +176,11 @@ TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
   library.impl("pack_linear", pack_linear);
   library.impl("unpack_linear", unpack_linear);
   library.impl("linear", linear);
+}
+
+extern "C" int32_t aoti_torch_cpu_linear(
+    Tensor* input, Tensor* panels, Tensor** bias, int64_t out, Tensor** output) {
+  return shims::hand_out(linear(*input, *panels, shims::if_any(bias), out), output);
 }
 
 }  // namespace stagetree::linear

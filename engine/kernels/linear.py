@@ -5,6 +5,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+SHIMS = {
+    "linear": "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle*, int64_t, AtenTensorHandle*"
+}
+"""What compiled passes call, and what it is given."""
+
 
 def pack(weight: Tensor) -> Tensor:
     """Weights (out, in) as panels (panels, in, panel size): bfloat16 if that loses nothing."""

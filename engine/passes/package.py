@@ -1,8 +1,9 @@
 """Compiled passes as files: made ahead of time by torch's AOTInductor, loaded in a moment.
 
 A package is a library of machine code for a network's shapes, for any width and any length of the
-text; beside it are what it calls of ours (`.json`) and its own tensors (`.constants`). The weights
-stay where they are: whoever loads a package hands it those of its network. A library is loaded from
+text, which calls our kernels by their names; beside it are its own tensors (`.constants`), and what
+it calls by torch's dispatch, if there is such (`.json`). The weights stay where they are: whoever
+loads a package hands it those of its network. A library is loaded from
 where it lies, by the runner for which torch's archive of such files would first be unpacked and
 the machine's compiler be asked what it can do.
 """
@@ -32,7 +33,11 @@ from engine.scratch import Scratch
 from engine.threads import THREADS
 from engine.weights import IntegerEmbedding, PackedLinear
 
-_OPTIONS = {"aot_inductor.package_constants_in_so": False}
+_OPTIONS = {
+    "aot_inductor.package_constants_in_so": False,
+    # Of figures, by thread: to share out what a few rows have beside their products does not pay.
+    "cpp.min_chunk_size": 2**14,
+}
 LIBRARY = ".so"
 _CALLS, _CONSTANTS = ".json", ".constants"
 _ROOMS = (attention, kv_cache, masks, dots)
@@ -98,7 +103,9 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
         )
         merge_products(program)
         archive = torch._inductor.aoti_compile_and_package(
-            program, package_path=str(folder / "package.pt2"), inductor_configs=_OPTIONS
+            program,
+            package_path=str(folder / "package.pt2"),
+            inductor_configs={**_OPTIONS, "aot_inductor.custom_ops_to_c_shims": kernels.shims()},
         )
         # What the network's code makes on its way is nobody's attribute.
         names = program.graph_signature.lifted_tensor_constants
@@ -108,7 +115,7 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
 
 
 def _unpack(archive: Path) -> Iterator[Path]:
-    """The library in torch's archive, and what it calls of ours, if it does, as files beside it."""
+    """The library in torch's archive, and what it calls by dispatch, if so, as files beside it."""
     with zipfile.ZipFile(archive) as members:
         (library,) = (name for name in members.namelist() if name.endswith(LIBRARY))
         calls = library.removesuffix(LIBRARY) + _CALLS
@@ -140,6 +147,7 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         ),
         *(inspect.getsource(kind) for kind in kinds),
         *(inspect.getsource(each) for each in (compile_package, merging)),
+        *(*_OPTIONS.items(), *kernels.shims().items()),
     ]
     return _digest(facts)
 

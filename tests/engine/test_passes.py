@@ -179,6 +179,13 @@ def test_the_text_is_the_same_compiled_or_not(
 
 
 @in_float32
+def test_a_compiled_pass_calls_kernels_by_their_names(cache: Path) -> None:
+    """Red when a call goes through torch's lists and dispatch, a microsecond each time."""
+    package = package_in(cache)
+    assert not package.with_suffix(".json").exists()
+    assert b"aoti_torch_cpu_attention" in package.read_bytes()
+
+
 def test_other_weights_of_the_same_shapes_share_the_package(cache: Path, tmp_path: Path) -> None:
     """It holds none: each network hands it its own."""
     other = save_checkpoint(tmp_path, seed=1)
