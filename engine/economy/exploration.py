@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 
 _LARGEST_SHARE, _SMALLEST_SHARE = 0.01, 0.00125
-_READING = 1.25
-"""Of the time for trials, so much may go to reading for them: what is read lasts for a text."""
+_READING_SHARE = 0.0125
 _RECOVERY = 1.1
 _PATIENCE = 3
 
@@ -15,9 +14,9 @@ class Exploration:
     """A small share of the time goes to trying one thing; of a failure follows a smaller share.
 
     So trials cost what they may, be the thing cheap or dear. The text that a stage has to read for
-    them has a share of its own, which failures make smaller too, or a long prompt would be read for
-    nothing. A trial is judged by what it brought for its price: one that paid is followed by
-    another at once, until they have lost what was gained, or a few times their price.
+    them has a share of its own, or a long prompt would be read for nothing. A trial is judged by
+    what it brought for its price: one that paid is followed by another at once, until they have
+    lost what was gained, or a few times their price.
     """
 
     share: float = _LARGEST_SHARE
@@ -37,7 +36,7 @@ class Exploration:
             return 0.0
         if price <= 0:
             return math.inf
-        earned = max(price, reading / _READING) / self.share
+        earned = max(price / self.share, reading / _READING_SHARE)
         return max(0.0, earned - self.idle_milliseconds)
 
     def is_due(self, price: float, reading: float = 0.0) -> bool:
