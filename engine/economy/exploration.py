@@ -60,5 +60,5 @@ class Exploration:
             self.promise = min(max(self.promise + worth - 1, 0.0), _PATIENCE)
         if pays:
             self.share = _LARGEST_SHARE
-        elif is_trial and worth <= 1:
+        elif is_trial and worth <= 0:
             self.share = max(_SMALLEST_SHARE, self.share / 2)

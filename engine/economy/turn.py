@@ -176,18 +176,18 @@ class Turn:
 
     def _settle_asking(self, outcome: Outcome, load: float) -> None:
         """What asking cost: for guesses against what they brought, else against its promise."""
-        price, saved = self.weighing / load, self._saving
+        price, brought, extra = self.weighing / load, self._saving, 0.0
         if self._guessing:
-            hits = outcome.accepted.count(self.name)
             share = outcome.proposed.count(self.name) / max(1, len(outcome.proposed))
-            extra = self.prices.verifying(outcome.num_nodes) - self.prices.plain
-            price, saved = self._guessing / load, hits * self._token_worth - extra * share
+            extra = share * (self.prices.verifying(outcome.num_nodes) - self.prices.plain)
+            hits = outcome.accepted.count(self.name)
+            price, brought = self._guessing / load, hits * self._token_worth
         account, is_asked = self.account, price > 0 and not self.prices.is_free
         if is_asked:
-            account.settle_asking(price, saved - price)
+            account.settle_asking(price, brought - extra - price)
         is_trial = is_asked and self._is_asked_on_trial
-        worth = saved / price if is_asked else 0.0
-        account.asking.settle(outcome.total, is_asked, is_trial, worth, worth > 1)
+        worth = brought / max(price + extra, NOTHING)
+        account.asking.settle(outcome.total, is_asked, is_trial, worth, is_asked and worth > 1)
 
     @property
     def _token_worth(self) -> float:
