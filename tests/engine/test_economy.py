@@ -187,6 +187,16 @@ def test_trials_that_are_right_half_the_time_and_then_worth_their_price_are_few(
     assert 0 < count < 0.006 * 20_000
 
 
+def test_a_trial_that_finds_too_little_to_pay_does_not_make_the_next_one_rarer() -> None:
+    """Red when text that begins to repeat itself is found late, since little came of it so far."""
+    trials = Exploration()
+    trials.settle(2.0, has_run=True, is_trial=True, worth=0.5, pays=False)
+    assert not trials.is_due(1.0)
+    assert trials.share == Exploration().share
+    trials.settle(2.0, has_run=True, is_trial=True, worth=0.0, pays=False)
+    assert trials.share == Exploration().share / 2
+
+
 def test_no_trial_reads_more_text_than_the_time_without_it_allows() -> None:
     trials = Exploration(idle_milliseconds=1000.0)
     assert not trials.is_due(1.0, reading=200.0)
