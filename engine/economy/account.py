@@ -44,9 +44,9 @@ class Account:
         self.yields = [(known + max(known, _FIRST_YIELD)) / 2 for known in self.yields]
 
     @property
-    def is_asking_due(self) -> bool:
-        """Whether to ask although it loses."""
-        return self.asking.is_due(max(self.price, NOTHING))
+    def wait(self) -> float:
+        """Milliseconds before it is to be asked: none as long as that does not lose."""
+        return 0.0 if self.saved >= 0 else self.asking.wait(max(self.price, NOTHING))
 
     def settle_asking(self, price: float, saved: float) -> None:
         """It was asked, at this price, and that saved so many milliseconds beyond it."""

@@ -16,14 +16,15 @@ _CHOOSING_RATE = 0.05
 class Experience:
     """Choosing a token costs more than choosing the likeliest: each sort has costs of its own.
 
-    `choosing` are the milliseconds of one token's choice.
+    `choosing` are the milliseconds of one token's choice, `pause` those of the steps to come in
+    which no stage is to be asked.
     """
 
     def __init__(self) -> None:
         self.costs = Costs()
         self.beliefs = Beliefs()
         self.accounts: dict[str, Account] = {}
-        self.choosing = 0.0
+        self.choosing = self.pause = 0.0
         self.costs.curve(HOST).replace(_HOST_GUESS)
 
     def time(self, measured: Mapping[str, Mapping[int, float]]) -> None:
@@ -35,6 +36,7 @@ class Experience:
     def start_text(self) -> None:
         """Another text may be of another sort: what was learnt now weighs less."""
         self.beliefs.fade()
+        self.pause = 0.0
         for account in self.accounts.values():
             account.start_text(self._plain)
 

@@ -48,9 +48,11 @@ class Step:
         """The roots of texts that are to be drafted for.
 
         Not for the first token, which is sent before anything is drafted, or a draft reads the
-        prompt.
+        prompt. None while no stage would be asked: then this step is a plain one.
         """
         texts = self.texts
+        if self._experience.pause > 0 and not any([text.is_free for text in texts]):
+            return []
         return [root for root in self.tree.roots if texts[root].is_drafted_for]
 
     def turn(self, name: str) -> Turn:
@@ -143,6 +145,8 @@ class Step:
                 turn.settle(outcome)
             else:
                 account.rest(outcome.total)
+        pauses = [turn.pause for turn in self.turns.values()]
+        experience.pause = min(pauses, default=experience.pause) - outcome.total
 
     def _stats(
         self, tree: TokenTree, text: int, accepted: Acceptance, milliseconds: float

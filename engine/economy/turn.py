@@ -1,11 +1,13 @@
 """One stage's part in one step: what it may do, what it did, and what came of it."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.economy.account import Account
 from engine.economy.beliefs import Claims
+from engine.economy.choice import NOTHING
 from engine.economy.next_pass import NextPass
 from engine.economy.outcome import Outcome
 from engine.economy.prices import Prices
@@ -20,7 +22,8 @@ class Turn:
     """A stage's turn in a step, which it takes when it is asked; it ends with the step.
 
     `evaluated` are the nodes after which the stage's network has said what comes. The counts and
-    the time are what `StageStats` tells of them.
+    the time are what `StageStats` tells of them. `pause` are the milliseconds for which the stage,
+    having not been asked, need not be thought of.
     """
 
     name: str
@@ -35,7 +38,7 @@ class Turn:
     num_passes: int = 0
     milliseconds: float = 0.0
     weighing: float = 0.0
-    _is_due: bool | None = None
+    pause: float = math.inf
     _is_asked_on_trial: bool = False
     _is_trial: bool = False
     _has_run: bool = False
@@ -53,11 +56,11 @@ class Turn:
         `backlog` is the number of committed tokens that would go with a pass of its network.
         """
         if any(text.is_free for text in self.texts):
-            return True
-        if self._is_due is None:
-            self._is_asked_on_trial = self.account.saved < 0 and self.account.is_asking_due
-            self._is_due = self.account.saved >= 0 or self._is_asked_on_trial
-        return self._is_due or self._is_trial_due(backlog)
+            self.pause = 0.0
+        elif self.pause > 0:
+            self.pause = self.account.wait
+            self._is_asked_on_trial = self.pause <= 0 and self.account.saved < 0
+        return self.pause <= 0 or self._is_trial_due(backlog)
 
     def worth_evaluating(self, waiting: Sequence[int], backlog: int, budget: int) -> list[int]:
         """The nodes, of those waiting, that the stage's next pass should evaluate.
@@ -141,7 +144,8 @@ class Turn:
             for root, token in outcome.at_roots
         )
         is_trial = self._is_trial and self._has_run
-        account.drafting.settle(outcome.total, self._has_run, is_trial, is_right, self._pays)
+        worth = is_right * self._token_worth / self._trial_price
+        account.drafting.settle(outcome.total, self._has_run, is_trial, worth, self._pays)
         self._settle_asking(outcome, load)
         per_token = outcome.total / load / len(outcome.reached)
         account.token_milliseconds = moved_from_first(account.token_milliseconds, per_token)
@@ -149,8 +153,10 @@ class Turn:
         account.settle_passes(brought)
         if self._num_that_pay is not None:
             tried = brought[self._num_that_pay :]
+            price = max(len(tried) * account.pass_milliseconds, NOTHING)
+            worth = sum(tried) * account.token_milliseconds / price
             account.going_on.settle(
-                outcome.total / load, bool(tried), self._goes_on_trial, sum(tried) > 0, pays=False
+                outcome.total / load, bool(tried), self._goes_on_trial, worth, pays=False
             )
 
     def stats(self, share: float, num_proposed: int, num_accepted: int) -> StageStats:
@@ -170,22 +176,35 @@ class Turn:
 
     def _settle_asking(self, outcome: Outcome, load: float) -> None:
         """What asking cost: for guesses against what they brought, else against its promise."""
-        price, saved, pays = self.weighing, self._saving, self._pays
+        price, brought, extra = self.weighing / load, self._saving, 0.0
         if self._guessing:
-            hits = outcome.accepted.count(self.name)
             share = outcome.proposed.count(self.name) / max(1, len(outcome.proposed))
-            plain = self.prices.plain
-            extra = self.prices.verifying(outcome.num_nodes) - plain
-            worth = hits * plain / self.prices.num_texts
-            price, saved, pays = self._guessing, worth - extra * share, hits > 0
+            extra = share * (self.prices.verifying(outcome.num_nodes) - self.prices.plain)
+            hits = outcome.accepted.count(self.name)
+            price, brought = self._guessing / load, hits * self._token_worth
         account, is_asked = self.account, price > 0 and not self.prices.is_free
         if is_asked:
-            account.settle_asking(price / load, saved - price / load)
+            account.settle_asking(price, brought - extra - price)
         is_trial = is_asked and self._is_asked_on_trial
-        account.asking.settle(outcome.total, is_asked, is_trial, pays, is_asked and pays)
+        worth = brought / max(price + extra, NOTHING)
+        account.asking.settle(outcome.total, is_asked, is_trial, worth, is_asked and worth > 1)
+
+    @property
+    def _token_worth(self) -> float:
+        """The milliseconds of plain decoding that one more token saves."""
+        return self.prices.plain / self.prices.num_texts
+
+    @property
+    def _trial_price(self) -> float:
+        """What a pass over one node takes, and the verifying of one more."""
+        prices = self.prices
+        verifying = prices.verifying(prices.num_texts + 1) - prices.plain
+        return max(prices(self.name, 1) + verifying, NOTHING)
 
     def _is_trial_due(self, backlog: int) -> bool:
         price = self.prices(self.name, 1)
         reading = self.prices(self.name, backlog + 1) - price
-        self._is_trial = self.account.drafting.is_due(price, reading)
+        wait = self.account.drafting.wait(price, reading)
+        self.pause = min(self.pause, wait)
+        self._is_trial = wait <= 0
         return self._is_trial

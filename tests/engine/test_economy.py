@@ -162,17 +162,39 @@ def test_trials_take_a_small_share_of_the_time_and_less_after_each_failure() -> 
         is_due = trials.is_due(price)
         spent += price if is_due else 0.0
         total += 2.0
-        trials.settle(2.0, has_run=is_due, is_trial=is_due, is_right=False, pays=False)
+        trials.settle(2.0, has_run=is_due, is_trial=is_due, worth=0.0, pays=False)
     assert 0 < spent / total < 0.003
 
 
-def test_a_trial_that_is_right_is_followed_by_another() -> None:
-    """And a few wrong ones end the run, however long it was."""
+def test_a_trial_that_pays_is_followed_by_another() -> None:
+    """And a few in vain end the run, however long it was."""
     trials = Exploration(idle_milliseconds=1e6)
     for number in range(12):
         assert trials.is_due(1.0)
-        trials.settle(2.0, has_run=True, is_trial=True, is_right=number < 9, pays=False)
+        worth = 3.0 if number < 9 else 0.0
+        trials.settle(2.0, has_run=True, is_trial=True, worth=worth, pays=False)
     assert not trials.is_due(1.0)
+
+
+def test_trials_that_are_right_half_the_time_and_then_worth_their_price_are_few() -> None:
+    """Red when what is right now and then is tried on, whether it pays or not."""
+    trials, dice, count = Exploration(), random.Random(0), 0
+    for _ in range(20_000):
+        is_due = trials.is_due(1.0)
+        count += is_due
+        worth = 1.2 * (dice.random() < 0.5)
+        trials.settle(2.0, has_run=is_due, is_trial=is_due, worth=worth, pays=False)
+    assert 0 < count < 0.006 * 20_000
+
+
+def test_a_trial_that_finds_too_little_to_pay_does_not_make_the_next_one_rarer() -> None:
+    """Red when text that begins to repeat itself is found late, since little came of it so far."""
+    trials = Exploration()
+    trials.settle(2.0, has_run=True, is_trial=True, worth=0.5, pays=False)
+    assert not trials.is_due(1.0)
+    assert trials.share == Exploration().share
+    trials.settle(2.0, has_run=True, is_trial=True, worth=0.0, pays=False)
+    assert trials.share == Exploration().share / 2
 
 
 def test_no_trial_reads_more_text_than_the_time_without_it_allows() -> None:
@@ -185,7 +207,7 @@ def test_another_text_makes_up_for_a_small_part_of_earlier_failures() -> None:
     """Red when each text tries anew what has failed in all before it, or never again."""
     trials = Exploration()
     for _ in range(8):
-        trials.settle(1.0, has_run=True, is_trial=True, is_right=False, pays=False)
+        trials.settle(1.0, has_run=True, is_trial=True, worth=0.0, pays=False)
     least = trials.share
     trials.start_anew()
     assert least < trials.share < 1.2 * least
@@ -295,21 +317,66 @@ def test_the_first_text_gives_a_draft_time_to_show() -> None:
         step.learn(Outcome([(0, 1)], 1.0, 0.9, 0.0, 1, 1))
 
 
+def test_a_trial_that_is_right_and_yet_loses_is_not_followed() -> None:
+    """Red when a trial is judged by the token that it finds and not by the time that this saves."""
+    economy = priced({1: 1.0}, {1: 9.0})
+    step = step_of_some_text(economy)
+    turn = step.turn("draft")
+    turn.account.drafting.idle_milliseconds = 1000.0
+    assert turn.worth_evaluating([0], 0, 8) == [0]
+    turn.run(1, 9.0)
+    step.claims.rank("draft", 0, 1.0, [1])
+    step.learn(Outcome([(0, 1)], 11.0, 1.0, 0.0, 1, 1))
+    assert not turn.account.drafting.is_due(1.0)
+
+
+def in_vain(economy: Economy, num_steps: int) -> list[bool]:
+    """Steps of 1 ms of a stage that never brings anything: in which of them anyone was thought of.
+
+    It is asked, for 0.2 ms, where it may be.
+    """
+    thought_of = []
+    for _ in range(num_steps):
+        step = step_of_some_text(economy)
+        thought_of.append(bool(step.leaves))
+        if step.leaves and step.turn("ngram").may_ask():
+            step.turn("ngram").guess(0.2)
+        step.learn(Outcome([(0, 1)], 1.0, 0.9, 0.0, 1, 1))
+    return thought_of
+
+
+def test_while_no_stage_would_be_asked_a_step_is_a_plain_one() -> None:
+    """Red when every step asks who would be asked, or nobody is ever thought of again."""
+    economy = priced({1: 1.0, 2: 2.0})
+    thought_of = in_vain(economy, 400)
+    assert all(thought_of[:6])
+    assert 0 < sum(thought_of[100:]) < 10
+    assert step_of_some_text(economy, speculation="always").leaves == [0]
+
+
+def test_another_text_is_drafted_for_at_once() -> None:
+    economy = priced({1: 1.0, 2: 2.0})
+    in_vain(economy, 100)
+    assert not step_of_some_text(economy).leaves
+    economy.step([text_of([1, 2])], [1000])  # its first token
+    assert step_of_some_text(economy).leaves
+
+
 @pytest.mark.parametrize(("guessed", "is_followed"), [((), True), ((1,), False)])
 def test_a_trial_that_finds_what_was_guessed_already_is_not_followed(
     guessed: tuple[int, ...], is_followed: bool
 ) -> None:
     """Red when a draft that says what the n-grams say is tried on and on."""
-    economy = priced({1: 1.0}, {1: 9.0})
+    economy = priced({1: 9.0}, {1: 7.0})
     step = step_of_some_text(economy)
     for token in guessed:
         step.tree.add(0, token)
     turn = step.turn("draft")
     turn.account.drafting.idle_milliseconds = 1000.0
     assert turn.worth_evaluating([0], 0, 8) == [0]
-    turn.run(1, 9.0)
+    turn.run(1, 7.0)
     step.claims.rank("draft", 0, 1.0, [1])
-    step.learn(Outcome([(0, 1)], 2.0, 1.0, 0.0, 1, 1))
+    step.learn(Outcome([(0, 1)], 16.0, 9.0, 0.0, 1, 1))
     assert turn.account.drafting.is_due(1.0) == is_followed
 
 
