@@ -19,7 +19,7 @@ from engine.loading.network import check_found, places
 from engine.loading.precision import num_parameters
 from engine.loading.quiet import silence
 from engine.loading.stored import NUMBERS, Rows, Source, StoredWeight, codes_of
-from engine.memory import require
+from engine.memory import give_back, require
 from engine.weights import (
     BITS,
     IntegerEmbedding,
@@ -111,6 +111,7 @@ class _Filler:
                 continue
             if shape == weight.shape:
                 self._take(weight, keys)
+                give_back()
             else:
                 mis_shaped.append(key)
         check_found(name, self._network, missing, left_over, mis_shaped)
@@ -142,7 +143,7 @@ class _Filler:
 
     def _codes(self, rows: Rows, weight: StoredWeight, is_end: bool) -> Codes:
         keeps_bits = self._is_own or is_end
-        codes, is_kept = codes_of(rows, weight.shape[0], self._precision.name, keeps_bits)
+        codes, is_kept = codes_of(rows, weight.shape, self._precision.name, keeps_bits)
         bits = 8 if codes.minima is None else 4
         self._tell(weight, "kept" if is_kept else f"in {bits} bits")
         return codes
