@@ -1,7 +1,6 @@
 """How much memory a device has left, so that what cannot fit is refused before it is tried."""
 
 import contextlib
-import ctypes
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,15 +75,6 @@ def free_bytes(device: torch.device) -> int | None:
         return int(free + cached)
     known = [free for free in (_host_bytes(), _container_bytes()) if free is not None]
     return min(known, default=None) if device.type == "cpu" else None
-
-
-def give_back() -> None:
-    """Hand pages that are free within the C library's heap back to the system, if it can (glibc).
-
-    What stays of one weight lies where others have been, and keeps the next from being there.
-    """
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
 
 
 def total_bytes() -> int | None:

@@ -19,7 +19,7 @@ from engine.loading.network import check_found, places
 from engine.loading.precision import num_parameters
 from engine.loading.quiet import silence
 from engine.loading.stored import NUMBERS, Rows, Source, StoredWeight, codes_of
-from engine.memory import give_back, require
+from engine.memory import require
 from engine.weights import (
     BITS,
     IntegerEmbedding,
@@ -111,7 +111,6 @@ class _Filler:
                 continue
             if shape == weight.shape:
                 self._take(weight, keys)
-                give_back()
             else:
                 mis_shaped.append(key)
         check_found(name, self._network, missing, left_over, mis_shaped)

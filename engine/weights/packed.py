@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-AT_ONCE = 2**19
+AT_ONCE = 2**18
 """Weights of which a cache, the second of most, holds plain copies."""
 _PANEL = 32
 """Outputs: as many as the widest panels have, or a multiple."""
