@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from engine.errors import ModelLoadError
-from engine.kv_cache import Cache, PassRows
+from engine.kv_cache import Cache, Kept, PassRows
 from engine.masks import DenseMasks, Extent, PackedMasks
 from engine.parts import Part, split
 from engine.passes import PassFunction, PassInputs
@@ -103,9 +103,10 @@ class Model(TreeScorer):
         max_model_len: int,
         chunk: int = 512,
         num_seats: int = 1,
+        kept: Kept | None = None,
     ) -> None:
         function = CausalPass(network, limits.window, ())
-        super().__init__(function, limits, max_model_len, chunk, num_seats)
+        super().__init__(function, limits, max_model_len, chunk, num_seats, kept=kept)
         function.states = self.strips.states
         self.seating = "as given"
         """Why there are so many seats."""
@@ -169,16 +170,17 @@ class Model(TreeScorer):
         """
         tokens = [token % self.limits.vocab_size for token in (33, 1, 5, 9, 17, 41)]
         first, root, sibling, *rest = tokens
-        context, branch = [first, root], [root, *rest]
-        tree = TokenTree.from_parents([root, sibling, *branch[1:3]], [-1, 0, 0, 2])
-        branched = self._scored(context, tree)
+        context, branch, path = [first, root], [root, *rest], rest[:2]
+        # The first of two equal ends is in causal order behind all that comes before it: it has
+        # what a network that knows of no other order would make of a tree.
+        tree = TokenTree.from_parents([root, sibling, *path, *path], [-1, 0, 1, 2, 0, 4])
+        scored = self._scored(context, tree)
+        blind, branched = scored[[3]], scored[[5]]
         if self.strips.states is None:
-            straight = self._scored(context, TokenTree.from_parents(branch[:3], [-1, 0, 1]))
+            straight = self._scored(context, TokenTree.from_parents(branch[:3], [-1, 0, 1]))[-1:]
         else:  # stock transformers can tell without a cache
             straight = without_cache(self.network, [first, *branch])[[3, 3, 4]].float()
             branched = torch.cat([branched, self._continued(context, tree, branch)])
-        # What a network that knows only of causal order would make of the tree.
-        blind = self._scored(context, TokenTree.from_parents(tree.tokens, [-1, 0, 1, 2]))
         self.strips.forget()
         if not straight.isfinite().all():
             raise ModelLoadError(
@@ -197,9 +199,9 @@ class Model(TreeScorer):
         return self
 
     def _scored(self, context: Sequence[int], tree: TokenTree) -> Tensor:
-        """The last node's logits (1, vocabulary), in float32, from a fresh cache."""
+        """The logits of all nodes, (nodes, vocabulary), in float32, from a fresh cache."""
         self.strips.forget()
-        return self.score([Tokens([*context])], tree)[-1:].float()
+        return self.score([Tokens([*context])], tree).float()
 
     def _continued(self, context: Sequence[int], tree: TokenTree, branch: Sequence[int]) -> Tensor:
         """The last node's in a second pass, and what follows the branch when it is accepted."""
@@ -207,6 +209,6 @@ class Model(TreeScorer):
         text = Tokens([*context])
         self.score([text], tree, range(2))
         in_turns = self.score([text], tree, range(2, len(tree)))[-1:]
-        self.commit([text], tree, [[0, 2, 3]])
+        self.commit([text], tree, [[0, 4, 5]])
         text.tokens += branch[1:]
         return torch.cat([in_turns, self.score([text], TokenTree(branch[-1]))]).float()

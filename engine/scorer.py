@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.kv_cache import Kept, kept_by
 from engine.parts import Examples, Part, join
 from engine.passes import EagerRunner, PassFunction, PassInputs
 from engine.rows import Seated
@@ -58,7 +59,9 @@ class TreeScorer(ABC):
         chunk: int,
         num_seats: int = 1,
         offset: int = 0,
+        kept: Kept | None = None,
     ) -> None:
+        """`kept` is what the function keeps of a token, if that has been found out already."""
         self.network, self.function = function.network, function
         parameter = next(self.network.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -69,9 +72,8 @@ class TreeScorer(ABC):
         self.num_passes = 0
         self.chunk = chunk
         """How many tokens of a prompt are read at once."""
-        self.strips = Strips(
-            num_seats, self.max_model_len, function.probe, offset, limits.rope_boundary
-        )
+        kept = kept or kept_by(function.probe)
+        self.strips = Strips(num_seats, self.max_model_len, kept, offset, limits.rope_boundary)
         sizes = (limits.vocab_size, self.max_model_len, limits.window)
         self._example = Examples(self.strips.tensors, function.extra, *sizes)
         self._offset = offset

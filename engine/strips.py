@@ -1,12 +1,11 @@
 """A network's cache, parted into strips: one for each seat, and a spare one behind them."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
 
 from engine.geometry import SPARE_ROWS, strip_rows
-from engine.kv_cache import Cache, Kept, KVCache, kept_by
+from engine.kv_cache import Kept, KVCache
 from engine.memory import Needs, num_that_fit, require
 from engine.recurrent import SeatState, States, seat_bytes, spare_bytes
 from engine.rows import Rows, Seated
@@ -34,11 +33,11 @@ class Strips:
         self,
         num_seats: int,
         max_model_len: int,
-        probe: Callable[[Cache], object],
+        kept: Kept,
         offset: int = 0,
         boundary: int | None = None,
     ) -> None:
-        size, kept = strip_rows(max_model_len), kept_by(probe)
+        size = strip_rows(max_model_len)
         capacity = num_seats * size + SPARE_ROWS
         needs = needs_of(kept)
         require(
@@ -114,7 +113,7 @@ class Seating(NamedTuple):
 
 
 def plan_seats(
-    probe: Callable[[Cache], object],
+    kept: Kept,
     max_model_len: int | None,
     longest: int,
     num_seats: int = 0,
@@ -123,10 +122,10 @@ def plan_seats(
 ) -> Seating:
     """As many seats (`num_seats`, if not 0) of such a window as memory and the device allow.
 
+    A network has `kept` that of one token.
     Without a `max_model_len` texts may be as long as has room, and no longer than `longest`. The
     networks `beside` this one, which are still to be loaded, have as many seats.
     """
-    kept = kept_by(probe)
     device, needs = kept.rows[0].device, needs_of(kept) + beside
     row_bytes, promised = needs.row_bytes, needs.num_bytes
     most, shrunk = num_seats or _MOST_SEATS.get(device.type, _MOST_SEATS_ELSEWHERE), ""

@@ -40,7 +40,7 @@ _SHAPES["gemma2"] = {
 
 ARCHITECTURES = tuple(_SHAPES)
 # Only where they are asked for: experts, without a window, and what GGUF files hold.
-_SHAPES["mixtral"] = _SHAPES["qwen2"] = _SHAPES["phi3"] = _SHAPES["llama"]
+_SHAPES["mixtral"] = _SHAPES["gpt_oss"] = _SHAPES["qwen2"] = _SHAPES["phi3"] = _SHAPES["llama"]
 _SHAPES["gemma3_text"] = {**_SHAPES["qwen3"], "sliding_window": 6}
 
 _MIXED = {"num_hidden_layers": 3}

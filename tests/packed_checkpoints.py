@@ -217,3 +217,31 @@ def save(folder: Path, kind: str, **shape: Any) -> PreTrainedModel:
     config = network.config.to_dict() | {"quantization_config": about}
     (folder / "config.json").write_text(json.dumps(config, default=str))
     return network
+
+
+_LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""What the codes of a number in 4 bits stand for; the fourth bit is the sign."""
+
+
+def save_experts(folder: Path) -> PreTrainedModel:
+    """A network of gpt-oss whose experts are in MXFP4: a power of two for each 32 of an output."""
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 16}
+    network = make_network("gpt_oss", **SHAPE, **experts)
+    network.save_pretrained(folder)
+    generator = np.random.default_rng(0)
+    levels = np.array([*_LEVELS, *(-level for level in _LEVELS)], np.float32)
+    weights = {key: weight.contiguous() for key, weight in network.state_dict().items()}
+    for key in [key for key in weights if key.endswith("_proj") and ".experts." in key]:
+        number, size, out = weights.pop(key).shape
+        codes = generator.integers(0, 16, (number, out, size // GROUP, GROUP), np.uint8)
+        scales = generator.integers(120, 126, codes.shape[:-1], np.uint8)
+        weights[f"{key}_blocks"] = torch.from_numpy(codes[..., ::2] | codes[..., 1::2] << 4)
+        weights[f"{key}_scales"] = torch.from_numpy(scales)
+        numbers = np.ldexp(levels[codes], scales[..., None].astype(int) - 127)
+        plain = torch.from_numpy(numbers.reshape(number, out, size)).transpose(1, 2)
+        network.get_parameter(key).data = plain.contiguous()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return network

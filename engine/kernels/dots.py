@@ -41,13 +41,14 @@ class Codes(NamedTuple):
     def plain(self) -> Tensor:
         """The weights (out, in) in float32, which holds them exactly but for a last bit."""
         size = self.values.shape[-1]
-        missing = -size % GROUP
-        values = torch.nn.functional.pad(self.values, (0, missing)) if missing else self.values
-        groups = values.reshape(*values.shape[:-1], -1, GROUP)
-        groups = groups * self.scales.float().unsqueeze(-1)
+        values = self.values.contiguous().float()
+        if missing := -size % GROUP:
+            values = torch.nn.functional.pad(values, (0, missing))
+        groups = values.view(*values.shape[:-1], -1, GROUP)
+        groups *= self.scales.float().unsqueeze(-1)
         if self.minima is not None:
-            groups = groups + self.minima.float().unsqueeze(-1)
-        return groups.flatten(-2)[..., :size]
+            groups += self.minima.float().unsqueeze(-1)
+        return values[..., :size]
 
 
 def quantise(weight: Tensor, bits: int) -> Codes:

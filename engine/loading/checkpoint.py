@@ -169,12 +169,12 @@ def _model_of(
     num_parameters = num_weights(network)
     if precision.is_quantised:
         quantise(network, precision.name)
-    probe = CausalPass(network, limits.window, ()).probe
     longest = min(limits.max_positions, _LONGEST_WINDOW)
-    seating = plan_seats(probe, max_model_len, longest, num_seats, num_engines, beside)
-    model = Model(network, limits, seating.max_model_len, chunk, seating.num_seats)
     # Of masks and positions, which rounding is not to hide.
     with unpacked(network):
+        kept = kept_by(CausalPass(network, limits.window, ()).probe)
+        seating = plan_seats(kept, max_model_len, longest, num_seats, num_engines, beside)
+        model = Model(network, limits, seating.max_model_len, chunk, seating.num_seats, kept)
         model.check_seam()
     model.precision, model.seating = precision, seating.reason
     model.num_parameters = num_parameters

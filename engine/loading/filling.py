@@ -142,7 +142,7 @@ class _Filler:
 
     def _codes(self, rows: Rows, weight: StoredWeight, is_end: bool) -> Codes:
         keeps_bits = self._is_own or is_end
-        codes, is_kept = codes_of(rows, weight.shape[0], self._precision.name, keeps_bits)
+        codes, is_kept = codes_of(rows, weight.shape, self._precision.name, keeps_bits)
         bits = 8 if codes.minima is None else 4
         self._tell(weight, "kept" if is_kept else f"in {bits} bits")
         return codes

@@ -15,13 +15,11 @@ from transformers import PreTrainedModel
 
 from engine.errors import ModelLoadError
 from engine.kernels.dots import Codes
-from engine.weights import BITS, INT4, INT8, rounded_rows
+from engine.weights import BITS, INT4, INT8, rounded_matrix
 
 NUMBERS = 16
 """Bits, or more: of weights that are plain numbers."""
 _ALL = slice(None)
-_MOST_AT_ONCE = 2**24
-"""Weights that are widened together, of a matrix that is to be rounded."""
 
 
 class Rows(ABC):
@@ -96,8 +94,10 @@ def _precision(bits: int) -> str | None:
     return None if bits >= NUMBERS else INT4 if bits == BITS[INT4] else INT8
 
 
-def codes_of(weight: Rows, num_rows: int, precision: str, keeps_bits: bool) -> tuple[Codes, bool]:
-    """A matrix (rows, in) as codes of a precision, and whether they are the file's own.
+def codes_of(
+    weight: Rows, shape: tuple[int, ...], precision: str, keeps_bits: bool
+) -> tuple[Codes, bool]:
+    """A matrix of this shape as codes of a precision, and whether they are the file's own.
 
     Those in 4 bits, or in 8 and not to be rounded to 4, are taken as they are, if they can be.
     Plain numbers, and 8 bits, are rounded to the bits of the precision, unless it `keeps_bits`:
@@ -108,12 +108,4 @@ def codes_of(weight: Rows, num_rows: int, precision: str, keeps_bits: bool) -> t
     if is_kept and (codes := weight.codes()) is not None:
         return codes, True
     is_widened = keeps_bits or weight.bits < 8
-    return rounded_matrix(weight, num_rows, 8 if is_widened else BITS[precision]), False
-
-
-def rounded_matrix(weight: Rows, num_rows: int, bits: int) -> Codes:
-    """A matrix rounded some rows at a time, so that no copy of it in float32 is ever whole."""
-    first = weight.plain(slice(0, 1))
-    step = max(1, _MOST_AT_ONCE // first.shape[1])
-    slices = [slice(start, start + step) for start in range(0, num_rows, step)]
-    return rounded_rows((weight.plain(rows) for rows in slices), bits)
+    return rounded_matrix(weight.plain, shape, 8 if is_widened else BITS[precision]), False

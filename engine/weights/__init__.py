@@ -6,7 +6,7 @@ every call as soon as there are two rows: a pass of 2 then costs twice a pass of
 layout, or weights in fewer bits, is a further `PackedLinear` that `layout.py` knows.
 """
 
-from engine.weights.integers import IntegerEmbedding, IntegerLinear, rounded_rows
+from engine.weights.integers import IntegerEmbedding, IntegerLinear, rounded_matrix
 from engine.weights.layout import embedding_factor, ends_of, lay_out, quantise
 from engine.weights.packed import PackedLinear, unpacked
 from engine.weights.precision import BITS, INT4, INT8, Precision
@@ -27,6 +27,6 @@ __all__ = [
     "lay_out",
     "num_weights",
     "quantise",
-    "rounded_rows",
+    "rounded_matrix",
     "unpacked",
 ]

@@ -1,17 +1,22 @@
 """Weights in 8 or 4 bits: linear layers before there are kernels for them, and embeddings."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from engine.kernels.dots import Codes, paired, parted, quantise, rounded
-from engine.weights.packed import PackedLinear
+from engine.weights.packed import AT_ONCE, PackedLinear
 
 
-def rounded_rows(parts: Iterable[Tensor], bits: int) -> Codes:
-    """Rows of a matrix, some at a time (rows, in), as one matrix in 8 or 4 bits."""
-    found = zip(*(quantise(part, bits) for part in parts), strict=True)
+def rounded_matrix(rows: Callable[[slice], Tensor], shape: tuple[int, ...], bits: int) -> Codes:
+    """A matrix (out, in) in 8 or 4 bits, of which `rows` gives these rows: some at a time.
+
+    What is made of them on the way stays in a cache, and no copy in float32 is ever whole.
+    """
+    step = max(1, AT_ONCE // shape[1])
+    slices = (slice(start, start + step) for start in range(0, shape[0], step))
+    found = zip(*(quantise(rows(each), bits) for each in slices), strict=True)
     values, scales, minima = ([*part] for part in found)
     return Codes(torch.cat(values), torch.cat(scales), torch.cat(minima) if bits == 4 else None)
 
@@ -35,17 +40,16 @@ class IntegerLinear(PackedLinear):
         self.register_buffer("scales", codes.scales, persistent=False)
         self.register_buffer("minima", codes.minima, persistent=False)
 
-    @property
-    def codes(self) -> Codes:
-        """The weights, a code in a byte."""
+    def codes(self, outputs: slice = slice(None)) -> Codes:
+        """The weights of these outputs, a code in a byte."""
         kept = dict(self.named_buffers(recurse=False))
-        values = parted(kept["pairs"]) if "pairs" in kept else kept["values"]
-        return Codes(values, self.scales, self.minima)
+        values = parted(kept["pairs"][outputs]) if "pairs" in kept else kept["values"][outputs]
+        minima = None if self.minima is None else self.minima[outputs]
+        return Codes(values, self.scales[outputs], minima)
 
-    @property
-    def weight(self) -> Tensor:
-        """What the weights have become, as plain numbers: (out, in)."""
-        return self.codes.plain()
+    def outputs(self, start: int, end: int) -> Tensor:
+        """What the weights of these outputs have become, in float32: (end - start, in)."""
+        return self.codes(slice(start, end)).plain()
 
     @property
     def num_bytes(self) -> int:
@@ -54,7 +58,7 @@ class IntegerLinear(PackedLinear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs (..., in) to outputs (..., out)."""
-        return nn.functional.linear(rounded(inputs), self.weight, self.bias).to(inputs.dtype)
+        return self.product(rounded(inputs)).to(inputs.dtype)
 
 
 class IntegerEmbedding(nn.Module):

@@ -1,50 +1,23 @@
 """Weights for our own kernels, in panels of outputs."""
 
-from abc import abstractmethod
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.kernels import dots, linear, triton_dots
 from engine.weights.integers import IntegerLinear
 from engine.weights.packed import PackedLinear
 
-_PANELS_IN_CACHE = 8
-
 
 class PanelLinear(PackedLinear):
-    """A layer of whose weights some outputs at a time can be had back."""
+    """A layer whose outputs' weights are in panels."""
 
     panels: Tensor
     """(panels, ...), of so many outputs each."""
 
     @property
-    @abstractmethod
-    def panel_size(self) -> int:
-        """The outputs of a panel."""
-
-    @abstractmethod
-    def outputs(self, start: int, end: int) -> Tensor:
-        """A plain copy of the weights of these outputs: (end - start, in)."""
-
-    @property
-    def weight(self) -> Tensor:
-        """A plain copy of the weights: (out, in)."""
-        return self.outputs(0, self.out_features).to(self.dtype)
-
-    @property
     def num_bytes(self) -> int:
         """What reading the weights reads."""
         return self.panels.nbytes
-
-    def product(self, inputs: Tensor) -> Tensor:
-        """The same by torch's own product, of a few panels at a time, which a cache can hold."""
-        step = _PANELS_IN_CACHE * self.panel_size
-        ends = [*range(step, self.out_features, step), self.out_features]
-        weights = (self.outputs(start, end) for start, end in zip([0, *ends], ends, strict=False))
-        parts = [nn.functional.linear(inputs, weight.to(inputs.dtype)) for weight in weights]
-        outputs = torch.cat(parts, dim=-1)
-        return outputs if self.bias is None else outputs + self.bias
 
 
 class KernelLinear(PanelLinear):
@@ -60,13 +33,13 @@ class KernelLinear(PanelLinear):
         return weight.device.type == "cpu"
 
     @property
-    def panel_size(self) -> int:
-        """As many as two vectors of the processor hold."""
-        return self.panels.shape[2]
+    def weight(self) -> Tensor:
+        """A plain copy of the weights, as before they were laid out: (out, in)."""
+        return super().weight.to(self.dtype)
 
     def outputs(self, start: int, end: int) -> Tensor:
         """A plain copy of the weights of these outputs, in float32."""
-        size = self.panel_size
+        size = self.panels.shape[2]  # as many as two vectors of the processor hold
         return linear.unpack(self.panels[start // size : -(-end // size)], end - start)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -86,11 +59,6 @@ class BFloat16KernelLinear(PanelLinear):
         """Whether the weights are on a CPU, in bfloat16."""
         return weight.device.type == "cpu" and weight.dtype == torch.bfloat16
 
-    @property
-    def panel_size(self) -> int:
-        """Whatever the processor."""
-        return dots.OUTPUTS
-
     def outputs(self, start: int, end: int) -> Tensor:
         """A plain copy of the weights of these outputs, in bfloat16."""
         part = self.panels[start // dots.OUTPUTS : -(-end // dots.OUTPUTS)]
@@ -108,7 +76,7 @@ class IntegerKernelLinear(PanelLinear):
 
     def __init__(self, plain: IntegerLinear) -> None:
         """The same weights as those of another layer, laid out for our kernels."""
-        codes = plain.codes
+        codes = plain.codes()
         super().__init__(codes.values, plain.bias)
         self.dtype = plain.dtype
         panels = dots.pack(codes)
@@ -116,19 +84,9 @@ class IntegerKernelLinear(PanelLinear):
         self.register_buffer("halves", panels.halves, persistent=False)
 
     @property
-    def panel_size(self) -> int:
-        """Whatever the processor."""
-        return dots.OUTPUTS
-
-    @property
     def num_bytes(self) -> int:
         """What reading the weights reads."""
         return self.panels.nbytes + self.halves.nbytes
-
-    @property
-    def weight(self) -> Tensor:
-        """A plain copy of the weights, in float32 as before they were laid out: (out, in)."""
-        return self.outputs(0, self.out_features)
 
     def outputs(self, start: int, end: int) -> Tensor:
         """A plain copy of the weights of these outputs, in float32."""
@@ -150,16 +108,16 @@ class GpuIntegerLinear(PackedLinear):
 
     def __init__(self, plain: IntegerLinear) -> None:
         """The same weights as those of another layer, laid out for our programs."""
-        codes = plain.codes
+        codes = plain.codes()
         super().__init__(codes.values, plain.bias)
         self.dtype = plain.dtype
         for name, part in triton_dots.lay_out(codes)._asdict().items():
             self.register_buffer(name, part, persistent=False)
 
-    @property
-    def weight(self) -> Tensor:
-        """A plain copy of the weights, in float32 as before they were laid out: (out, in)."""
-        return triton_dots.codes_of(self._laid, self.in_features).plain()
+    def outputs(self, start: int, end: int) -> Tensor:
+        """A plain copy of the weights of these outputs, in float32."""
+        part = triton_dots.Laid(self.values[:, start:end], self.halves[:, :, start:end])
+        return triton_dots.codes_of(part, self.in_features).plain()
 
     @property
     def num_bytes(self) -> int:

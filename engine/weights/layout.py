@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from engine.errors import ConfigError
 from engine.kernels.dots import Codes
-from engine.weights.integers import IntegerEmbedding, IntegerLinear, rounded_rows
+from engine.weights.integers import IntegerEmbedding, IntegerLinear, rounded_matrix
 from engine.weights.kernel import (
     BFloat16KernelLinear,
     GpuIntegerLinear,
@@ -20,8 +20,6 @@ from engine.weights.kernel import (
 from engine.weights.library import LibraryLinear
 from engine.weights.precision import BITS
 
-_MOST_AT_ONCE = 2**24
-"""Weights."""
 _Change = Callable[[nn.Module], nn.Module]
 """From a linear layer to another one, or to itself."""
 
@@ -102,11 +100,7 @@ def _rounded(layer: nn.Module, bits: int, ends: tuple[object, ...]) -> nn.Module
 
 
 def _codes(weight: Tensor, bits: int) -> Codes:
-    """Some rows at a time: no copy of it in float32 is ever whole."""
-    step = max(1, _MOST_AT_ONCE // weight.shape[1])
-    return rounded_rows(
-        (weight[start : start + step] for start in range(0, len(weight), step)), bits
-    )
+    return rounded_matrix(weight.__getitem__, tuple(weight.shape), bits)
 
 
 def embedding_factor(layer: nn.Module) -> float | None:

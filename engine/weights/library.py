@@ -3,7 +3,7 @@
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.weights.packed import PackedLinear
 
@@ -25,10 +25,13 @@ class LibraryLinear(PackedLinear):
         has_bfloat16 = is_bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return weight.dtype == torch.float32 or bool(has_bfloat16)
 
-    @property
-    def weight(self) -> Tensor:
-        """A plain copy of the weights: (out, in)."""
-        return cast(Tensor, self._packed.to_dense())
+    def outputs(self, start: int, end: int) -> Tensor:
+        """A plain copy of the weights of these outputs: (end - start, in)."""
+        return cast(Tensor, self._packed.to_dense())[start:end]
+
+    def product(self, inputs: Tensor) -> Tensor:
+        """The same at once: what oneDNN has laid out it gives back whole."""
+        return nn.functional.linear(inputs, self.weight, self.bias)
 
     @property
     def num_bytes(self) -> int:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch.nn.modules.module import register_module_forward_pre_hook
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from engine.code_cache import cache_root
 from engine.loading import Checkpoint, kept_codes
@@ -147,6 +148,18 @@ def test_what_another_transformers_has_read_is_not_taken(
     monkeypatch.setattr(kept_codes, "version", lambda package: f"another {package}")
     assert loaded(folder).precision.reason == "as asked for"
     assert loaded(folder).precision.reason == KEPT
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int4"])
+def test_a_network_is_run_five_times_before_it_is_served(dtype: str, tmp_path: Path) -> None:
+    """Red when what is known of it is found out again: each pass reads, and widens, all weights."""
+    ran: list[type] = []
+    hook = register_module_forward_pre_hook(lambda module, _: ran.append(type(module)))
+    try:
+        loaded(save_checkpoint(tmp_path / "model", **SHAPE), dtype)
+    finally:
+        hook.remove()
+    assert ran.count(LlamaForCausalLM) == 5
 
 
 def test_small_models_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,12 +74,12 @@ def test_a_window_that_does_not_fit_is_made_as_long_as_fits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Red when a long window is refused though nobody asked for it, or it is cut in silence."""
-    probe = make_model().function.probe
-    row_bytes = sum(rows.nbytes for rows in kept_by(probe).rows)
+    kept = kept_by(make_model().function.probe)
+    row_bytes = sum(rows.nbytes for rows in kept.rows)
 
     def planned(rows: int, max_model_len: int | None = None, num_seats: int = 0) -> Seating:
         monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * rows * row_bytes)
-        return plan_seats(probe, max_model_len, 4096, num_seats)
+        return plan_seats(kept, max_model_len, 4096, num_seats)
 
     ample = planned(100_000)
     assert ample[:2] == (4096, 4) and "no room" not in ample.reason
@@ -93,13 +93,13 @@ def test_a_window_that_does_not_fit_is_made_as_long_as_fits(
 
 def test_the_seats_of_stages_are_planned_with_the_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Red when a draft finds no room because its target has taken it."""
-    probe = make_model().function.probe
-    row_bytes = sum(rows.nbytes for rows in kept_by(probe).rows)
+    kept = kept_by(make_model().function.probe)
+    row_bytes = sum(rows.nbytes for rows in kept.rows)
     free = 2 * 4 * strip_rows(1000) * row_bytes
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
 
     def planned(beside: Needs) -> int:
-        return plan_seats(probe, 1000, 4096, beside=beside).num_seats
+        return plan_seats(kept, 1000, 4096, beside=beside).num_seats
 
     assert planned(NOTHING) == 4
     assert planned(Needs(row_bytes=row_bytes)) == planned(Needs(num_bytes=free // 2)) == 2

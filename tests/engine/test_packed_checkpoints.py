@@ -151,6 +151,14 @@ def test_a_quantisation_that_nobody_reads_is_told_with_those_that_are(
     assert f"quantised ({method})" in told and "bfloat16, GPTQ, AWQ, compressed-tensors" in told
 
 
+def test_experts_in_mxfp4_are_the_numbers_that_they_stand_for(tmp_path: Path) -> None:
+    """Red when what transformers reads of gpt-oss is not whole, or needs a package or a GPU."""
+    expected = dict(packed.save_experts(tmp_path / "model").named_parameters())
+    found = dict(loaded(tmp_path / "model").network.named_parameters())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], weight) for key, weight in expected.items())
+
+
 def test_a_part_of_a_layer_that_is_missing_is_named(tmp_path: Path) -> None:
     """Red when a layer without its scales is an error of a dictionary's."""
     folder = tmp_path / "model"

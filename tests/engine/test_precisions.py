@@ -18,7 +18,7 @@ from engine.model import Model
 from engine.request import Output
 from engine.rows import Tokens
 from engine.tree import TokenTree
-from engine.weights import BITS, PackedLinear, lay_out, quantise, unpacked
+from engine.weights import BITS, PackedLinear, integers, lay_out, packed, quantise, unpacked
 from engine.weights.integers import IntegerLinear
 from engine.weights.kernel import BFloat16KernelLinear, IntegerKernelLinear, KernelLinear
 from engine.weights.library import LibraryLinear
@@ -103,6 +103,34 @@ def test_integers_are_the_same_with_and_without_kernels_but_for_the_last_bits(
     assert not any(type(each) is nn.Linear for each in network.modules())
     with unpacked(network):
         assert all(each.forward == each.product for each in _packed(network))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_matrix_is_rounded_and_widened_some_rows_at_a_time(
+    bits: int, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a plain copy of a matrix is whole, or some of its rows are left out or moved."""
+    weight, inputs = torch.randn(100, 40), torch.randn(3, 40)
+    for module in (integers, packed):
+        monkeypatch.setattr(module, "AT_ONCE", 3 * 40)
+    taken: list[int] = []
+
+    def noted(part: Tensor) -> Tensor:
+        taken.append(len(part))
+        return part
+
+    codes = integers.rounded_matrix(lambda rows: noted(weight[rows]), (100, 40), bits)
+    assert taken == [3] * 33 + [1]
+    whole = dots.quantise(weight, bits)
+    assert torch.equal(codes.plain(), whole.plain())
+    plain = IntegerLinear(codes, torch.randn(100), torch.float32)
+    expected = nn.functional.linear(inputs, whole.plain(), plain.bias)
+    for layer in (plain, IntegerKernelLinear(plain)):
+        taken.clear()
+        outputs = layer.outputs
+        monkeypatch.setattr(layer, "outputs", lambda *ends, of=outputs: noted(of(*ends)))
+        assert torch.allclose(layer.product(inputs), expected, atol=1e-5)
+        assert taken == [32, 32, 32, 4]
 
 
 def test_the_output_matrix_has_no_less_than_8_bits() -> None:

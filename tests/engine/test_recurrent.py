@@ -379,7 +379,7 @@ def test_the_plan_of_seats_counts_states_and_points(
     kept = kept_by(model.function.probe)
     strip = strip_rows(64) * sum(rows.nbytes for rows in kept.rows)
     monkeypatch.setattr("engine.memory.free_bytes", lambda device: 2 * 4 * strip)
-    assert plan_seats(model.function.probe, 64, 64).num_seats < 4
+    assert plan_seats(kept, 64, 64).num_seats < 4
     assert model.strips.states is not None
     held = [each.nbytes for layers in model.strips.states.alike for each in layers.state(0)]
     assert model.strips.states.num_bytes == sum(held)
