@@ -90,9 +90,13 @@ def test_engines_of_one_machine_part_its_threads_unless_told_how_many(
         THREADS.set_num_threads(1)
 
 
+def unsaid() -> dict[str, str]:
+    """The environment of a user who has said nothing of OpenMP's threads."""
+    return {name: value for name, value in os.environ.items() if "OMP_" not in name}
+
+
 def loaded(module: str) -> tuple[str | None, str]:
     """The spin count a fresh interpreter has after an import, and what OpenMP says it has read."""
-    inherited = {name: value for name, value in os.environ.items() if "OMP_" not in name}
     program = f"import os, {module}; print(os.environ.get('GOMP_SPINCOUNT'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -100,7 +104,7 @@ def loaded(module: str) -> tuple[str | None, str]:
         text=True,
         check=True,
         timeout=120,
-        env={**inherited, "OMP_DISPLAY_ENV": "verbose"},
+        env={**unsaid(), "OMP_DISPLAY_ENV": "verbose"},
     )
     told = done.stdout.strip()
     return None if told == "None" else told, done.stderr
@@ -128,7 +132,8 @@ import """
 @pytest.mark.parametrize("module", ["engine.training", "engine.benchmark"])
 def test_other_doors_tell_torch_so_too(module: str) -> None:
     """Red when the count is not there as soon as somebody begins to load torch."""
-    done = subprocess.run([sys.executable, "-c", WATCH + module], capture_output=True, text=True)
+    command = [sys.executable, "-c", WATCH + module]
+    done = subprocess.run(command, capture_output=True, text=True, env=unsaid())
     assert done.stdout == "1000\n", done.stderr
 
 
