@@ -181,10 +181,10 @@ def test_it_runs_nothing_of_the_working_folder_and_leaves_nothing_among_the_temp
     """But for one folder while it lives. Red when it is started without the safe path, or with what
     its parent's path has; when torch looks for code where anybody can put it; or when what was
     killed leaves sockets."""
-    (planted := tmp_path / "planted").mkdir()
-    ran = plant(planted, monkeypatch)
     (temporary := tmp_path / "temporary").mkdir()
     left = abandoned(temporary)
+    (planted := tmp_path / "planted").mkdir()
+    ran = plant(planted, monkeypatch)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setenv("TMPDIR", str(temporary))
 
