@@ -1,5 +1,9 @@
 """What several tests of the engine need and is long in the making."""
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,27 +21,50 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def loaded_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The kernels are loaded; no network's passes are compiled."""
-    if not kernels.is_loaded():
-        folder = tmp_path_factory.mktemp("kernels")
-        kernels.build(folder)
-        assert kernels.load(folder)
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all workers of a run, for what is compiled, which takes longer than most files.
+
+    A worker's temporary folder lies in the run's.
+    """
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
-def cache(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache_folder(run_folder: Path) -> Path:
+    """Where the kernels are and, once `cache` has been asked for, a package."""
+    (run_folder / "cache" / "temporary").mkdir(parents=True, exist_ok=True)
+    return run_folder / "cache"
+
+
+@contextmanager
+def only_compiler(folder: Path) -> Iterator[None]:
+    """What another worker is compiling is waited for, and not compiled again."""
+    with (folder / "tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def loaded_kernels(cache_folder: Path) -> None:
+    """The kernels are loaded; no network's passes are compiled."""
+    if not kernels.is_loaded():
+        with only_compiler(cache_folder):
+            kernels.build(cache_folder / "passes")
+        assert kernels.load(cache_folder / "passes")
+
+
+@pytest.fixture(scope="session")
+def cache(checkpoint: Path, cache_folder: Path) -> Path:
     """A cache folder with the kernels and that target's package, by the real compiling process.
 
     The kernels are loaded, too.
     """
-    folder = tmp_path_factory.mktemp("cache")
-    (folder / "temporary").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(folder / "temporary"))
-        engine = Engine.load(compiling_config(checkpoint, folder, compile="wait"))
-    log = (folder / "passes/compiler.log").read_text()
+    with only_compiler(cache_folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(cache_folder / "temporary"))
+        engine = Engine.load(compiling_config(checkpoint, cache_folder, compile="wait"))
+    log = (cache_folder / "passes/compiler.log").read_text()
     assert engine.info.passes == {"target": "compiled"}, log
     assert not engine.info.is_compiling
     assert kernels.is_loaded()
-    return folder
+    return cache_folder

@@ -406,7 +406,7 @@ def accepted_share(noise: object) -> float:
     """Of a noisy draft's proposals at temperature 1, by device growth under this noise."""
     with pytest.MonkeyPatch.context() as patch:
         growing(patch, noise)
-        stats: StageStats = play("draft", num_cases=25, seed=1)[1]["draft"]
+        stats: StageStats = play("draft", num_cases=12, seed=1)[1]["draft"]
     return stats.num_accepted / stats.num_proposed
 
 

@@ -11,7 +11,8 @@ from tests.checkpoints import VOCAB_SIZE
 from tests.engine.sampling_params import random_edits, random_filters
 from tests.engine.setups import STAGE_LISTS, random_request, run, target_model, token_ids
 
-CASES_PER_LIST = 12
+CASES_PER_LIST = 6
+"""The first of `MANY_CASES`."""
 MANY_CASES = 48
 
 

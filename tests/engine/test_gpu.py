@@ -23,7 +23,8 @@ from tests.engine.setups import random_request, token_ids
 from tests.engine.test_captured import again
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-NUM_TEXTS = 40
+NUM_TEXTS = {"cpu": 10, "cuda": 40}
+"""On a CPU the passes are those of `test_captured.py`; the questions need few texts."""
 
 
 @pytest.fixture(params=DEVICES)
@@ -31,7 +32,6 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Where to run; on a CPU too what is captured decides."""
     if request.param == "cpu":
         monkeypatch.setattr(attention, "has_gpu_kernel", lambda: False)
-        monkeypatch.setattr("engine.passes.fused._COMPILER", "eager")
         monkeypatch.setattr(
             "engine.api.accelerate",
             lambda config, scorers, _: acceleration.OnGpu(config, scorers, again),
@@ -49,7 +49,8 @@ def load(folder: Path, device: str, dtype: str) -> Engine:
             stages=(draft, NgramStageConfig(budget=6, children=3)),
             dtype=dtype,
             device=device,
-            compile="background",
+            # On a CPU `test_captured.py` has what is fused first, by a compiler that does nothing.
+            compile="background" if device == "cuda" else "cached",
             cache_dir=str(folder),
         )
     )
@@ -72,7 +73,7 @@ def test_in_float32_no_text_changes(device: str, tmp_path: Path) -> None:
     engine = load(tmp_path, device, "float32")
     rng = random.Random(5)
     num_accepted = num_rejected = 0
-    for _ in range(NUM_TEXTS):
+    for _ in range(NUM_TEXTS[device]):
         request = random_request(rng)
         plain, _ = decode(engine, request, "off")
         for speculation in ("always", "auto"):
@@ -80,7 +81,7 @@ def test_in_float32_no_text_changes(device: str, tmp_path: Path) -> None:
             assert token_ids(steps) == token_ids(plain)
             num_accepted += finished.stats.num_accepted_drafts
             num_rejected += finished.stats.num_draft_tokens - finished.stats.num_accepted_drafts
-    assert num_accepted > 100 and num_rejected > 100
+    assert min(num_accepted, num_rejected) > 2 * NUM_TEXTS[device]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8", "int4"])
@@ -95,7 +96,7 @@ def test_where_inputs_are_rounded_texts_part_at_near_ties_alone(
     rng = random.Random(6)
     prompts = [[rng.randrange(VOCAB_SIZE) for _ in range(20)] for _ in range(20)]
     worst = max(*rounding(engine.scorers["target"], prompts), torch.finfo(torch.bfloat16).eps)
-    for _ in range(NUM_TEXTS):
+    for _ in range(NUM_TEXTS[device]):
         request = random_request(rng)
         sampling = replace(request.sampling, top_k=0, top_p=1.0, min_p=0.0)
         request = replace(request, sampling=sampling, num_logprobs=None)

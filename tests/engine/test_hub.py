@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -119,42 +116,6 @@ def hub(repo: str, files: dict[str, bytes]) -> Iterator[str]:
         server.shutdown()
 
 
-PROGRAM = """
-import sys
-from engine.errors import EngineError
-from engine.loading import load_model
-try:
-    given = {"dtype": "auto", "device": "cpu", "max_model_len": 64, "chunk": 16}
-    print(load_model(sys.argv[1], **given).precision)
-except EngineError as error:
-    print(error)
-"""
-
-
-def test_a_file_is_downloaded_once_and_found_without_the_hub(tmp_path: Path) -> None:
-    """Red when a repository's file is not found as its API lists it, or is asked for every time."""
-    shape = {"vocab_size": len(gguf_files.tokens()), "hidden_size": 64, "intermediate_size": 96}
-    file = gguf_files.write(tmp_path / "model.gguf", make_network(**shape), "Q4_0")
-    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
-
-    def told(name: str, **changes: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-c", PROGRAM, name],
-            env=environment | changes,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-
-    with hub("user/repo", {"README.md": b"-", "model-Q4_0.gguf": file.read_bytes()}) as address:
-        assert "name='int4'" in told("user/repo:Q4_0", HF_ENDPOINT=address)
-        assert "no file of this quantisation (model-Q4_0.gguf)" in told(
-            "user/repo:Q8_0", HF_ENDPOINT=address
-        )
-        assert "cannot be had from the hub" in told("user/other:Q8_0", HF_ENDPOINT=address)
-    assert "name='int4'" in told("user/repo:Q4_0", HF_HUB_OFFLINE="1")
-
-
 def ask(monkeypatch: pytest.MonkeyPatch, address: str, folder: Path) -> None:
     """Ask this hub from now on, of which nothing is known, and keep here what it has."""
     monkeypatch.setattr(constants, "ENDPOINT", address)
@@ -164,6 +125,26 @@ def ask(monkeypatch: pytest.MonkeyPatch, address: str, folder: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(engine_hub, "_known", {})
     engine_hub._download.cache_clear()
+
+
+def test_a_file_is_downloaded_once_and_found_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a repository's file is not found as its API lists it, or is asked for every time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shape = {"vocab_size": len(gguf_files.tokens()), "hidden_size": 64, "intermediate_size": 96}
+    file = gguf_files.write(tmp_path / "model.gguf", make_network(**shape), "Q4_0")
+    given = {"dtype": "auto", "device": "cpu", "max_model_len": 64, "chunk": 16}
+    with hub("user/repo", {"README.md": b"-", "model-Q4_0.gguf": file.read_bytes()}) as address:
+        ask(monkeypatch, address, tmp_path / "hf")
+        assert load_model("user/repo:Q4_0", **given).precision.name == "int4"
+        with pytest.raises(ModelLoadError, match=r"of this quantisation \(model-Q4_0.gguf\)"):
+            load_model("user/repo:Q8_0", **given)
+        with pytest.raises(ModelLoadError, match="cannot be had from the hub"):
+            load_model("user/other:Q8_0", **given)
+    ask(monkeypatch, address, tmp_path / "hf")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_model("user/repo:Q4_0", **given).precision.name == "int4"
 
 
 def test_a_file_that_is_here_is_found_when_the_hub_cannot_be_reached(

@@ -15,7 +15,8 @@ from tests.engine.setups import (
     token_ids,
 )
 
-CASES_PER_LIST = 20
+CASES_PER_LIST = 8
+"""The first of `MANY_CASES`."""
 MANY_CASES = 80
 
 

@@ -564,23 +564,6 @@ def test_kernels_that_cannot_be_loaded_here_and_now_stay(
     assert [*copied.rglob("kernels-*.so")]
 
 
-def test_other_stages_share_the_compiler_and_do_not_try_again(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CXX", "/nowhere/g++")
-    started = []
-    original = subprocess.Popen
-
-    def counted(*args: Any, **kwargs: Any) -> "subprocess.Popen[bytes]":
-        started.append(args)
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(subprocess, "Popen", counted)
-    engine = Engine.load(config(checkpoint, tmp_path, compile="wait"))
-    engine.with_stages((NgramStageConfig(),)).with_stages(())
-    assert len(started) == 1
-
-
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some in which the weights are not to be loaded twice, but half of them might."""
@@ -623,20 +606,31 @@ def test_large_weights_wait_for_the_kernels_alone(
     assert "only the kernels are compiled" in engine.info.refusals["target"]
 
 
-def test_without_a_compiler_passes_stay_eager_and_say_so(
+def test_where_nothing_can_be_compiled_passes_stay_eager_and_say_so_and_nobody_tries_again(
     checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setenv("CXX", "/nowhere/g++")
+    """Red when each list of stages has a compiler of its own. `test_program.py` has a real one that
+    fails; here it is a program that fails at once."""
+    started = []
+    original = subprocess.Popen
+
+    def fails(command: Any, **kwargs: Any) -> "subprocess.Popen[bytes]":
+        started.append(command)
+        return original([sys.executable, "-c", "raise SystemExit('no compiler')"], **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", fails)
     engine = Engine.load(config(checkpoint, tmp_path, compile="wait"))
     assert engine.info.passes == {"target": "eager"}
     assert not engine.info.is_compiling
     assert "compiling them failed" in caplog.text
     assert "compiling them failed" in engine.info.refusals["target"]
-    assert "/nowhere/g++" in (tmp_path / "passes/compiler.log").read_text()
+    assert "no compiler" in (tmp_path / "passes/compiler.log").read_text()
     assert len(text(engine, 0, 0.0)) == 40
+    engine.with_stages((NgramStageConfig(),)).with_stages(())
+    assert len(started) == 1
 
 
 def test_the_compiling_process_ends_with_the_engine(checkpoint: Path, tmp_path: Path) -> None:

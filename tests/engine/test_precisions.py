@@ -1,6 +1,7 @@
 """Every precision: what a tree's nodes score is what plain decoding scores, to the bit."""
 
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from engine.errors import ConfigError
 from engine.kernels import dots
 from engine.loading import read_limits
 from engine.model import Model
+from engine.prefix import num_common
 from engine.request import Output
 from engine.rows import Tokens
 from engine.tree import TokenTree
@@ -52,12 +54,17 @@ def model_in(precision: str, architecture: str = "llama") -> Model:
 
 
 def logits_of_paths(model: Model, text: list[int], tree: TokenTree) -> list[Tensor]:
-    """What each node scores when it ends a text that is read token by token."""
-    found = []
+    """What each node scores when it ends a text that is read token by token.
+
+    What it shares with the last one has been read so before.
+    """
+    found, last = [], list[int]()
+    model.strips.forget()
     for node in range(len(tree)):
         path = [*text, *(tree.tokens[each] for each in tree.path(node))]
-        model.strips.forget()
-        for end in range(1, len(path) + 1):
+        num_known = num_common(path, last)
+        last = path
+        for end in range(min(num_known + 1, len(path)), len(path) + 1):
             seated, root = Tokens(path[:end]), TokenTree(path[end - 1])
             scored = model.score([seated], root)
             model.commit([seated], root, [[0]])
@@ -180,9 +187,10 @@ def test_experts_whose_weights_lie_together_are_not_rounded() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4"])
 def test_the_text_is_the_same_with_and_without_speculation(
-    tmp_path: Path, precision: Dtype
+    cache: Path, tmp_path: Path, precision: Dtype
 ) -> None:
     """In compiled passes, in which prompts are read, too."""
+    shutil.copytree(cache, tmp_path / "cache")  # for its kernels
     target = save_checkpoint(tmp_path / "target", **SIZES)
     draft = save_checkpoint(tmp_path / "draft", seed=1, **SIZES)
     stages = (

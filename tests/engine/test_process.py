@@ -175,50 +175,28 @@ def test_a_request_that_cannot_run_is_an_error_and_the_engine_lives(
     loop.run(scenario())
 
 
-def test_a_process_that_dies_fails_its_request_and_says_so(config: EngineConfig) -> None:
-    async def scenario() -> None:
-        async with running(config) as process:
-            await process.wait_ready()
-            with pytest.raises(EngineDiedError, match="exit code -9"):
-                async for _ in process.generate(LONG):
-                    os.kill(process._child.process.pid or 0, signal.SIGKILL)
-            assert "exit code -9" in await process.wait_died()
-            with pytest.raises(EngineDiedError):
-                await collect(process, SHORT)
-
-    asyncio.run(scenario())
-
-
-def test_it_runs_nothing_of_the_working_folder(
+def test_it_runs_nothing_of_the_working_folder_and_leaves_nothing_among_the_temporary_files(
     config: EngineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Red when it is started without the safe path, or with what its parent's path has."""
-    ran = plant(tmp_path, monkeypatch)
-
-    async def scenario() -> None:
-        async with running(config) as process:
-            await process.wait_ready()
-
-    asyncio.run(scenario())
-    assert not ran.exists(), ran.read_text()
-
-
-def test_all_that_it_leaves_among_the_temporary_files_is_one_folder_while_it_lives(
-    config: EngineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Red when torch looks for code where anybody can put it, or what was killed leaves sockets."""
-    left = abandoned(tmp_path)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    """But for one folder while it lives. Red when it is started without the safe path, or with what
+    its parent's path has; when torch looks for code where anybody can put it; or when what was
+    killed leaves sockets."""
+    (temporary := tmp_path / "temporary").mkdir()
+    left = abandoned(temporary)
+    (planted := tmp_path / "planted").mkdir()
+    ran = plant(planted, monkeypatch)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
 
     async def scenario() -> None:
         async with running(config) as process:
             assert not left.exists()
             await process.wait_ready()
-            assert [*tmp_path.iterdir()] == [process._child.folder]
+            assert [*temporary.iterdir()] == [process._child.folder]
 
     asyncio.run(scenario())
-    assert not [*tmp_path.iterdir()]
+    assert not [*temporary.iterdir()]
+    assert not ran.exists(), ran.read_text()
 
 
 def test_no_room_for_its_socket_is_a_death_that_can_be_tried_again(
@@ -467,22 +445,6 @@ def test_weights_that_are_not_there_are_a_load_error_with_a_remedy(tmp_path: Pat
     asyncio.run(scenario())
 
 
-def test_a_silent_process_is_taken_for_dead(
-    config: EngineConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("engine.process.handle.SILENCE_SECONDS", 2.5)
-
-    async def scenario() -> None:
-        async with running(config) as process:
-            await process.wait_ready()
-            await asyncio.sleep(3.5)
-            assert not process._answers.died.done(), "an idle engine must show that it is alive"
-            os.kill(process._child.process.pid or 0, signal.SIGSTOP)
-            assert "exit code -9" in await asyncio.wait_for(process.wait_died(), 10)
-
-    asyncio.run(scenario())
-
-
 def test_a_process_that_hangs_as_it_loads_is_ended_and_why_is_told(
     config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -498,23 +460,29 @@ def test_a_process_that_hangs_as_it_loads_is_ended_and_why_is_told(
     asyncio.run(scenario())
 
 
-def test_a_machine_that_has_paused_kills_nothing(
+def test_a_silent_process_is_taken_for_dead_and_a_machine_that_has_paused_kills_nothing(
     config: EngineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Red when what was silent because nothing ran is taken for dead: a lid that was closed."""
+    """Red when what was silent because nothing ran is taken for dead: a lid that was closed; when
+    an idle engine is; or when one that hangs is not."""
     monkeypatch.setattr("engine.process.handle.SILENCE_SECONDS", 2.5)
-    monkeypatch.setattr("engine.process.child._LATE_SECONDS", 0.5)
 
     async def scenario() -> None:
         async with running(config) as process:
             await process.wait_ready()
             await asyncio.sleep(1.0)  # so that it is being watched
             pid = process._child.process.pid or 0
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(4.0)  # nor does this loop run
-            os.kill(pid, signal.SIGCONT)
-            await asyncio.sleep(1.0)
+            with monkeypatch.context() as patch:
+                patch.setattr("engine.process.child._LATE_SECONDS", 0.5)
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(4.0)  # nor does this loop run
+                os.kill(pid, signal.SIGCONT)
+                await asyncio.sleep(1.0)
             assert len(ids(await collect(process, SHORT))) == 12
+            await asyncio.sleep(3.5)
+            assert not process._answers.died.done(), "an idle engine must show that it is alive"
+            os.kill(pid, signal.SIGSTOP)
+            assert "exit code -9" in await asyncio.wait_for(process.wait_died(), 10)
 
     asyncio.run(scenario())
 
@@ -663,17 +631,26 @@ def test_one_of_several_that_is_given_up_frees_its_seat_alone(
     loop.run(scenario())
 
 
-def test_a_death_is_told_to_all_that_run(config: EngineConfig) -> None:
-    """Red when a request waits for ever because another was told."""
+def test_a_death_is_told_to_all_that_run_and_to_who_comes_later(config: EngineConfig) -> None:
+    """Red when a request waits for ever because another was told, or nobody says why."""
 
     async def scenario() -> None:
         async with running(replace(config, max_running=2)) as process:
             await process.wait_ready()
+            written = process.generate(LONG)
+            await anext(written)
             named = [replace(LONG, request_id=str(number)) for number in range(3)]
             work = [asyncio.create_task(collect(process, each)) for each in named]
             await asyncio.sleep(0.1)
             os.kill(process._child.process.pid or 0, signal.SIGKILL)
+            with pytest.raises(EngineDiedError, match="exit code -9"):
+                async for _ in written:
+                    pass
             told = await asyncio.wait_for(asyncio.gather(*work, return_exceptions=True), 5)
             assert [type(each) for each in told] == [EngineDiedError] * 3
+            assert all("exit code -9" in str(each) for each in told)
+            assert "exit code -9" in await process.wait_died()
+            with pytest.raises(EngineDiedError):
+                await collect(process, SHORT)
 
     asyncio.run(scenario())

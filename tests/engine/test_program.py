@@ -20,13 +20,20 @@ def compiling(model: Path, folder: Path) -> str:
     assert compiler.start(EngineConfig(str(model), cache_dir=str(folder)), ["a network"])
     compiler.wait()
     assert not compiler.is_running
+    assert "compiling them failed" in str(compiler.failure)
     return (folder / "compiler.log").read_text()
 
 
 def test_the_compiling_process_runs_nothing_of_the_working_folder(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looks for a compiler, too, of which there is none but the planted one."""
+    """It looks for a compiler, too, of which there is none but the planted one.
+
+    Nor is the engine there another than its parent's, or need it be installed.
+    """
+    (other := tmp_path / "engine").mkdir()
+    (other / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     ran = plant(tmp_path, monkeypatch)
     monkeypatch.setenv("PATH", os.pathsep.join([".", "", str(tmp_path)]))
     monkeypatch.setenv("CXX", "g++")
@@ -76,13 +83,3 @@ def test_without_room_for_temporary_files_a_program_is_run_all_the_same(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with program.own_environment():
         pass
-
-
-def test_a_process_finds_the_engine_wherever_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Red when it must be installed, or may be another than its parent's."""
-    (other := tmp_path / "engine").mkdir()
-    (other / "__init__.py").write_text("")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert "ModelLoadError" in compiling(tmp_path / "nothing", tmp_path / "cache")

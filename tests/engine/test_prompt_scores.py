@@ -108,7 +108,7 @@ def test_a_scored_prompt_is_continued_as_any_other_with_and_without_speculation(
 ) -> None:
     """Red when scoring leaves rows that are not the prompt's, for the target or a stage."""
     rng = random.Random(stages)
-    for _ in range(8):
+    for _ in range(4):
         decoder = Decoder(target_model(), STAGE_LISTS[stages](rng.randrange(1, 33)))
         request = random_request(rng, max_tokens=24)
         plain = token_ids(run(decoder, request, "off")[0])

@@ -3,6 +3,7 @@
 import random
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from engine import attention
 from engine.acceleration import run_by
+from engine.code_cache import make_private
 from engine.decoder import Decoder
 from engine.drafting.sources import LookupSource
 from engine.geometry import NUM_BYTES
@@ -24,6 +26,7 @@ from engine.rows import Tokens
 from engine.tree import TokenTree
 from engine.weights import lay_out
 from tests.checkpoints import HYBRIDS, VOCAB_SIZE, make_model, make_network
+from tests.engine.conftest import only_compiler
 from tests.engine.setups import in_float32, random_request, recycle, run, token_ids
 from tests.engine.test_captured import DEVICES, capture
 from tests.engine.test_company import play as play_together
@@ -33,12 +36,6 @@ pytestmark = in_float32
 NUM_SEATS = 3
 CLOSE = 2e-5
 """As a share of the largest logit."""
-
-COMPILED = [
-    *("lfm2", "qwen3_5_text"),
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("granitemoehybrid", "qwen3_next")),
-]
-"""To compile one takes half a minute."""
 
 Compiled = Callable[[str], Model]
 Break = Callable[[pytest.MonkeyPatch], None]
@@ -53,16 +50,19 @@ def over_kernels(architecture: str) -> Model:
 
 
 @pytest.fixture(scope="session")
-def compiled(cache: object, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """A model whose passes are compiled; each architecture is compiled once."""
-    folder, models = tmp_path_factory.mktemp("hybrids"), dict[str, Model]()
+def compiled(cache: object, run_folder: Path) -> Compiled:
+    """A model whose passes are compiled; each architecture is compiled once, which takes half a
+    minute."""
+    folder, models = run_folder / "hybrids", dict[str, Model]()
+    make_private(folder)
 
     def of(architecture: str) -> Model:
         if architecture not in models:
             model = models[architecture] = over_kernels(architecture)
             runner = run_by(model, CompiledRunner)
-            with warnings.catch_warnings(action="ignore"):  # of torch's compiler about torch
-                runner.compile(folder)
+            with only_compiler(folder), warnings.catch_warnings(action="ignore"):
+                if runner.is_missing(folder):
+                    runner.compile(folder)  # of which torch's compiler warns about torch
             assert runner.take_package(folder), runner.refusal
         return models[architecture]
 
@@ -113,8 +113,9 @@ def worst_difference(scorers: Sequence[Model], rng: random.Random) -> float:
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("architecture", COMPILED)
+@pytest.mark.parametrize("architecture", HYBRIDS)
 def test_compiled_passes_score_forests_as_eager_ones_do(
     architecture: str, compiled: Compiled
 ) -> None:
@@ -128,8 +129,9 @@ def test_compiled_passes_score_forests_as_eager_ones_do(
         assert worst_difference(scorers, random.Random(seed)) < CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("architecture", COMPILED)
+@pytest.mark.parametrize("architecture", HYBRIDS)
 def test_texts_over_compiled_passes_are_those_of_plain_decoding(
     architecture: str, compiled: Compiled
 ) -> None:

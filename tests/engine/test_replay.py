@@ -15,7 +15,7 @@ from engine.benchmark import (
     expected_length,
     record,
 )
-from engine.benchmark.replay import ReplayDrafter
+from engine.benchmark.replay import Recordings, ReplayDrafter
 from engine.config import EngineConfig, NgramStageConfig
 from engine.decoder import Decoder
 from engine.request import GenerateRequest, Output, SamplingParams
@@ -33,6 +33,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> ReplayEngine:
     return ReplayEngine.load(EngineConfig(str(folder), dtype="float32"))
 
 
+@pytest.fixture(scope="module")
+def recordings(engine: ReplayEngine) -> Recordings:
+    """The plain replies to the prompts."""
+    return record(engine, WORKLOAD)
+
+
 def replay(acceptance: float, length: int = 4, seed: int = 0) -> ReplayStageConfig:
     return ReplayStageConfig(budget=length, acceptance=acceptance, seed=seed)
 
@@ -47,12 +53,14 @@ def steps_of(engine: ReplayEngine, index: int) -> list[Output]:
 
 
 @pytest.mark.parametrize("acceptance", [0.5, 0.8, 0.95])
-def test_tokens_are_accepted_as_often_as_asked_for(engine: ReplayEngine, acceptance: float) -> None:
+def test_tokens_are_accepted_as_often_as_asked_for(
+    engine: ReplayEngine, recordings: Recordings, acceptance: float
+) -> None:
     """Red when lots depend on each other, are drawn for nothing, or a wrong token is right.
 
     A token is put to the test if those before it in its chain were accepted.
     """
-    stage = replace(replay(acceptance), recordings=record(engine, WORKLOAD))
+    stage = replace(replay(acceptance), recordings=recordings)
     replaying = engine.with_stages((stage,))
     steps = [step.stats for index in range(len(PROMPTS)) for step in steps_of(replaying, index)]
     num_accepted = sum(step.num_accepted_drafts for step in steps)
@@ -62,9 +70,9 @@ def test_tokens_are_accepted_as_often_as_asked_for(engine: ReplayEngine, accepta
     assert num_accepted / num_tested == pytest.approx(acceptance, abs=3 * deviation)
 
 
-def test_tau_is_what_arithmetic_says(engine: ReplayEngine) -> None:
+def test_tau_is_what_arithmetic_says(engine: ReplayEngine, recordings: Recordings) -> None:
     """The last chains of a reply are shorter, so τ may stay a little behind."""
-    stage = replace(replay(0.8, 6), recordings=record(engine, WORKLOAD))
+    stage = replace(replay(0.8, 6), recordings=recordings)
     result = compare(engine, [Mode("plain", (), "off"), Mode("replay", (stage,))], WORKLOAD, 1)
     plain, replayed = result.results
     assert replayed.acceptance_length == pytest.approx(expected_length(0.8, 6), rel=0.08)
@@ -74,8 +82,8 @@ def test_tau_is_what_arithmetic_says(engine: ReplayEngine) -> None:
     assert set(replayed.stages) == {"replay"}
 
 
-def test_a_perfect_replay_is_accepted_whole(engine: ReplayEngine) -> None:
-    stage = replace(replay(1.0), recordings=record(engine, WORKLOAD))
+def test_a_perfect_replay_is_accepted_whole(engine: ReplayEngine, recordings: Recordings) -> None:
+    stage = replace(replay(1.0), recordings=recordings)
     steps = steps_of(engine.with_stages((stage,)), 0)
     assert {step.stats.num_accepted_drafts for step in steps[:-1]} == {4}
     assert expected_length(1.0, 4) == 5

@@ -11,6 +11,7 @@ import torch
 from engine import threads
 from engine.api import Engine
 from engine.config import EngineConfig
+from engine.program import short_spins
 from engine.threads import THREADS, Threads
 
 
@@ -89,9 +90,13 @@ def test_engines_of_one_machine_part_its_threads_unless_told_how_many(
         THREADS.set_num_threads(1)
 
 
-def loaded(module: str, **variables: str) -> tuple[str | None, str]:
+def unsaid() -> dict[str, str]:
+    """The environment of a user who has said nothing of OpenMP's threads."""
+    return {name: value for name, value in os.environ.items() if "OMP_" not in name}
+
+
+def loaded(module: str) -> tuple[str | None, str]:
     """The spin count a fresh interpreter has after an import, and what OpenMP says it has read."""
-    inherited = {name: value for name, value in os.environ.items() if "OMP_" not in name}
     program = f"import os, {module}; print(os.environ.get('GOMP_SPINCOUNT'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -99,24 +104,50 @@ def loaded(module: str, **variables: str) -> tuple[str | None, str]:
         text=True,
         check=True,
         timeout=120,
-        env={**inherited, **variables, "OMP_DISPLAY_ENV": "verbose"},
+        env={**unsaid(), "OMP_DISPLAY_ENV": "verbose"},
     )
     told = done.stdout.strip()
     return None if told == "None" else told, done.stderr
 
 
-@pytest.mark.parametrize("module", ["engine.api", "engine.training", "engine.benchmark"])
-def test_threads_of_a_process_that_computes_do_not_spin_for_long(module: str) -> None:
+def test_threads_of_a_process_that_computes_do_not_spin_for_long() -> None:
     """Red when the count is set after torch has been loaded, which then has read another."""
-    told, said = loaded(f"{module}, torch")
+    told, said = loaded("engine.api, torch")
     assert told == "1000"
     if "GOMP_SPINCOUNT" in said:  # not every OpenMP has such a count
         assert "GOMP_SPINCOUNT = '1000'" in said
 
 
-def test_threads_spin_as_the_user_says() -> None:
-    assert loaded("engine.api", GOMP_SPINCOUNT="5")[0] == "5"
-    assert loaded("engine.api", OMP_WAIT_POLICY="PASSIVE")[0] is None
+WATCH = """
+import os, sys
+class Watch:
+    def find_spec(name, *_):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watch)
+import """
+
+
+@pytest.mark.parametrize("module", ["engine.training", "engine.benchmark"])
+def test_other_doors_tell_torch_so_too(module: str) -> None:
+    """Red when the count is not there as soon as somebody begins to load torch."""
+    command = [sys.executable, "-c", WATCH + module]
+    done = subprocess.run(command, capture_output=True, text=True, env=unsaid())
+    assert done.stdout == "1000\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("GOMP_SPINCOUNT", "5"), ("OMP_WAIT_POLICY", "PASSIVE")]
+)
+def test_threads_spin_as_the_user_says(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(each, raising=False)
+    assert short_spins() == {"GOMP_SPINCOUNT": "1000"}
+    monkeypatch.setenv(name, value)
+    assert short_spins() == {}
 
 
 def test_the_front_door_leaves_the_environment_alone() -> None:

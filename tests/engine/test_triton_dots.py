@@ -19,7 +19,8 @@ from tests.engine.test_triton_attention import DEVICE, pytestmark
 
 __all__ = ["pytestmark"]
 
-OUT = 150
+OUT = 70
+"""A block and a rest, be they of 64 or of 16."""
 KINDS = [pytest.param(bits, id=name) for name, bits in BITS.items()]
 
 
@@ -96,7 +97,7 @@ def test_figures_are_those_of_a_cpu_to_the_bit(
 @pytest.mark.parametrize("rows", [2, 16, 40])
 def test_rows_of_a_product_do_not_change_one_another(rows: int, bits: int) -> None:
     """To the bit. Red when a sum is cut by how many rows there are, or a scale is another row's."""
-    inputs, codes = inputs_of(rows, 330), codes_of(bits, 330)
+    inputs, codes = inputs_of(rows, 170), codes_of(bits, 170)
     inputs *= torch.logspace(-2, 2, rows)[:, None]
     together = by_triton(inputs, codes)
     for row in (0, rows // 2, rows - 1):
@@ -107,9 +108,9 @@ def test_rows_of_a_product_do_not_change_one_another(rows: int, bits: int) -> No
 @pytest.mark.parametrize("bits", KINDS)
 def test_halves_between_two_codes_are_rounded_as_on_a_cpu(cache: Path, bits: int) -> None:
     """Red when a compiler or a program rounds once where a CPU rounds twice, or away from zero."""
-    inputs = torch.randint(-253, 254, (200, 64)) / 2
+    inputs = torch.randint(-253, 254, (64, 64)) / 2
     inputs[:, ::32] = 127  # the largest: a scale of 1
-    inputs *= 1 + torch.rand(200, 1)
+    inputs *= 1 + torch.rand(64, 1)
     codes = codes_of(bits, 64)
     assert torch.equal(by_triton(inputs, codes), on_cpu(inputs, codes))
 

@@ -103,15 +103,6 @@ def test_the_programs_compile_for_a_hopper_gpu(
     assert python("-m", "tests.engine.philox_words").split() == ["mul.hi.u64"] * 2
 
 
-def test_importing_the_kernel_needs_no_triton() -> None:
-    """Red when a machine without Triton, or one that does not use it, has to import it."""
-    module = "engine.kernels.triton_noise"
-    program = (
-        f"import sys; sys.modules['triton'] = None; import {module}; print(sys.modules['triton'])"
-    )
-    assert python("-c", program) == "None\n"
-
-
 def test_noise_that_is_wrong_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

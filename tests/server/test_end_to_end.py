@@ -1,12 +1,10 @@
 """The command itself, with a real engine process decoding a tiny random model."""
 
 import asyncio
-import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,11 +28,15 @@ from tests.server.command import (
     text_of,
 )
 from tests.server.conftest import wait_until
+from tests.server.fakes import byte_level_tokenizer
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     folder = save_family(tmp_path_factory.mktemp("tiny"))
+    tokenizer = RawTokenizer.from_file(str(folder / "target" / "tokenizer.json"))
+    tokenizer.enable_truncation(16)
+    tokenizer.save(str(folder / "target" / "tokenizer.json"))
     flags = ("--draft", str(folder / "draft"), "--max-running", str(NUM_SEATS))
     command = Command(folder, *flags)
     yield command
@@ -75,6 +77,13 @@ def test_a_stream_joins_to_the_whole_reply_and_the_figures_move(command: Command
     assert samples["vllm:spec_decode_num_drafts_total", ""] > 0
     assert samples["stagetree_stage_proposed_total", "draft"] > 0
     assert samples["stagetree_stage_passes_total", "ngram"] > 0
+
+
+def test_what_the_tokenizers_file_keeps_cuts_no_prompt(command: Command) -> None:
+    """Red when the server reads a tokenizer.json as it stands: this one says to cut at 16."""
+    reply = command.complete(prompt=PROMPT * 4, max_tokens=1)
+    num_tokens = len(byte_level_tokenizer().inner.encode(PROMPT * 4).ids)
+    assert reply["usage"]["prompt_tokens"] == num_tokens > 16
 
 
 def test_what_the_engine_process_imports_the_server_does_not(command: Command) -> None:
@@ -158,15 +167,6 @@ def test_a_second_signal_cuts_what_runs_and_ends_the_server(tmp_path: Path) -> N
     assert "stopping now" in log and "Traceback" not in log
 
 
-def test_the_servers_rooms_import_no_torch() -> None:
-    script = (
-        "import json, sys; import server.run, server.cli; "
-        "from server.text import Tokenizer; print(json.dumps('torch' in sys.modules))"
-    )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert json.loads(found.stdout) is False
-
-
 def test_a_port_that_is_taken_ends_the_command_before_anything_is_loaded() -> None:
     """Red when weights are loaded before the port is known to be free."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -192,22 +192,6 @@ def test_a_model_that_cannot_be_loaded_ends_the_command_in_one_line(
     assert all(" INFO engine 0: starting the engine process" in line for line in logged)
     assert last.startswith("error: "), found.stderr
     assert found.stdout == ""
-
-
-def test_what_the_tokenizers_file_keeps_cuts_no_prompt(tmp_path: Path) -> None:
-    """Red when the server reads a tokenizer.json as it stands."""
-    folder = save_family(tmp_path)
-    kept = RawTokenizer.from_file(str(folder / "target" / "tokenizer.json"))
-    num_tokens = len(kept.encode(PROMPT * 4).ids)
-    kept.enable_truncation(16)
-    kept.save(str(folder / "target" / "tokenizer.json"))
-    command = Command(folder)
-    try:
-        wait_until(command.is_ready, seconds=60)
-        reply = command.complete(prompt=PROMPT * 4, max_tokens=1)
-        assert reply["usage"]["prompt_tokens"] == num_tokens > 16
-    finally:
-        command.stop(signal.SIGKILL)
 
 
 def test_a_bad_setting_ends_the_command_with_its_remedy() -> None:
