@@ -50,6 +50,16 @@ class Prices:
         """A step without any draft."""
         return max(self.verifying(self.num_texts), NOTHING)
 
+    @property
+    def token(self) -> float:
+        """What one more token of a text saves: its share of a step without any draft."""
+        return self.plain / self.num_texts
+
+    def trial(self, name: str) -> float:
+        """A pass of this name over one node, and the verifying of one more."""
+        verifying = self.verifying(self.num_texts + 1) - self.plain
+        return max(self(name, 1) + verifying, NOTHING)
+
     def prospects(self, budget: int) -> Prospects:
         """What it costs to grow a tree to at most so many draft nodes, up to now alone."""
         if self.is_free:

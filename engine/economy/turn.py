@@ -144,7 +144,7 @@ class Turn:
             for root, token in outcome.at_roots
         )
         is_trial = self._is_trial and self._has_run
-        worth = is_right * self._token_worth / self._trial_price
+        worth = is_right * self.prices.token / self.prices.trial(self.name)
         account.drafting.settle(outcome.total, self._has_run, is_trial, worth, self._pays)
         self._settle_asking(outcome, load)
         per_token = outcome.total / load / len(outcome.reached)
@@ -181,25 +181,13 @@ class Turn:
             share = outcome.proposed.count(self.name) / max(1, len(outcome.proposed))
             extra = share * (self.prices.verifying(outcome.num_nodes) - self.prices.plain)
             hits = outcome.accepted.count(self.name)
-            price, brought = self._guessing / load, hits * self._token_worth
+            price, brought = self._guessing / load, hits * self.prices.token
         account, is_asked = self.account, price > 0 and not self.prices.is_free
         if is_asked:
             account.settle_asking(price, brought - extra - price)
         is_trial = is_asked and self._is_asked_on_trial
         worth = brought / max(price + extra, NOTHING)
         account.asking.settle(outcome.total, is_asked, is_trial, worth, is_asked and worth > 1)
-
-    @property
-    def _token_worth(self) -> float:
-        """The milliseconds of plain decoding that one more token saves."""
-        return self.prices.plain / self.prices.num_texts
-
-    @property
-    def _trial_price(self) -> float:
-        """What a pass over one node takes, and the verifying of one more."""
-        prices = self.prices
-        verifying = prices.verifying(prices.num_texts + 1) - prices.plain
-        return max(prices(self.name, 1) + verifying, NOTHING)
 
     def _is_trial_due(self, backlog: int) -> bool:
         price = self.prices(self.name, 1)
