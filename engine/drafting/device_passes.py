@@ -284,8 +284,8 @@ class DevicePasses:
         positions = prefix - begin + depths.masked_fill(is_idle, 0)
         slots = (prefix + columns).masked_fill(is_idle, self._model.strips.spare.first)
         places = (begin.expand_as(ids), prefix.expand_as(ids))
-        rows = torch.stack([ids, slots, positions, *places])
-        inputs = PassInputs(rows, seen, seen, self._ranks[: self._width])
+        given = torch.stack([ids, slots, positions, *places])
+        inputs = PassInputs(given, seen, seen, self._ranks[: self._width])
         logits, carried = self._model.forward_on_device(inputs, self._carried[above])
         rows = self._next_row + self._ranks[: self._width]
         self._depths.index_copy_(0, rows, depths)

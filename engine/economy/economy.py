@@ -33,6 +33,9 @@ class Economy:
         experience = self._experiences[all([text.is_greedy for text in texts])]
         if any([not text.num_written for text in texts]):
             experience.start_text()
+            # It may soon be in steps of the other sort.
+            for each in self._experiences.values():
+                each.pause = 0.0
         return Step(texts, max_depths, experience)
 
     def costs(self, is_greedy: bool = True) -> Costs:

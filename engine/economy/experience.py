@@ -36,7 +36,6 @@ class Experience:
     def start_text(self) -> None:
         """Another text may be of another sort: what was learnt now weighs less."""
         self.beliefs.fade()
-        self.pause = 0.0
         for account in self.accounts.values():
             account.start_text(self._plain)
 

@@ -58,7 +58,7 @@ class Prices:
     def trial(self, name: str) -> float:
         """A pass of this name over one node, and the verifying of one more."""
         verifying = self.verifying(self.num_texts + 1) - self.plain
-        return max(self(name, 1) + verifying, NOTHING)
+        return max(self(name, 1) + max(0.0, verifying), NOTHING)
 
     def prospects(self, budget: int) -> Prospects:
         """What it costs to grow a tree to at most so many draft nodes, up to now alone."""

@@ -145,7 +145,9 @@ class Step:
                 turn.settle(outcome)
             else:
                 account.rest(outcome.total)
+        # Of a stage that did not ask whether it may, nothing is known.
         pauses = [turn.pause for turn in self.turns.values()]
+        pauses = [each if each < math.inf else 0.0 for each in pauses]
         experience.pause = min(pauses, default=experience.pause) - outcome.total
 
     def _stats(

@@ -8,12 +8,6 @@ from torch import Tensor
 
 from engine.kernels.sight import Sight
 
-SHIMS = {
-    "attention": f"{'AtenTensorHandle, ' * 5}int64_t, double, double, "
-    "AtenTensorHandle*, AtenTensorHandle*"
-}
-"""What compiled passes call, and what it is given."""
-
 
 def attend(
     query: Tensor,
@@ -73,3 +67,7 @@ def check() -> None:
         narrow = attend(query, near_keys, near_values, sight)
         if not torch.equal(narrow, attend(query, near_keys.float(), near_values.float(), sight)):
             raise ValueError(f"attention of {rows} rows over {length} in bfloat16 is wrong")
+        low = query.bfloat16()
+        whole = attend(low.float(), near_keys, near_values, sight).bfloat16()
+        if not torch.equal(attend(low, near_keys, near_values, sight), whole):
+            raise ValueError(f"attention of {rows} rows of bfloat16 over {length} is wrong")

@@ -8,9 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SHIMS: dict[str, str] = {}
-"""No compiled pass chooses."""
-
 
 def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` highest of float32 rows (rows, vocabulary) and their tokens, in falling order.

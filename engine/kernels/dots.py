@@ -16,17 +16,6 @@ GROUP = 32
 """Inputs that are rounded together, and weights of an output, with one scale."""
 
 
-_LINEAR = "AtenTensorHandle*, int64_t, AtenTensorHandle*"
-_LIST, _OUTS = "const AtenTensorHandle*, int64_t, ", "const int64_t*, int64_t, ..."
-SHIMS = {
-    **dict.fromkeys(("linear_int8", "linear_int4"), f"{'AtenTensorHandle, ' * 3}{_LINEAR}"),
-    **dict.fromkeys(("products_int8", "products_int4"), f"AtenTensorHandle, {_LIST * 2}{_OUTS}"),
-    "linear_bfloat16": f"AtenTensorHandle, AtenTensorHandle, {_LINEAR}",
-    "products_bfloat16": f"AtenTensorHandle, {_LIST}{_OUTS}",
-}
-"""What compiled passes call, and what it is given."""
-
-
 class Codes(NamedTuple):
     """Weights in few bits, by groups of `GROUP` inputs: scale * code, or with a minimum added.
 

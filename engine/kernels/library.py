@@ -23,6 +23,19 @@ _HERE = Path(__file__).parent
 _ARCHITECTURES = {"avx2": "x86-64-v3", "default": "x86-64"}
 """What a compiler calls the sets of instructions that torch can be told not to go beyond."""
 _KERNELS = (linear, dots, attention, choosing)
+_CALLED_BY_NAME = (
+    "attention",
+    *(f"linear_{name}" for name in ("float32", "bfloat16", "int8", "int4")),
+    *(f"products_{name}" for name in ("bfloat16", "int8", "int4")),
+)
+_IN_C = {
+    "Tensor": "AtenTensorHandle",
+    "Optional[Tensor]": "AtenTensorHandle*",
+    "List[Tensor]": "const AtenTensorHandle*, int64_t",
+    "List[int]": "const int64_t*, int64_t",
+    "int": "int64_t",
+    "float": "double",
+}
 _is_loaded = False
 _was_tried = False
 _refusal: str | None = None
@@ -84,8 +97,7 @@ def load(folder: Path) -> bool:
         return _is_loaded
     _was_tried = True
     try:
-        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
-        ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)  # compiled passes call it by its names
+        _open(path)
         for kernel in _KERNELS:
             kernel.register()
         _prove(path)
@@ -94,6 +106,12 @@ def load(folder: Path) -> bool:
         # torch says that it could not, and the cause why.
         _refuse(f"the kernels in {path} are not used: {error.__cause__ or error}")
     return _is_loaded
+
+
+def _open(path: Path) -> None:
+    """Let torch have its operators, and compiled passes its names."""
+    torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+    ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
 
 
 def _prove(path: Path) -> None:
@@ -123,11 +141,20 @@ def shims() -> dict[OpOverload, list[str]]:
 
     Nothing if this process lacks the kernels. `shims.h` says why.
     """
-    given = [each for kernel in _KERNELS for each in kernel.SHIMS.items()] if _is_loaded else []
+    names = _CALLED_BY_NAME if _is_loaded else ()
+    operators = {name: getattr(torch.ops.stagetree, name).default for name in names}
     return {
-        getattr(torch.ops.stagetree, name).default: [f"AOTITorchError aoti_torch_cpu_{name}({of})"]
-        for name, of in given
+        operator: [f"AOTITorchError aoti_torch_cpu_{name}({_parameters(operator)})"]
+        for name, operator in operators.items()
     }
+
+
+def _parameters(operator: OpOverload) -> str:
+    """Their types in C, by the rules of torch's compiler."""
+    schema = operator._schema
+    given = [_IN_C[str(each.type)] for each in schema.arguments]
+    (output,) = schema.returns
+    return ", ".join([*given, "..." if str(output.type) == "List[Tensor]" else "AtenTensorHandle*"])
 
 
 @cache

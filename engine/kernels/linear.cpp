@@ -169,16 +169,16 @@ Tensor linear(
 TORCH_LIBRARY_FRAGMENT(stagetree, library) {
   library.def("pack_linear(Tensor weight) -> Tensor");
   library.def("unpack_linear(Tensor panels, int out) -> Tensor");
-  library.def("linear(Tensor input, Tensor panels, Tensor? bias, int out) -> Tensor");
+  library.def("linear_float32(Tensor input, Tensor panels, Tensor? bias, int out) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(stagetree, CPU, library) {
   library.impl("pack_linear", pack_linear);
   library.impl("unpack_linear", unpack_linear);
-  library.impl("linear", linear);
+  library.impl("linear_float32", linear);
 }
 
-extern "C" int32_t aoti_torch_cpu_linear(
+extern "C" int32_t aoti_torch_cpu_linear_float32(
     Tensor* input, Tensor* panels, Tensor** bias, int64_t out, Tensor** output) {
   return shims::hand_out(linear(*input, *panels, shims::if_any(bias), out), output);
 }

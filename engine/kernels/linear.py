@@ -5,11 +5,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-SHIMS = {
-    "linear": "AtenTensorHandle, AtenTensorHandle, AtenTensorHandle*, int64_t, AtenTensorHandle*"
-}
-"""What compiled passes call, and what it is given."""
-
 
 def pack(weight: Tensor) -> Tensor:
     """Weights (out, in) as panels (panels, in, panel size): bfloat16 if that loses nothing."""
@@ -26,12 +21,12 @@ def multiply(inputs: Tensor, panels: Tensor, bias: Tensor | None, out_features: 
 
     All arithmetic is in float32. A row's figures do not depend on how many rows there are.
     """
-    return cast(Tensor, torch.ops.stagetree.linear(inputs, panels, bias, out_features))
+    return cast(Tensor, torch.ops.stagetree.linear_float32(inputs, panels, bias, out_features))
 
 
 def register() -> None:
     """Tell torch the shapes, by which compilers trace what they do not run."""
-    torch.library.register_fake("stagetree::linear", _shape_of_linear)
+    torch.library.register_fake("stagetree::linear_float32", _shape_of_linear)
 
 
 def _shape_of_linear(

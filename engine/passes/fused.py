@@ -33,7 +33,7 @@ class FusedFunction:
         self._forwards = [(layer, _compiled(layer, number)) for number, layer in layers]
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The function's outputs, of all rows."""
+        """The function's outputs."""
         with self._compiled_layers():
             return cast(tuple[Tensor, ...], self._function(*inputs))
 

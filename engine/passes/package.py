@@ -3,9 +3,9 @@
 A package is a library of machine code for a network's shapes, for any width and any length of the
 text, which calls our kernels by their names; beside it are its own tensors (`.constants`), and what
 it calls by torch's dispatch, if there is such (`.json`). The weights stay where they are: whoever
-loads a package hands it those of its network. A library is loaded from
-where it lies, by the runner for which torch's archive of such files would first be unpacked and
-the machine's compiler be asked what it can do.
+loads a package hands it those of its network. A library is loaded from where it lies, by the runner
+for which torch's archive of such files would first be unpacked and the machine's compiler be asked
+what it can do.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,11 +34,8 @@ from engine.scratch import Scratch
 from engine.threads import THREADS
 from engine.weights import IntegerEmbedding, PackedLinear
 
-_OPTIONS = {
-    "aot_inductor.package_constants_in_so": False,
-    # Of figures, by thread: to share out what a few rows have beside their products does not pay.
-    "cpp.min_chunk_size": 2**14,
-}
+_SHARED_OUT = 2**15
+"""Figures of a few rows from which on it pays to share them out among threads."""
 LIBRARY = ".so"
 _CALLS, _CONSTANTS = ".json", ".constants"
 _ROOMS = (attention, kv_cache, masks, dots)
@@ -105,13 +103,22 @@ def compile_package(function: PassFunction, example: Example, path: Path) -> Non
         archive = torch._inductor.aoti_compile_and_package(
             program,
             package_path=str(folder / "package.pt2"),
-            inductor_configs={**_OPTIONS, "aot_inductor.custom_ops_to_c_shims": kernels.shims()},
+            inductor_configs=_options(),
         )
         # What the network's code makes on its way is nobody's attribute.
         names = program.graph_signature.lifted_tensor_constants
         own = {name: program.constants[name] for name in names}
         torch.save(own, folder / f"package{_CONSTANTS}")
         publish([*_unpack(Path(archive)), folder / f"package{_CONSTANTS}"], path)
+
+
+def _options() -> dict[str, Any]:
+    """Those of torch's compiler."""
+    return {
+        "aot_inductor.package_constants_in_so": False,
+        "aot_inductor.custom_ops_to_c_shims": kernels.shims(),
+        "cpp.min_chunk_size": max(512, _SHARED_OUT // THREADS.num_threads),
+    }
 
 
 def _unpack(archive: Path) -> Iterator[Path]:
@@ -147,7 +154,7 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         ),
         *(inspect.getsource(kind) for kind in kinds),
         *(inspect.getsource(each) for each in (compile_package, merging)),
-        *(*_OPTIONS.items(), *kernels.shims().items()),
+        *_options().items(),
     ]
     return _digest(facts)
 

@@ -111,9 +111,11 @@ class _Trial:
                 *(row[:, :, :length].to(wide) for row in rows),
                 *(each[: ends.get(i)].to(wide, copy=True) for i, each in enumerate(kept)),
             ]
-            self._right = self._with_written(function(*given, *copies), copies, num_judged)
+            right = _in_order(function(*given, *copies))
+            self._right = self._with_written(right, copies, num_judged)
         self._has_choices = mode.has_choices
-        outputs = function(*given, *tensors, extents=[Extent(len(inputs.visible), 0, length)])
+        extents = [Extent(len(inputs.visible), 0, length)]
+        outputs = _in_order(function(*given, *tensors, extents=extents))
         errors = self._errors(self._with_written(outputs, tensors, num_judged), _MOST)
         floor = rounding(function, rows)
         self._bounds = [_bound(error, floor) for error in errors]
@@ -130,7 +132,7 @@ class _Trial:
         num_rows = min(num_rows, self._inputs.width)
         starts = range(0, num_rows, width)
         parts = [fast.run(*self._part(start, start + width, is_scored)) for start in starts]
-        outputs = [torch.cat(each) for each in zip(*parts, strict=True)]
+        outputs = [torch.cat(each) for each in zip(*map(_in_order, parts), strict=True)]
         errors = self._errors(self._with_written(outputs, self._tensors, num_rows), _HALF)
         for error, bound in zip(errors, self._bounds, strict=True):
             if not error <= bound:  # nor is what is not a number
@@ -143,10 +145,10 @@ class _Trial:
     def _part(
         self, start: int, end: int, is_scored: bool = True
     ) -> tuple[PassInputs, list[Tensor]]:
-        """The inputs of some rows of the tree, and those of the network's own."""
+        """The inputs of some rows of the tree, scored from the last, and the network's own ones."""
         rows, visible, windowed, _ = self._inputs
         rows = rows[:, start:end].contiguous()
-        scored = torch.arange(rows.shape[1] if is_scored else 0)
+        scored = torch.arange(rows.shape[1] if is_scored else 0).flip(0)
         inputs = PassInputs(rows, visible[start:end], windowed[start:end], scored)
         return inputs, [each[:, start:end] for each in self._extra]
 
@@ -175,6 +177,12 @@ class _Trial:
             worst = distances.quantile(share if self._has_choices else 1.0) if num_rows else 0.0
             errors.append(float(worst))
         return errors
+
+
+def _in_order(outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Outputs of rows that were scored from the last to the first."""
+    logits, *others = outputs
+    return logits.flip(0), *others
 
 
 def _bound(error: float, floor: float) -> float:

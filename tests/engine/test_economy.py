@@ -13,7 +13,7 @@ from engine.economy.beliefs import Beliefs, Claims, confidence_bin
 from engine.economy.choice import Prospects, best_size
 from engine.economy.costs import WIDTHS, CostCurve
 from engine.economy.exploration import Exploration
-from engine.request import Speculation
+from engine.request import SamplingParams, Speculation
 from engine.tree import TokenTree, bushy_tree
 from tests.engine.steps import text_of
 from tests.strategies import token_trees
@@ -354,12 +354,23 @@ def test_while_no_stage_would_be_asked_a_step_is_a_plain_one() -> None:
     assert step_of_some_text(economy, speculation="always").leaves == [0]
 
 
-def test_another_text_is_drafted_for_at_once() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_another_text_is_drafted_for_at_once(temperature: float) -> None:
+    """Of whichever sort: several texts are in steps of one."""
     economy = priced({1: 1.0, 2: 2.0})
     in_vain(economy, 100)
     assert not step_of_some_text(economy).leaves
-    economy.step([text_of([1, 2])], [1000])  # its first token
+    economy.step([text_of([1, 2], SamplingParams(temperature))], [1000])  # its first token
     assert step_of_some_text(economy).leaves
+
+
+def test_a_stage_that_does_not_ask_for_leave_is_thought_of_in_every_step() -> None:
+    economy = priced({1: 1.0, 2: 2.0})
+    for _ in range(5):
+        step = step_of_some_text(economy)
+        assert step.leaves
+        step.turn("draft")
+        step.learn(Outcome([(0, 1)], 1.0, 0.9, 0.0, 1, 1))
 
 
 @pytest.mark.parametrize(("guessed", "is_followed"), [((), True), ((1,), False)])

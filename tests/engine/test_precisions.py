@@ -190,7 +190,7 @@ def test_the_text_is_the_same_with_and_without_speculation(
     cache: Path, tmp_path: Path, precision: Dtype
 ) -> None:
     """In compiled passes, in which prompts are read, too."""
-    shutil.copytree(cache, tmp_path / "cache")  # for its kernels
+    shutil.copytree(cache / "passes", tmp_path / "cache" / "passes")  # for its kernels
     target = save_checkpoint(tmp_path / "target", **SIZES)
     draft = save_checkpoint(tmp_path / "draft", seed=1, **SIZES)
     stages = (
@@ -214,6 +214,8 @@ def test_the_text_is_the_same_with_and_without_speculation(
 def test_of_no_rows_there_are_no_products(cache: Path, precision: str) -> None:
     """Red when a chunk of a prompt, of which no row is scored, cannot be read in some layout."""
     weight, bias = torch.randn(96, 64), torch.randn(96)
+    if precision == "library" and not LibraryLinear.suits(weight):
+        pytest.skip("this torch has no such layout")
     plain = IntegerLinear(dots.quantise(weight, 4), bias, torch.float32)
     layer: PackedLinear = {
         "float32": lambda: KernelLinear(weight, bias),

@@ -641,7 +641,7 @@ def test_a_death_is_told_to_all_that_run_and_to_who_comes_later(config: EngineCo
             await anext(written)
             named = [replace(LONG, request_id=str(number)) for number in range(3)]
             work = [asyncio.create_task(collect(process, each)) for each in named]
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0)  # they have been sent, and the first one is not at its end
             os.kill(process._child.process.pid or 0, signal.SIGKILL)
             with pytest.raises(EngineDiedError, match="exit code -9"):
                 async for _ in written:

@@ -62,6 +62,7 @@ MISTAKES: dict[str, Change] = {
     "a text that begins one row too late": lambda inputs: shifted(inputs, 3, 1),
     "the rows of another text": from_the_top,
     "nothing of the text": without_text,
+    "logits of other rows": lambda inputs: inputs._replace(scored=inputs.scored.sort().values),
 }
 
 
@@ -85,14 +86,15 @@ class Mistaken:
                 rows[:, row : row + 1],
                 visible[row : row + 1],
                 windowed[row : row + 1],
-                torch.zeros(int(row in scored), dtype=torch.long),
+                torch.zeros(1, dtype=torch.long),
                 *self._function.grouping(rows[:, row : row + 1]),
                 *(each[:, row : row + 1] for each in extra),
                 *self._rows,
             )
             for row in range(inputs.width)
         ]
-        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+        logits, *others = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+        return logits[scored], *others
 
 
 def small_model(kind: str, precision: torch.dtype, max_model_len: int = 512, **shape: int) -> Model:
