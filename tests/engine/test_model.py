@@ -174,7 +174,7 @@ def test_a_kernel_is_given_the_rows_of_the_queries_that_there_are() -> None:
 
     text = Rows(0, 14)
     text.add([0] * 10, ())
-    rows, visible, windowed = join([Part.of_text(text, [1, 2, 3, 4], TokenTree(0), ())])
+    rows, visible, windowed, _ = join([Part.of_text(text, [1, 2, 3, 4], TokenTree(0), ())])
     masks = PackedMasks(rows[2:], visible, windowed)
     query, cache = torch.zeros(1, 1, 2, 8), torch.zeros(1, 1, 14, 8)
     tree_attention(torch.nn.Identity(), query, cache, cache, None, masks, kernel=kernel)

@@ -76,7 +76,7 @@ STAGES: dict[str, Callable[[str], Drafter]] = {
 }
 
 
-def num_different(architecture: str, stages: str, num_cases: int = 2) -> tuple[int, int]:
+def num_different(architecture: str, stages: str, num_cases: int = 3) -> tuple[int, int]:
     """How many random texts differ from plain ones, and how many drafted tokens were right."""
     rng, different, right = random.Random(f"{architecture}{stages}"), 0, 0
     decoder = Decoder(target(architecture), STAGES[stages](architecture))
