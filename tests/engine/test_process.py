@@ -176,26 +176,27 @@ def test_a_request_that_cannot_run_is_an_error_and_the_engine_lives(
 
 
 def test_it_runs_nothing_of_the_working_folder_and_leaves_nothing_among_the_temporary_files(
-    config: EngineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: EngineConfig,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But for one folder while it lives. Red when it is started without the safe path, or with what
     its parent's path has; when torch looks for code where anybody can put it; or when what was
     killed leaves sockets."""
-    (temporary := tmp_path / "temporary").mkdir()
-    left = abandoned(temporary)
-    (planted := tmp_path / "planted").mkdir()
-    ran = plant(planted, monkeypatch)
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    monkeypatch.setenv("TMPDIR", str(temporary))
+    left = abandoned(tmp_path)
+    ran = plant(tmp_path_factory.mktemp("planted"), monkeypatch)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
     async def scenario() -> None:
         async with running(config) as process:
             assert not left.exists()
             await process.wait_ready()
-            assert [*temporary.iterdir()] == [process._child.folder]
+            assert [*tmp_path.iterdir()] == [process._child.folder]
 
     asyncio.run(scenario())
-    assert not [*temporary.iterdir()]
+    assert not [*tmp_path.iterdir()]
     assert not ran.exists(), ran.read_text()
 
 
