@@ -226,7 +226,8 @@ refused by name, and so is a network without any attention. Beside models of att
 - **Figures** are those of plain decoding up to rounding, not to the bit: a state that has taken a
   row in adds in another order than a tree that has not.
 - **Memory.** Of the shape of Qwen3.5-0.8B in float32 a state is 20.2 MB and a node's row 0.74: a
-  tree of 16 nodes takes 12 MB, where a state for each would be 323.
+  tree of 16 nodes takes 12 MB, where a state for each would be 323. A seat takes up to 472 MB
+  there, copies included, and 13 of LFM2-350M's shape; what passes take: [results](results.md).
 - As a draft such a model may draft for any target, and any may draft for it; so may heads and
   whatever has no network.
 
