@@ -163,10 +163,10 @@ class Model(TreeScorer):
     def check_seam(self) -> Self:
         """Prove that this model obeys masks and positions, or refuse it.
 
-        The end of a tree's branch must score the same behind its siblings as it does in a chain of
-        its own, and the end of a long text as in stock transformers. Where layers keep a state,
-        what is scored in two passes and behind an accepted branch must be right, too. Raises
-        ModelLoadError: an architecture that ignored the mask would corrupt text silently.
+        The end of a tree's branch must score the same behind its siblings as it does in a text of
+        its own without a cache, and the end of a long text as in stock transformers. Where layers
+        keep a state, what is scored in two passes and behind an accepted branch must be right, too.
+        Raises ModelLoadError: an architecture that ignored the mask would corrupt text silently.
         """
         tokens = [token % self.limits.vocab_size for token in (33, 1, 5, 9, 17, 41)]
         first, root, sibling, *rest = tokens
@@ -176,10 +176,10 @@ class Model(TreeScorer):
         tree = TokenTree.from_parents([root, sibling, *path, *path], [-1, 0, 1, 2, 0, 4])
         scored = self._scored(context, tree)
         blind, branched = scored[[3]], scored[[5]]
-        if self.strips.states is None:
-            straight = self._scored(context, TokenTree.from_parents(branch[:3], [-1, 0, 1]))[-1:]
-        else:  # stock transformers can tell without a cache
-            straight = without_cache(self.network, [first, *branch])[[3, 3, 4]].float()
+        own = without_cache(self.network, [first, *branch]).float()
+        straight = own[[3]]
+        if self.strips.states is not None:
+            straight = own[[3, 3, 4]]
             branched = torch.cat([branched, self._continued(context, tree, branch)])
         self.strips.forget()
         if not straight.isfinite().all():
@@ -191,9 +191,9 @@ class Model(TreeScorer):
         error, blindness = (branched - straight).abs().max(), (blind - straight[:1]).abs().max()
         if not error < 0.1 * blindness:
             raise ModelLoadError(
-                f"{type(self.network).__name__} does not follow the tree mask (error {error:.2g} "
-                f"on a branching tree, {blindness:.2g} for a network blind to it); this "
-                "architecture cannot be served in this precision."
+                f"{type(self.network).__name__} does not follow the tree mask and the positions "
+                f"that it is given (error {error:.2g} on a branching tree, {blindness:.2g} for a "
+                "network blind to it); this architecture cannot be served in this precision."
             )
         check_far(self.network, self.limits.vocab_size, self.limits.window, self.max_model_len)
         return self
