@@ -139,12 +139,13 @@ class Turn:
     def settle(self, outcome: Outcome) -> None:
         """The step is over: the account learns what came of it."""
         account, load = self.account, self.prices.costs.load
-        is_right = any(
-            self.claims.is_right(self.name, root, token) and token not in self._guessed
-            for root, token in outcome.at_roots
-        )
-        is_trial = self._is_trial and self._has_run
-        worth = is_right * self.prices.token / self.prices.trial(self.name)
+        is_trial, worth = self._is_trial and self._has_run, 0.0
+        if is_trial:
+            is_right = any(
+                self.claims.is_right(self.name, root, token) and token not in self._guessed
+                for root, token in outcome.at_roots
+            )
+            worth = is_right * self.prices.token / self.prices.trial(self.name)
         account.drafting.settle(outcome.total, self._has_run, is_trial, worth, self._pays)
         self._settle_asking(outcome, load)
         per_token = outcome.total / load / len(outcome.reached)

@@ -148,10 +148,7 @@ def fingerprint(function: PassFunction, rows: Sequence[Tensor]) -> str:
         # A compiler writes the smallest weights into its code.
         *(tensor.tolist() for tensor in state.values() if tensor.numel() <= _INLINED),
         *((tuple(tensor.shape), tensor.dtype) for tensor in rows),
-        *(
-            inspect.getsource(room)
-            for room in (attention, kv_cache, masks, dots, *_rooms(function))
-        ),
+        *(inspect.getsource(room) for room in (*_ROOMS, *_rooms(function))),
         *(inspect.getsource(kind) for kind in kinds),
         *(inspect.getsource(each) for each in (compile_package, merging)),
         *_options().items(),

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -317,17 +318,26 @@ def test_the_first_text_gives_a_draft_time_to_show() -> None:
         step.learn(Outcome([(0, 1)], 1.0, 0.9, 0.0, 1, 1))
 
 
-def test_a_trial_that_is_right_and_yet_loses_is_not_followed() -> None:
-    """Red when a trial is judged by the token that it finds and not by the time that this saves."""
-    economy = priced({1: 1.0}, {1: 9.0})
-    step = step_of_some_text(economy)
+def after_a_right_trial(target: float, draft: float, guessed: Sequence[int] = ()) -> Exploration:
+    """A draft was tried on one node, and right, where these tokens had been guessed already.
+
+    A pass of the target and one of the draft take so many milliseconds.
+    """
+    step = step_of_some_text(priced({1: target}, {1: draft}))
+    for token in guessed:
+        step.tree.add(0, token)
     turn = step.turn("draft")
     turn.account.drafting.idle_milliseconds = 1000.0
     assert turn.worth_evaluating([0], 0, 8) == [0]
-    turn.run(1, 9.0)
+    turn.run(1, draft)
     step.claims.rank("draft", 0, 1.0, [1])
-    step.learn(Outcome([(0, 1)], 11.0, 1.0, 0.0, 1, 1))
-    assert not turn.account.drafting.is_due(1.0)
+    step.learn(Outcome([(0, 1)], target + draft, target, 0.0, 1, 1))
+    return turn.account.drafting
+
+
+def test_a_trial_that_is_right_and_yet_loses_is_not_followed() -> None:
+    """Red when a trial is judged by the token that it finds and not by the time that this saves."""
+    assert not after_a_right_trial(1.0, 9.0).is_due(1.0)
 
 
 def in_vain(economy: Economy, num_steps: int) -> list[bool]:
@@ -378,17 +388,7 @@ def test_a_trial_that_finds_what_was_guessed_already_is_not_followed(
     guessed: tuple[int, ...], is_followed: bool
 ) -> None:
     """Red when a draft that says what the n-grams say is tried on and on."""
-    economy = priced({1: 9.0}, {1: 7.0})
-    step = step_of_some_text(economy)
-    for token in guessed:
-        step.tree.add(0, token)
-    turn = step.turn("draft")
-    turn.account.drafting.idle_milliseconds = 1000.0
-    assert turn.worth_evaluating([0], 0, 8) == [0]
-    turn.run(1, 7.0)
-    step.claims.rank("draft", 0, 1.0, [1])
-    step.learn(Outcome([(0, 1)], 16.0, 9.0, 0.0, 1, 1))
-    assert turn.account.drafting.is_due(1.0) == is_followed
+    assert after_a_right_trial(9.0, 7.0, guessed).is_due(1.0) == is_followed
 
 
 def priced(target: dict[int, float], draft: dict[int, float] | None = None) -> Economy:
